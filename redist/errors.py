@@ -1,0 +1,159 @@
+"""Every error that redist raises, one type a failure.
+
+A message says what happened, to which key or address, and what to do about it. Where Dask's users know a name
+(``CancelledError``, ``KilledWorker``, ``TimeoutError``), the class carries that name and can be caught as the builtin.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+
+
+class RedistError(Exception):
+    """Base class of all errors of redist."""
+
+
+# --- the server -----------------------------------------------------------------------------------------------------
+
+
+class StoreError(RedistError):
+    """The Redis server cannot be used; the message names the mend."""
+
+
+class ConnectionLost(StoreError, ConnectionError):
+    """The connection to the server broke or could not be made within the timeout."""
+
+
+class ServerRefused(StoreError):
+    """The server answered, but is not fit: too old, wrong eviction policy, read-only, or without rights."""
+
+
+class SchemaMismatch(ServerRefused):
+    """The namespace was written by a version of redist with another schema."""
+
+
+class ServerFull(StoreError, MemoryError):
+    """The server is at ``maxmemory`` and refused a call that would grow it."""
+
+
+class ProtocolError(StoreError):
+    """A reply or message that this version does not understand."""
+
+
+# --- futures and tasks ----------------------------------------------------------------------------------------------
+
+
+class CancelledError(RedistError, concurrent.futures.CancelledError):
+    """The Future was cancelled, or its key was forgotten; the message gives the reason."""
+
+
+class FutureCancelledError(CancelledError):
+    """The Future was cancelled; ``key`` and ``reason`` say which and why.
+
+    Parameters
+    ----------
+    key : object
+        The user's key.
+    reason : str
+        Why it was cancelled.
+    """
+
+    def __init__(self, key: object, reason: str = "cancelled") -> None:
+        super().__init__(key, reason)
+        self.key = key
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.key!r} cancelled for reason: {self.reason}"
+
+
+class KeyTaken(RedistError, ValueError):
+    """The key is already in use by another function."""
+
+
+class DataLost(RedistError):
+    """The payload's last copy went with its worker and nothing can recompute it."""
+
+
+class KilledWorker(RedistError):
+    """The processes that ran this task died too often; names task, signal and last memory sample."""
+
+
+class DependencyUnknown(CancelledError):
+    """An argument's Future is not known any more (released, cancelled, or from before a restart)."""
+
+
+class SerializationError(RedistError, TypeError):
+    """A value, argument or function cannot be serialized."""
+
+
+class DeserializationError(RedistError, TypeError):
+    """A payload cannot be turned back into an object here."""
+
+
+class UnsignedPayload(DeserializationError):
+    """``REDIST_SECRET`` is set and the pickle carries no valid signature; it was not loaded."""
+
+
+class Reschedule(RedistError):
+    """Raised by a task to be run again elsewhere."""
+
+
+# --- clients --------------------------------------------------------------------------------------------------------
+
+
+class ClientClosed(RedistError, RuntimeError):
+    """The client (or the client of this Future) is closed."""
+
+
+class ForkedClientError(ClientClosed):
+    """The client belongs to the parent process; make a new one in the child."""
+
+
+class NoClientError(RedistError, ValueError):
+    """There is no current client."""
+
+
+class DatasetNotFound(RedistError, KeyError):
+    """No dataset of that name is published."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class DatasetExists(RedistError, KeyError):
+    """A dataset of that name is published already; publish with ``override=True`` to replace it."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class InvalidKey(RedistError, TypeError):
+    """A key that is neither a str nor a tuple of plain values, or is too long."""
+
+
+class NoWorkers(RedistError):
+    """No living worker can take the data; start one, or relax ``workers=``."""
+
+
+# --- payload memory -------------------------------------------------------------------------------------------------
+
+
+class SegmentError(RedistError):
+    """A payload's file cannot be used."""
+
+
+class SegmentGone(SegmentError):
+    """The payload's file has been evicted meanwhile."""
+
+
+class SegmentCorrupt(SegmentError):
+    """The payload's file or frame is truncated, foreign or lies about its size."""
+
+
+class SegmentsFull(SegmentError, MemoryError):
+    """There is no space for the payload; names path, need, limit and the largest holders."""
+
+
+class TransferError(RedistError, ConnectionError):
+    """A payload could not be fetched from, or sent to, another host."""

@@ -1,0 +1,570 @@
+"""One typed maker a script: a `Call` is plain data, and whoever owns a connection sends it.
+
+A call travels as one ``EVALSHA`` with the namespace's routing key and one msgpack value: a flat list that begins with the
+header (ordinal, incarnation, generation, n, acknowledged n). Replies are lists; the first item says what became of it:
+
+========== ====================================================================================================
+``OK``     applied. The second item is 1 when slices of work are left: send `continue_` until it answers 0.
+``REPEAT`` n was applied before. Layout as ``OK``, content as far as state or a stored answer can give it.
+``GAP``    n is too large; the second item is the last n applied. Send again from there.
+``UNKNOWN`` the incarnation is not registered: register anew.
+``OLD``    the call is of an older generation (second item: the present one): acknowledged, never applied.
+``WAIT``   a restart is being carried out; n is not used. Send `continue_`, then the same call again.
+``NO``     refused: code and message follow; n is used up.
+========== ====================================================================================================
+
+Error replies of the server (``NOSCRIPT``, ``OOM``, ``BUSY``, ``LOADING`` ...) leave n unanswered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import msgpack
+
+from redist.store.scripts import Script, load
+
+__all__ = [
+    "Beat", "Call", "EligibilityClass", "HandOut", "Header", "Registered", "Result", "State", "Task", "Turn", "Value",
+    "add_replicas", "cancel", "client_heartbeat", "close", "commit", "continue_", "dependencies", "drop_functions",
+    "drop_handoffs", "fire", "get_dataset", "handoff", "ledger", "lost_executor", "noop", "pack", "pack_eval",
+    "parse_commit", "parse_dataset", "parse_heartbeat", "parse_place", "parse_push", "parse_register", "parse_states",
+    "parse_tasks", "parse_turn", "place", "publish", "register", "registered", "remove_replicas", "restart", "retry",
+    "send", "states", "submit", "turn", "unpublish", "worker_heartbeat",
+]  # fmt: skip
+
+
+class Header(NamedTuple):
+    """What every call says of its sender; `prefix` is ``redist:{NAMESPACE}:``."""
+
+    prefix: str
+    ordinal: int
+    incarnation: str
+    generation: int
+    n: int
+    acknowledged: int
+
+
+@dataclass(slots=True)
+class Call:
+    """One operation to be sent.
+
+    Attributes
+    ----------
+    script : Script
+        What the server runs.
+    body : list
+        Items after the header: str, bytes and ints below 2**53 only.
+    numbered : bool
+        Whether it takes a number on the sender's lane.
+    grows : bool
+        Whether a full server may refuse it whole (``OOM``).
+    ageless : bool
+        Whether it is applied whatever generation its sender knows, also while a restart is being carried out: what tells
+        of processes, files and attempts rather than of keys.
+    """
+
+    script: Script
+    body: list[Any]
+    numbered: bool = True
+    grows: bool = False
+    ageless: bool = False
+
+
+_AGELESS = 2**52  # above every generation; scripts/include/lane.lua knows it too
+
+
+_packb = msgpack.Packer(use_bin_type=False, autoreset=True).pack
+
+
+def pack(call: Call, header: Header) -> bytes:
+    """Return the RESP command that runs `call` by the script's SHA."""
+    return _resp(b"EVALSHA", call.script.sha.encode(), call, header)
+
+
+def pack_eval(call: Call, header: Header) -> bytes:
+    """Return the RESP command that runs `call` by the script's text, which also loads it."""
+    return _resp(b"EVAL", call.script.text.encode(), call, header)
+
+
+def _resp(command: bytes, script: bytes, call: Call, header: Header) -> bytes:
+    generation = _AGELESS if call.ageless else header.generation
+    argument = _packb([header.ordinal, header.incarnation, generation, header.n, header.acknowledged, *call.body])
+    routing = f"{header.prefix}meta".encode()
+    return b"*5\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$1\r\n1\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
+        len(command), command, len(script), script, len(routing), routing, len(argument), argument,
+    )  # fmt: skip
+
+
+# --- registration ---------------------------------------------------------------------------------------------------
+
+
+class Registered(NamedTuple):
+    """What `register` answers; `adopted` says whether a named session's holdings are there to be taken up."""
+
+    ordinal: int
+    generation: int
+    attempt: int
+    adopted: bool
+    secret: str
+
+
+def register(
+    kind: str,
+    name: str,
+    *,
+    ordinal: int = 0,
+    parent: int = 0,
+    attempt: int = 0,
+    generation: int = 0,
+    lease_ms: int = 10_000,
+    named: bool = False,
+    details: Mapping[str, str] | None = None,
+) -> Call:
+    """Register a caller under the header's incarnation; unnumbered, and the header's other fields are ignored.
+
+    Parameters
+    ----------
+    kind : {'client', 'worker', 'executor'}
+        What registers.
+    name : str
+        Name for people.
+    ordinal : int
+        The ordinal held before, 0 for none; kept while it is still this caller's.
+    parent : int
+        The worker's ordinal, for an executor.
+    attempt, generation : int
+        The highest ones that the caller has seen.
+    lease_ms : int
+        How long the caller lives without a heartbeat, ms.
+    named : bool
+        A client's session that survives it: `name` takes up what the session held.
+    details : mapping of str
+        Further fields of ``caller:ORD``.
+    """
+    body: list[Any] = [kind, name, ordinal, parent, attempt, generation, lease_ms, int(named)]
+    for field, value in (details or {}).items():
+        body += (field, value)
+    return Call(load("register"), body, numbered=False, grows=True)
+
+
+def parse_register(reply: Sequence[Any]) -> Registered:
+    """Return what a `register` reply says."""
+    return Registered(int(reply[2]), int(reply[3]), int(reply[4]), bool(int(reply[5])), reply[6].decode())
+
+
+def registered() -> Call:
+    """End a registration anew: what only the old index of this caller holds is released."""
+    return Call(load("registered"), [], ageless=True)
+
+
+def close() -> Call:
+    """Leave: everything this caller holds is released, its record goes."""
+    return Call(load("close"), [], ageless=True)
+
+
+def noop() -> Call:
+    """Use up a number; sent in place of a call that a full server refused."""
+    return Call(load("noop"), [], ageless=True)
+
+
+# --- tasks ----------------------------------------------------------------------------------------------------------
+
+FIRE_AND_FORGET = 1
+
+
+class Task(NamedTuple):
+    """One task to `submit`; `fn` is the function's hash, `count` the ledger's absolute count for `name`."""
+
+    name: str
+    fn: str
+    spec: bytes
+    deps: Sequence[str] = ()
+    count: int = 1
+    retries: int = 0
+    priority: int = 0
+    cls: str = ""
+    flags: int = 0
+
+
+class EligibilityClass(NamedTuple):
+    """Which workers may run a task.
+
+    Attributes
+    ----------
+    hash : str
+        Its name: short and without spaces or colons.
+    workers : str
+        Names, addresses or hosts, joined by newlines; empty for any.
+    resources : str
+        ``GPU=1,MEM=2.5``; empty for none.
+    strict : bool
+        False lets other workers run it when none of `workers` is idle (``allow_other_workers``).
+    """
+
+    hash: str
+    workers: str
+    resources: str
+    strict: bool = True
+
+
+def submit(
+    tasks: Sequence[Task],
+    functions: Sequence[tuple[str, bytes]] = (),
+    classes: Sequence[EligibilityClass] = (),
+) -> Call:
+    """Make tasks known, count the caller's references, hand out or queue what is ready.
+
+    `functions` brings the pickles of functions that this caller has not sent before. States of keys that are finished
+    already, refused (``erred`` with ``!KeyTaken``) or have unknown dependencies (``cancelled``) are pushed.
+    """
+    index: dict[str, int] = {}
+    brought = dict(functions)
+    items: list[Any] = []
+    add = items.append
+    for name, fn, spec, deps, count, retries, priority, cls, flags in tasks:
+        i = index.get(fn)
+        if i is None:
+            i = index[fn] = len(index) + 1
+        add(name)
+        add(i)
+        add(spec)
+        if count != 1 or retries or priority or cls or flags:
+            add(f"{flags} {count} {retries} {priority} {cls}")
+        else:
+            add("")
+        add(len(deps))
+        if deps:
+            items += deps
+    body: list[Any] = [len(tasks), len(index), len(classes)]
+    for fn in index:
+        body += (fn, brought.get(fn, b""))
+    for c in classes:
+        body += (c.hash, c.workers, c.resources, int(c.strict))
+    body += items
+    return Call(load("submit"), body, grows=True)
+
+
+def ledger(pairs: Iterable[tuple[str, int]]) -> Call:
+    """Set the caller's reference counts; 0 lets go."""
+    body: list[Any] = []
+    for pair in pairs:
+        body += pair
+    return Call(load("ledger"), body)
+
+
+def fire(names: Iterable[str]) -> Call:
+    """Keep tasks wanted until they are finished, whoever lets go."""
+    return Call(load("fire"), list(names))
+
+
+def cancel(names: Sequence[str], *, force: bool = False, reason: str = "cancelled by user") -> Call:
+    """Drop the caller's references; stop what nobody else wants, or with `force` what anybody wants."""
+    return Call(load("cancel"), [int(force), reason, *names])
+
+
+def retry(names: Sequence[str]) -> Call:
+    """Run erred tasks again, and the erred tasks that they depend on."""
+    return Call(load("retry"), list(names))
+
+
+class Result(NamedTuple):
+    """What became of one attempt; `value` empty with status ``memory``: a segment on the executor's worker.
+
+    `status` is ``memory``, ``erred`` (`value` is the pickled error), ``retry`` (run it elsewhere), ``missing`` (`value` is
+    ``DEP\\nWORKER.ATTEMPT`` lines: copies that could not be read) or ``back`` (not started).
+    """
+
+    name: str
+    attempt: int
+    status: str
+    nbytes: int = 0
+    type: str = ""
+    value: bytes = b""
+    contains: Sequence[str] = ()
+
+
+class HandOut(NamedTuple):
+    """One task given to an executor.
+
+    `deps` are (name, where, value): `where` is empty for an inline value, else ``WORKER.ATTEMPT ...`` and `value` is the
+    size in bytes as text. `more_deps` counts dependencies that were too many to list; ask `dependencies` and `states`.
+    """
+
+    batch: int
+    attempt: int
+    name: str
+    fn: str
+    spec: bytes
+    deps: list[tuple[str, str, bytes]]
+    more_deps: int
+
+
+class Turn(NamedTuple):
+    """The answer of `turn`."""
+
+    more: bool
+    tasks: list[HandOut]
+
+
+RESYNC = -1
+
+
+def turn(
+    capacity: int,
+    want: int,
+    quick: Sequence[str] = (),
+    batches: Sequence[int] = (),
+    results: Iterable[Result] = (),
+) -> Call:
+    """Hand in what finished and take what is next.
+
+    Parameters
+    ----------
+    capacity : int
+        Threads of this executor plus tasks that are blocked in a wait.
+    want : int
+        At most so many tasks; 0 takes none and leaves the executor busy, `RESYNC` first lists again everything that is
+        assigned and not handed in, and takes one task if that is nothing.
+    quick : sequence of str
+        Hashes of functions of which several tasks may be taken at once.
+    batches : sequence of int
+        Batches of which every task has been handed in, with this call at the latest.
+    results : iterable of Result
+        What finished.
+    """
+    items: list[Any] = []
+    count = 0
+    for name, attempt, status, nbytes, type_, value, contains in results:
+        count += 1
+        items += (name, attempt, status, nbytes, type_, value, len(contains))
+        if contains:
+            items += contains
+    body: list[Any] = [capacity, want, len(quick), *quick, len(batches), *batches, count]
+    return Call(load("turn"), body + items, ageless=True)
+
+
+def parse_turn(reply: Sequence[Any]) -> Turn:
+    """Return what a `turn` reply brings."""
+    return Turn(bool(reply[1]), parse_tasks(reply, 2))
+
+
+def parse_tasks(items: Sequence[Any], start: int) -> list[HandOut]:
+    """Return the hand-outs of a flat list, from index `start`; of a ``turn`` reply or a ``t`` push."""
+    tasks = []
+    i, end = start, len(items)
+    while i < end:
+        n = int(items[i + 5])
+        deps: list[tuple[str, str, bytes]] = []
+        attempt = int(items[i + 1])
+        head = (int(items[i]), attempt, items[i + 2].decode(), items[i + 3].decode(), items[i + 4])
+        i += 6
+        if n > 0:
+            for _ in range(n):
+                deps.append((items[i].decode(), items[i + 1].decode(), items[i + 2]))
+                i += 3
+        tasks.append(HandOut(*head, deps, -n if n < 0 else 0))
+    return tasks
+
+
+# --- data -----------------------------------------------------------------------------------------------------------
+
+
+class Value(NamedTuple):
+    """A scattered value: `worker` 0 and a `value` of pickle bytes (inline), or the worker that has the segment.
+
+    `keep`: an argument payload, kept while any known task depends on it.
+    """
+
+    name: str
+    count: int
+    attempt: int
+    worker: int
+    nbytes: int
+    type: str
+    value: bytes = b""
+    keep: bool = False
+    contains: Sequence[str] = ()
+
+
+def place(count: int, nbytes: int, workers: Sequence[str] = (), local: str = "") -> Call:
+    """Choose workers for `count` values of about `nbytes` in all; `local` is the caller's host id, to be preferred.
+
+    `workers` are names, addresses, hosts or ordinals as text. A ``NO workers`` refusal if none fits.
+    """
+    return Call(load("place"), [count, nbytes, local, *workers])
+
+
+def parse_place(reply: Sequence[Any]) -> list[tuple[int, int]]:
+    """Return (attempt, worker ordinal) for each value."""
+    first = int(reply[2])
+    return [(first + i, int(worker)) for i, worker in enumerate(reply[3:])]
+
+
+def commit(values: Sequence[Value]) -> Call:
+    """Make scattered values known; their payloads are written."""
+    body: list[Any] = []
+    for v in values:
+        body += (v.name, v.count, v.attempt, v.worker, v.nbytes, v.type, v.value, int(v.keep), len(v.contains))
+        body += v.contains
+    return Call(load("commit"), body, grows=True)
+
+
+def parse_commit(reply: Sequence[Any]) -> list[str]:
+    """Return the names whose payload was not taken: the key is in memory already, the worker drops the new file."""
+    return [name.decode() for name in reply[2:]]
+
+
+def add_replicas(replicas: Iterable[tuple[str, int]]) -> Call:
+    """Record copies (name, attempt) that this worker fetched or, registering anew, found. Voided ones are evicted."""
+    body: list[Any] = []
+    for replica in replicas:
+        body += replica
+    return Call(load("add_replicas"), body, grows=True, ageless=True)
+
+
+def remove_replicas(replicas: Iterable[tuple[str, int]]) -> Call:
+    """Report copies (name, attempt) that this worker does not have any more."""
+    body: list[Any] = []
+    for replica in replicas:
+        body += replica
+    return Call(load("remove_replicas"), body, ageless=True)
+
+
+def publish(name: str, value: bytes, contains: Sequence[str], *, override: bool = False) -> Call:
+    """Publish a dataset; `name` is a wire name, `value` a pickle. ``NO exists`` without `override`."""
+    return Call(load("publish"), [name, int(override), value, *contains], grows=True)
+
+
+def unpublish(name: str) -> Call:
+    """Unpublish a dataset. ``NO unknown`` if there is none."""
+    return Call(load("unpublish"), [name])
+
+
+def get_dataset(name: str, token: str) -> Call:
+    """Read a dataset; a hand-off `token` (no spaces) keeps that version until `drop_handoffs`. ``NO unknown``."""
+    return Call(load("get_dataset"), [name, token])
+
+
+def parse_dataset(reply: Sequence[Any]) -> tuple[str, bytes]:
+    """Return the name of the version's record and its pickle."""
+    return reply[2].decode(), reply[3]
+
+
+def handoff(pairs: Iterable[tuple[str, str]], seconds: int = 300) -> Call:
+    """Keep keys wanted for `seconds` under tokens: (token, name) pairs."""
+    body: list[Any] = [seconds]
+    for pair in pairs:
+        body += pair
+    return Call(load("handoff"), body, grows=True)
+
+
+def drop_handoffs(pairs: Iterable[tuple[str, str]]) -> Call:
+    """End hand-offs early."""
+    body: list[Any] = []
+    for pair in pairs:
+        body += pair
+    return Call(load("drop_handoffs"), body)
+
+
+def drop_functions(hashes: Iterable[str]) -> Call:
+    """Let go of functions that this caller brought with `submit`."""
+    return Call(load("drop_functions"), list(hashes), ageless=True)
+
+
+# --- life -----------------------------------------------------------------------------------------------------------
+
+
+class Beat(NamedTuple):
+    """What a heartbeat answers: `pushed` and `n` are the server's last ones, `agree` whether the counts do."""
+
+    generation: int
+    pushed: int
+    n: int
+    more: bool
+    agree: bool
+
+
+def client_heartbeat(keys: int, total: int, checksum: int, last_n: int, lease_ms: int = 10_000) -> Call:
+    """Renew a client's lease; `keys`, `total` and `checksum` describe its counts at `last_n`."""
+    return Call(load("heartbeat"), [lease_ms, last_n, keys, total, checksum, "", ""], numbered=False)
+
+
+def worker_heartbeat(
+    files: int, last_n: int, lease_ms: int = 10_000, *, status: str = "running", metrics: str = ""
+) -> Call:
+    """Renew the lease of a worker and its executors; `files` counts the payloads that it has, `metrics` is JSON."""
+    return Call(load("heartbeat"), [lease_ms, last_n, files, 0, 0, status, metrics], numbered=False)
+
+
+def parse_heartbeat(reply: Sequence[Any]) -> Beat:
+    """Return what a heartbeat reply says."""
+    return Beat(int(reply[2]), int(reply[3]), int(reply[4]), bool(reply[1]), bool(int(reply[5])))
+
+
+def lost_executor(executor: int, reason: str, running: Sequence[int] = ()) -> Call:
+    """Report a dead executor of this worker; only the attempts in `running` are blamed."""
+    return Call(load("lost_executor"), [executor, reason, *running], ageless=True)
+
+
+def continue_() -> Call:
+    """Carry out a slice of the work list; ``OK`` 0 when it is empty."""
+    return Call(load("continue"), [], numbered=False)
+
+
+def restart() -> Call:
+    """Raise the generation and forget every key and dataset."""
+    return Call(load("restart"), [], ageless=True)
+
+
+def send(ordinals: Sequence[int], message: bytes) -> Call:
+    """Append `message` to the inboxes of living callers and tell them; unnumbered. Answers the ordinals reached."""
+    return Call(load("send"), [message, *ordinals], numbered=False, grows=True)
+
+
+# --- reads ----------------------------------------------------------------------------------------------------------
+
+
+class State(NamedTuple):
+    """What is known of one key; an absent key has state ``forgotten``."""
+
+    name: str
+    state: str
+    attempt: int
+    nbytes: int
+    type: str
+    where: str
+    value: bytes
+
+
+def states(names: Sequence[str], *, full: bool = False) -> Call:
+    """Read the states of keys; `full` also brings inline values and errors above the push limits."""
+    return Call(load("states"), [int(full), *names], numbered=False)
+
+
+def parse_states(reply: Sequence[Any]) -> list[State]:
+    """Return the states in a `states` reply."""
+    return parse_push(reply, 2)
+
+
+def parse_push(items: Sequence[Any], start: int = 2) -> list[State]:
+    """Return the states of a flat list, from index `start`; of a ``states`` reply or an ``s`` push."""
+    return [
+        State(
+            items[i].decode(),
+            items[i + 1].decode(),
+            int(items[i + 2] or 0),
+            int(items[i + 3] or 0),
+            items[i + 4].decode(),
+            items[i + 5].decode(),
+            items[i + 6],
+        )
+        for i in range(start, len(items), 7)
+    ]
+
+
+def dependencies(name: str, cursor: int = 0) -> Call:
+    """Read a slice of a task's dependencies: ``OK`` next cursor (0: done), names."""
+    return Call(load("dependencies"), [name, cursor], numbered=False)

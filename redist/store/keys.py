@@ -1,0 +1,124 @@
+"""The key schema of a namespace, and the wire names of users' keys.
+
+All Redis keys of a namespace begin with ``redist:{NAMESPACE}:``; the braces are a hash tag, so that a Redis Cluster keeps a
+namespace in one slot. What each key holds is drawn in ``docs/redis-schema.md``; the scripts derive the keys in
+``scripts/include/names.lua``.
+
+A user's key is a str or a tuple, and travels as a *wire name*, a str without control characters: a str as itself, a tuple
+as its ``repr``. Three first characters are taken (``(`` a tuple, ``@`` a record of redist's own, ``\\`` an escape), so a
+str that begins with one of them, or has a control character or backslash anywhere, is escaped.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from typing import TypeAlias
+
+from redist.errors import InvalidKey
+
+__all__ = ["MAX_KEY_BYTES", "SCHEMA", "Key", "check_namespace", "dataset_record", "decode_key", "encode_key", "prefix_of"]
+
+Key: TypeAlias = "str | tuple[object, ...]"
+
+SCHEMA = 1
+"""Version of the key schema, compared with ``meta`` at every registration."""
+
+MAX_KEY_BYTES = 16 * 1024
+"""Longest wire name of a key, in bytes of UTF-8."""
+
+_NEEDS_ESCAPE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\\]")
+_TAKEN_FIRST = "(@\\"
+_ESCAPED = re.compile(r"\\(x[0-9a-f]{2}|u[0-9a-f]{4}|.)")
+_NAMESPACE = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
+_PLAIN = (str, int, float, bytes, bool, type(None))
+
+
+def check_namespace(namespace: str) -> str:
+    """Return `namespace` if it is 1 to 64 letters, digits, ``_``, ``.`` or ``-``.
+
+    Raises
+    ------
+    ValueError
+        Otherwise: braces or spaces would break the hash tag or an ACL rule.
+    """
+    if not isinstance(namespace, str) or not _NAMESPACE.fullmatch(namespace):
+        raise ValueError(f"namespace {namespace!r}: use 1 to 64 letters, digits, '_', '.' or '-'")
+    return namespace
+
+
+def prefix_of(namespace: str) -> str:
+    """Return the prefix of all Redis keys and channels of `namespace`."""
+    return f"redist:{{{check_namespace(namespace)}}}:"
+
+
+def encode_key(key: Key) -> str:
+    """Return the wire name of a user's key.
+
+    Raises
+    ------
+    InvalidKey
+        If `key` is neither a str nor a tuple of plain values (nested tuples are fine), or is longer than `MAX_KEY_BYTES`.
+    """
+    if type(key) is str or isinstance(key, str):
+        name = str(key)
+        if not name:
+            raise InvalidKey("a key cannot be the empty string")
+        if _NEEDS_ESCAPE.search(name):
+            name = _NEEDS_ESCAPE.sub(_escape, name)
+        if name[0] in _TAKEN_FIRST and name[:2] not in ("\\x", "\\u", "\\\\"):
+            name = "\\" + name
+    elif isinstance(key, tuple):
+        name = repr(_plain_tuple(key))
+        if _NEEDS_ESCAPE.search(name.replace("\\", "")):
+            name = ascii(_plain_tuple(key))
+    else:
+        raise InvalidKey(f"a key is a str or a tuple of plain values, not {type(key).__name__}: {key!r:.80}")
+    if len(name) > MAX_KEY_BYTES or len(name.encode()) > MAX_KEY_BYTES:
+        raise InvalidKey(f"the key {name[:40]!r}... is longer than {MAX_KEY_BYTES} bytes; use a shorter one")
+    return name
+
+
+def decode_key(name: str) -> Key:
+    """Return the user's key of a wire name; the inverse of `encode_key`."""
+    first = name[:1]
+    if first == "(":
+        value = ast.literal_eval(name)
+        return value if isinstance(value, tuple) else name
+    if "\\" in name:
+        return _ESCAPED.sub(_unescape, name)
+    return name
+
+
+def dataset_record(name: str, version: int) -> str:
+    """Return the wire name of the record that holds version `version` of the dataset with wire name `name`."""
+    return f"@{name}@{version}"
+
+
+def _escape(match: re.Match[str]) -> str:
+    char = match[0]
+    if char == "\\":
+        return "\\\\"
+    code = ord(char)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def _unescape(match: re.Match[str]) -> str:
+    text = match[1]
+    return chr(int(text[1:], 16)) if len(text) > 1 else text
+
+
+def _plain_tuple(key: tuple[object, ...]) -> tuple[object, ...]:
+    items: list[object] = []
+    for item in key:
+        if isinstance(item, tuple):
+            items.append(_plain_tuple(item))
+        elif type(item) in _PLAIN:
+            items.append(item)
+        elif hasattr(item, "item") and type(item).__module__ == "numpy":
+            items.append(item.item())
+        elif isinstance(item, str):
+            items.append(str(item))
+        else:
+            raise InvalidKey(f"a tuple key holds plain values only, not {type(item).__name__}: {key!r:.80}")
+    return tuple(items)

@@ -1,0 +1,75 @@
+"""Load the Lua scripts and resolve what they include.
+
+One operation is one file ``scripts/NAME.lua``; a line ``-- @include PART`` brings in ``scripts/include/PART.lua`` once,
+after whatever that part includes itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+__all__ = ["Script", "load", "names"]
+
+_INCLUDE = re.compile(r"^--\s*@include\s+([a-z_]+)\s*$", re.MULTILINE)
+_COMMENT = re.compile(r"^\s*--.*$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua script as the server knows it.
+
+    Attributes
+    ----------
+    name : str
+        The operation, which is also the name of its file.
+    text : str
+        The whole text, includes resolved and comments dropped.
+    sha : str
+        SHA-1 of `text`, the name under which ``EVALSHA`` finds it.
+    """
+
+    name: str
+    text: str
+    sha: str
+
+
+def names() -> list[str]:
+    """Return the names of all scripts, sorted."""
+    folder = files("redist.store") / "scripts"
+    return sorted(entry.name[:-4] for entry in folder.iterdir() if entry.name.endswith(".lua"))
+
+
+@cache
+def load(name: str) -> Script:
+    """Return the script `name` with its includes resolved.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such script or a part that it includes is missing.
+    ValueError
+        If parts include each other in a circle.
+    """
+    parts: list[str] = []
+    body = _resolve(_read(f"{name}.lua"), parts, set(), ())
+    text = "\n".join([*parts, body])
+    text = re.sub(r"\n{2,}", "\n", _COMMENT.sub("", text)).strip() + "\n"
+    return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+def _resolve(text: str, parts: list[str], seen: set[str], path: tuple[str, ...]) -> str:
+    for part in _INCLUDE.findall(text):
+        if part in path:
+            raise ValueError(f"scripts include each other in a circle: {' -> '.join((*path, part))}")
+        if part not in seen:
+            seen.add(part)
+            parts.append(_resolve(_read(f"include/{part}.lua"), parts, seen, (*path, part)))
+    return _INCLUDE.sub("", text)
+
+
+def _read(path: str) -> str:
+    return (files("redist.store") / "scripts" / path).read_text("utf-8")

@@ -1,0 +1,63 @@
+-- @include lane
+-- @include growing
+-- @include callers
+-- @include clock
+-- Make scattered values known, with the caller's references.
+-- KEYS[1] META
+-- ARGV[1] header, then per value: name, count, attempt, worker (0: inline), nbytes, type, value, keep, contained keys and their names
+-- Reply OK more, names that were in memory already (their new payloads are dropped)
+if repeated then
+  return { 'REPEAT', 0 }
+end
+local field = 'refs:' .. ME
+local held, known = {}, {}
+local i = BODY
+while i <= #a do
+  local name, count, attempt, worker, nbytes, kind, value, keep, n = unpack(a, i, i + 8)
+  i = i + 9
+  local names
+  if n > 0 then
+    names = { unpack(a, i, i + n - 1) }
+    i = i + n
+  end
+  local h = rec(name)
+  while h and h.state == 'forgetting' do
+    S.cut(name)
+    h = rec(name)
+  end
+  local state = h and word(h.state)
+  if h and state ~= 'memory' and h.fn then
+    S.push(ME, name, 'erred', '0', '0', 'KeyTaken', '', format(
+      '!KeyTaken\0the key %s is in use by a task; scatter under another key', name))
+    known[#known + 1] = name
+  else
+    if not h then
+      h = { state = 'released' }
+      S.create(name, h)
+    end
+    if count > 0 then
+      sum = sum + count - tonumber(h[field] or 0)
+      S.set(name, h, field, int(count))
+      held[#held + 1] = name
+    end
+    if keep == 1 then
+      S.set(name, h, 'keep', '1')
+    end
+    if state == 'memory' then
+      known[#known + 1] = name
+      S.tell_one(ME, name, h)
+    else
+      if attempt == 0 then
+        attempt = call('HINCRBY', META, 'attempt', 1)
+      end
+      S.unset(name, h, 'lost', 'cause')
+      S.remember(name, h, int(attempt), int(worker), int(nbytes), kind, value, names)
+    end
+  end
+  if known[#known] == name and worker > 0 and (not h or h['w:' .. int(worker)] ~= int(attempt)) then
+    S.evict(int(worker), name, int(attempt))
+  end
+end
+S.many('SADD', P .. 'holds:' .. ME, held)
+local more = S.settle_up()
+return S.done(more, unpack(known))

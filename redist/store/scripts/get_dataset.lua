@@ -1,0 +1,25 @@
+-- @include lane
+-- @include growing
+-- @include records
+-- @include clock
+-- Read a dataset. A hand-off keeps the version until the reader has bound what it contains.
+-- KEYS[1] META
+-- ARGV[1] header, name, token
+-- Reply OK 0 record value | NO unknown name
+local version = call('HGET', P .. 'datasets', a[BODY])
+local record = version and '@' .. a[BODY] .. '@' .. version
+local h = record and rec(record)
+if not h then
+  if repeated then
+    return { 'NO', 'unknown', a[BODY] }
+  end
+  return S.refuse('unknown', a[BODY])
+end
+-- A repeat takes the hand-off again: the token is the same, and it may be another version by now.
+if call('ZADD', P .. 'handoffs', int(S.now() + 300000), a[BODY + 1] .. ' ' .. record) == 1 then
+  S.bump(record, h, 'refs:h', 1)
+end
+if not repeated then
+  S.done(0)
+end
+return { 'OK', 0, record, S.read_data(record, h) }

@@ -1,0 +1,118 @@
+-- @include recover
+-- How callers go: what they held, ran and stored.
+
+-- Release a slice of what a caller holds; the record of one that has gone follows with the last slice.
+function S.drop(ordinal)
+  local names = call('SPOP', P .. 'holds:' .. ordinal, SLICE)
+  local field = 'refs:' .. ordinal
+  for _, name in ipairs(names) do
+    local h = rec(name)
+    if h and h[field] then
+      S.let_go(name, h, field)
+    end
+  end
+  local hashes = call('SPOP', P .. 'functions:' .. ordinal, SLICE)
+  for _, hash in ipairs(hashes) do
+    S.use_function(hash, -1)
+  end
+  if #names == SLICE or #hashes == SLICE then
+    S.later('drop ' .. ordinal)
+  elseif call('HGET', P .. 'caller:' .. ordinal, 'inc') == '' then
+    S.remove(P .. 'caller:' .. ordinal)
+    S.remove(P .. 'inbox:' .. ordinal)
+    S.remove(P .. 'answers:' .. ordinal)
+  end
+  return 1 + 3 * #names + #hashes
+end
+
+-- Mark a caller as gone: nothing it sends is accepted from now on.
+local function strike(kind, ordinal)
+  call('HDEL', P .. kind, ordinal)
+  call('ZREM', P .. 'leases', ordinal)
+  call('HSET', P .. 'caller:' .. ordinal, 'inc', '')
+  S.later('drop ' .. ordinal)
+end
+
+function S.gone_client(ordinal)
+  strike('clients', ordinal)
+end
+
+-- Give up an executor. `running` names, as text keys, the attempts that a death is blamed on.
+function S.gone_executor(x, reason, running)
+  local e = S.caller(x)
+  strike('executors', x)
+  call('ZREM', P .. 'idle', x)
+  local batches = call('HGETALL', P .. 'batches:' .. x)
+  call('UNLINK', P .. 'batches:' .. x)
+  for i = 1, #batches, 2 do
+    S.unclaim(x, batches[i])
+    local attempt = tonumber(batches[i])
+    for name in string.gmatch(batches[i + 1], '[^\n]+') do
+      local text = int(attempt)
+      local h = rec(name)
+      if h and h.state == 'processing e' .. x .. '.' .. text then
+        if running[text] then
+          S.died(name, h, reason)
+        else
+          S.again(name, h)
+        end
+      end
+      attempt = attempt + 1
+    end
+  end
+  if e and e.worker then
+    call('SREM', P .. 'executors:' .. e.worker, x)
+  end
+end
+
+-- Give up a worker: its executors, then the copies it had.
+function S.gone_worker(w, reason)
+  local record = S.caller(w)
+  for _, x in ipairs(call('SMEMBERS', P .. 'executors:' .. w)) do
+    S.gone_executor(x, reason, {})
+  end
+  call('HSET', P .. 'caller:' .. w, 'lost', sub(format('worker %s (%s)', record and record.name or w, reason), 1, COMPACT))
+  call('HDEL', P .. 'workers', w)
+  call('ZREM', P .. 'leases', w)
+  call('HSET', P .. 'caller:' .. w, 'inc', '')
+  S.later('strip ' .. w)
+  S.publish('all', { 'w', w })
+end
+
+-- A slice of the copies that went with a worker.
+function S.strip(w)
+  local flat = call('HSCAN', P .. 'has:' .. w, 0, 'COUNT', SLICE)[2]
+  local what = call('HGET', P .. 'caller:' .. w, 'lost') or ''
+  for i = 1, #flat, 2 do
+    local h = rec(flat[i])
+    if h and h['w:' .. w] == flat[i + 1] then
+      S.lose(flat[i], h, w, what)
+    else
+      call('HDEL', P .. 'has:' .. w, flat[i])
+    end
+  end
+  if call('EXISTS', P .. 'has:' .. w) == 1 then
+    S.later('strip ' .. w)
+  else
+    S.later('drop ' .. w)
+  end
+  return 1 + 2 * #flat
+end
+
+-- What the index from before a registration names, and the caller has not counted again.
+function S.stale(ordinal)
+  local names = call('SPOP', P .. 'stale:' .. ordinal, SLICE)
+  local field = 'refs:' .. ordinal
+  for _, name in ipairs(names) do
+    if call('SISMEMBER', P .. 'holds:' .. ordinal, name) == 0 then
+      local h = rec(name)
+      if h and h[field] then
+        S.let_go(name, h, field)
+      end
+    end
+  end
+  if #names == SLICE then
+    S.later('stale ' .. ordinal)
+  end
+  return 1 + 3 * #names
+end

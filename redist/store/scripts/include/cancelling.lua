@@ -1,0 +1,73 @@
+-- @include callers
+-- Cancelling: references go, and so does what depends on the key, where nobody else wants it. Items are
+-- `cancel ORDINAL FORCE REASON\nNAME`, so that a later slice still knows why.
+
+-- One holder loses its reference by force or by its own wish.
+local function strip_reference(name, h, ordinal, reason)
+  local field = 'refs:' .. ordinal
+  local count = h[field]
+  if not count then
+    return
+  end
+  call('SREM', P .. 'holds:' .. ordinal, name)
+  if match(ordinal, '^[1-9]') then
+    S.count(ordinal, -count)
+    S.tell_cancelled(ordinal, name, reason)
+  end
+  S.unset(name, h, field)
+end
+
+-- The sum of a caller's counts; a numbered script keeps its own caller's until it is done.
+function S.count(ordinal, by)
+  if S.own_sum then
+    by = S.own_sum(ordinal, by)
+  end
+  if by ~= 0 then
+    call('HINCRBY', P .. 'caller:' .. ordinal, 'sum', by)
+  end
+end
+
+function S.cancel(argument)
+  local ordinal, force, reason, name = match(argument, '^(%d+) (%d) ([^\n]*)\n(.*)$')
+  local h = rec(name)
+  if not h or h.state == 'forgetting' then
+    return 1
+  end
+  if force == '1' then
+    local holders = {}
+    for field in pairs(h) do
+      holders[#holders + 1] = match(field, '^refs:(%d+)$')
+    end
+    for _, holder in ipairs(holders) do
+      strip_reference(name, h, holder, reason)
+    end
+  else
+    strip_reference(name, h, ordinal, reason)
+  end
+  if h.needed then
+    S.later('cancel_users 0 ' .. argument)
+    S.later('cancel_waiters 0 ' .. argument)
+  end
+  S.later('free ' .. name)
+  return 4
+end
+
+local function cancel_dependents(verb, set, argument)
+  local cursor, how, name = match(argument, '^(%d+) (%d+ %d [^\n]*\n)(.*)$')
+  local reply = call('SSCAN', P .. set .. name, cursor, 'COUNT', SLICE)
+  for _, dependent in ipairs(reply[2]) do
+    S.later('cancel ' .. how .. dependent)
+  end
+  if reply[1] ~= '0' then
+    S.later(verb .. ' ' .. reply[1] .. ' ' .. how .. name)
+  end
+  return 1 + #reply[2]
+end
+
+function S.cancel_users(argument)
+  return cancel_dependents('cancel_users', 'users:', argument)
+end
+
+function S.cancel_waiters(argument)
+  return cancel_dependents('cancel_waiters', 'waiters:', argument)
+end

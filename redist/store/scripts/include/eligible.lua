@@ -1,0 +1,96 @@
+-- @include records
+-- Which executor may run a task of an eligibility class, and what the class's resources leave free on a worker.
+local callers, classes = {}, {}
+
+-- A caller's record, read once a script; false when it is gone.
+function S.caller(ordinal)
+  local c = callers[ordinal]
+  if c == nil then
+    local flat = call('HGETALL', P .. 'caller:' .. ordinal)
+    c = false
+    if flat[1] then
+      c = {}
+      for i = 1, #flat, 2 do
+        c[flat[i]] = flat[i + 1]
+      end
+    end
+    callers[ordinal] = c
+  end
+  return c
+end
+
+local function each_resource(text)
+  return string.gmatch(text, '([^=,]+)=([%d%.]+)')
+end
+
+function S.class(hash)
+  local c = classes[hash]
+  if c == nil then
+    local v = call('HMGET', P .. 'class:' .. hash, 'workers', 'resources', 'strict')
+    c = { workers = '\n' .. (v[1] or '') .. '\n', resources = v[2] or '', strict = v[3] ~= '0', any = (v[1] or '') == '' }
+    classes[hash] = c
+  end
+  return c
+end
+
+-- Whether a worker is one of a newline-framed list of names, addresses, hosts and ordinals.
+function S.is_named(list, ordinal, worker)
+  for _, value in ipairs({ worker.name, worker.address or '', worker.host or '', ordinal }) do
+    if value ~= '' and string.find(list, '\n' .. value .. '\n', 1, true) then
+      return true
+    end
+  end
+  return false
+end
+
+-- Executor x, which is alive and not paused, may take a task of the class now.
+function S.may_run(x, hash)
+  if hash == '' then
+    return true
+  end
+  local e = S.caller(x)
+  local w = e and S.caller(e.worker)
+  if not w then
+    return false
+  end
+  local c = S.class(hash)
+  if not c.any and c.strict and not S.is_named(c.workers, e.worker, w) then
+    return false
+  end
+  for resource, amount in each_resource(c.resources) do
+    if tonumber(w['free:' .. resource] or 0) < tonumber(amount) then
+      return false
+    end
+  end
+  return true
+end
+
+-- Take a class's resources from the worker of x under a batch, or give back what the batch took.
+function S.claim(x, batch, hash)
+  local resources = hash ~= '' and S.class(hash).resources or ''
+  if resources == '' then
+    return
+  end
+  local worker = S.caller(x).worker
+  for resource, amount in each_resource(resources) do
+    local left = call('HINCRBYFLOAT', P .. 'caller:' .. worker, 'free:' .. resource, '-' .. amount)
+    S.caller(worker)['free:' .. resource] = left
+  end
+  call('HSET', P .. 'caller:' .. x, 'claim:' .. batch, resources)
+  S.caller(x)['claim:' .. batch] = resources
+end
+
+function S.unclaim(x, batch)
+  local e = S.caller(x)
+  local resources = e and e['claim:' .. batch]
+  if resources then
+    call('HDEL', P .. 'caller:' .. x, 'claim:' .. batch)
+    e['claim:' .. batch] = nil
+    for resource, amount in each_resource(resources) do
+      local left = call('HINCRBYFLOAT', P .. 'caller:' .. e.worker, 'free:' .. resource, amount)
+      if S.caller(e.worker) then
+        S.caller(e.worker)['free:' .. resource] = left
+      end
+    end
+  end
+end

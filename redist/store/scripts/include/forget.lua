@@ -1,0 +1,215 @@
+-- @include work
+-- How a key that nothing wants goes, and what goes with it.
+
+-- Functions are counted by the callers that brought them and the records whose spec names them.
+local uses = {}
+function S.use_function(hash, by)
+  uses[hash] = (uses[hash] or 0) + by
+end
+
+function S.flush_functions()
+  for hash, by in pairs(uses) do
+    if by ~= 0 and call('HINCRBY', P .. 'fns', hash, by) <= 0 then
+      call('HDEL', P .. 'fns', hash)
+      call('UNLINK', P .. 'fn:' .. hash)
+    end
+  end
+  uses = {}
+end
+
+-- The payloads of a key on workers go: the index first, then the word to the worker.
+function S.drop_replicas(name, h)
+  for field, attempt in pairs(h) do
+    if sub(field, 1, 2) == 'w:' then
+      local worker = sub(field, 3)
+      call('HDEL', P .. 'has:' .. worker, name)
+      S.evict(worker, name, attempt)
+    end
+  end
+end
+
+-- NAME is no unfinished dependent of D any more. `keep` leaves it a known one. Safe to repeat: membership decides.
+local function part(name, d, keep)
+  local h = rec(d)
+  local parted = call('SREM', P .. 'users:' .. d, name)
+  if parted == 0 then
+    parted = call('SREM', P .. 'waiters:' .. d, name)
+  end
+  if keep then
+    if h then
+      call('SADD', P .. 'dependents:' .. d, name)
+      if not h.fan then
+        S.set(d, h, 'fan', '1')
+      end
+    end
+  elseif parted == 0 then
+    call('SREM', P .. 'dependents:' .. d, name)
+  end
+  if h then
+    if parted == 1 then
+      S.bump(d, h, 'needed', -1)
+    end
+    if not wanted(h) then
+      S.later('free ' .. d)
+    end
+  end
+end
+
+-- A finished, erred or released task needs its dependencies no more but may need them again.
+function S.settle(argument)
+  local name, members = S.step('settle', argument, 'deps:')
+  local h = rec(name)
+  local state = h and word(h.state)
+  if state == 'memory' or state == 'erred' or state == 'released' then
+    for _, d in ipairs(members) do
+      part(name, d, true)
+    end
+  end
+  return 1 + 3 * #members
+end
+
+-- A forgotten task, or one whose value is as durable as its record, drops its edges for good. Until the last is cut the
+-- record stays (`forgetting` where the task is forgotten), so that the name cannot come again in between.
+function S.cut(name)
+  local members = call('SPOP', P .. 'deps:' .. name, SLICE)
+  for _, d in ipairs(members) do
+    part(name, d, false)
+  end
+  local h = rec(name)
+  if #members == SLICE then
+    S.later('cut ' .. name)
+  elseif h and h.state == 'forgetting' then
+    S.remove(RECORD .. name)
+    cache[name] = false
+  elseif h then
+    S.unset(name, h, 'deps')
+  end
+  return 1 + 3 * #members
+end
+
+-- Pins of a container. Its id is `ATTEMPT NAME`: a name that comes again is another container.
+function S.pin(id, names)
+  for _, name in ipairs(names) do
+    local h = rec(name)
+    if h and call('SADD', P .. 'contains:' .. id, name) == 1 then
+      call('SADD', P .. 'containers:' .. name, id)
+      S.bump(name, h, 'pins', 1)
+    end
+  end
+end
+
+function S.unpin(id)
+  local members = call('SPOP', P .. 'contains:' .. id, SLICE)
+  for _, name in ipairs(members) do
+    call('SREM', P .. 'containers:' .. name, id)
+    local h = rec(name)
+    if h then
+      S.bump(name, h, 'pins', -1)
+      S.later('free ' .. name)
+    end
+  end
+  if #members == SLICE then
+    S.later('unpin ' .. id)
+  end
+  return 1 + 3 * #members
+end
+
+-- A value goes: its copies, and what it held.
+function S.drop_value(name, h)
+  S.drop_replicas(name, h)
+  if h.contains then
+    S.later('unpin ' .. h.contains .. ' ' .. name)
+  end
+end
+
+local function forget(name, h)
+  if S.has_spec(h) then
+    S.use_function(h.fn, -1)
+  end
+  S.drop_value(name, h)
+  if h.data == '' then
+    S.remove(P .. 'data:' .. name)
+  end
+  if word(h.state) == 'erred' and not h.cause then
+    S.remove(P .. 'error:' .. name)
+  end
+  if tonumber(h.deps or 0) > SLICE then
+    S.set(name, h, 'state', 'forgetting')
+    S.later('cut ' .. name)
+    return
+  end
+  S.remove(RECORD .. name)
+  cache[name] = false
+  if h.deps then
+    S.cut(name)
+  end
+end
+
+-- Apply the memory rule to one key.
+function S.free(name)
+  local h = rec(name)
+  if not h or wanted(h) or h.state == 'forgetting' then
+    return 1
+  end
+  if recovering then
+    call('RPUSH', P .. 'deferred', 'free ' .. name)
+    return 1
+  end
+  if h.fan then
+    if call('EXISTS', P .. 'dependents:' .. name) == 1 then
+      S.rest(name, h)
+      return 3
+    end
+    S.unset(name, h, 'fan')
+  end
+  forget(name, h)
+  return 2
+end
+
+-- Nobody wants the value, but a known task may need the record: what can be computed again is dropped, what runs is stopped.
+function S.rest(name, h)
+  local state = word(h.state)
+  if state == 'memory' then
+    local where = S.where(h)
+    if not where or h.keep then
+      return
+    end
+    S.drop_value(name, h)
+    local fields = {}
+    for field in pairs(h) do
+      if sub(field, 1, 2) == 'w:' then
+        fields[#fields + 1] = field
+      end
+    end
+    S.unset(name, h, 'contains', unpack(fields))
+    S.set(name, h, 'state', 'released')
+  elseif state == 'waiting' or state == 'queued' or state == 'processing' then
+    S.set(name, h, 'state', 'released')
+    S.unset(name, h, 'missing', 'reviving')
+    if h.deps then
+      S.later('settle 0 ' .. name)
+    end
+  end
+end
+
+-- One caller's reference goes; the field need not be removed from a record that goes as well.
+function S.let_go(name, h, field)
+  h[field] = nil
+  if wanted(h) then
+    call('HDEL', RECORD .. name, field)
+  else
+    S.free(name)
+    if cache[name] then
+      call('HDEL', RECORD .. name, field)
+    end
+  end
+end
+
+-- A version of a dataset is not published any more.
+function S.withdraw(record)
+  call('SREM', P .. 'holds:d', record)
+  local h = rec(record)
+  if h then
+    S.let_go(record, h, 'refs:d')
+  end
+end

@@ -1,0 +1,3 @@
+-- @include names
+-- A script that frees opens its writes with a no-op that a full server lets through, and with it all that follows.
+call('SREM', P .. 'void', '')

@@ -1,0 +1,143 @@
+-- @include work
+-- @include eligible
+-- From ready to processing: straight to an idle executor, else into a queue.
+local idle, idle_changed               -- {executor, free threads}, most free first
+local numbers                          -- a stretch of enqueue numbers reserved by this script
+local queued, fronts = {}, {}          -- entries by queue suffix
+local given = {}                       -- messages by executor
+
+local function load_idle()
+  idle, idle_changed = {}, {}
+  local flat = call('ZREVRANGE', P .. 'idle', 0, 127, 'WITHSCORES')
+  for i = 1, #flat, 2 do
+    idle[#idle + 1] = { flat[i], tonumber(flat[i + 1]) }
+  end
+end
+
+-- An idle executor that may run the class, or nil. One of its free threads is taken. A worker that the class names comes first.
+function S.pick(hash)
+  if not idle then
+    load_idle()
+  end
+  local choice
+  for i = 1, #idle do
+    local entry = idle[i]
+    if entry[2] > 0 and S.may_run(entry[1], hash) then
+      if hash == '' then
+        choice = entry
+        break
+      end
+      local c, worker = S.class(hash), S.caller(entry[1]).worker
+      if c.any or S.is_named(c.workers, worker, S.caller(worker)) then
+        choice = entry
+        break
+      end
+      choice = choice or entry
+    end
+  end
+  if choice then
+    choice[2] = choice[2] - 1
+    idle_changed[choice[1]] = choice[2]
+    return choice[1]
+  end
+end
+
+-- The task as it travels to an executor.
+function S.append_task(list, batch, attempt, name, h)
+  local n = #list
+  local deps = tonumber(h.deps or 0)
+  list[n + 1], list[n + 2], list[n + 3], list[n + 4] = batch, attempt, name, h.fn
+  list[n + 5], list[n + 6] = S.read_data(name, h) or '', deps
+  if deps > 64 then
+    list[n + 6] = -deps
+  elseif deps > 0 then
+    n = n + 6
+    for _, d in ipairs(call('SMEMBERS', P .. 'deps:' .. name)) do
+      local hd = rec(d)
+      local where = hd and S.where(hd) or ''
+      list[n + 1], list[n + 2] = d, where
+      if where == '' then
+        list[n + 3] = hd and word(hd.state) == 'memory' and S.read_data(d, hd) or ''
+      else
+        list[n + 3] = hd.nbytes
+      end
+      n = n + 3
+    end
+  end
+end
+
+-- Give one task to executor x as a batch of its own, and return its state; the caller writes the state.
+function S.give(x, name, h, hash)
+  local attempt = int(call('HINCRBY', META, 'attempt', 1))
+  call('HSET', P .. 'batches:' .. x, attempt, name)
+  S.claim(x, attempt, hash)
+  local m = given[x]
+  if not m then
+    m = { 't', 0 }
+    given[x] = m
+  end
+  S.append_task(m, attempt, attempt, name, h)
+  return 'processing e' .. x .. '.' .. attempt
+end
+
+-- The queue of a task: its priority, and its class where it has one.
+function S.suffix(h)
+  local class = h.class or ''
+  return (h.prio or '0') .. (class ~= '' and ':' .. class or '')
+end
+
+-- Put a task into its queue and return its state; the caller writes the state.
+function S.enqueue(name, h, front)
+  if not numbers or numbers.left == 0 then
+    numbers = { next = call('HINCRBY', META, 'enqueued', 500) - 499, left = 500 }
+  end
+  local number = int(numbers.next)
+  numbers.next, numbers.left = numbers.next + 1, numbers.left - 1
+  local suffix = S.suffix(h)
+  local into = front and fronts or queued
+  local list = into[suffix]
+  if not list then
+    list = {}
+    into[suffix] = list
+  end
+  list[#list + 1] = number .. ' ' .. int(S.now()) .. ' ' .. name
+  return 'queued ' .. number
+end
+
+-- A task whose dependencies are all there goes on. `front`: it had its turn before. While S.queue_only is set it is queued
+-- even if an executor is idle.
+function S.ready(name, h, front)
+  local class = h.class or ''
+  local x = not S.queue_only and S.pick(class)
+  S.set(name, h, 'state', x and S.give(x, name, h, class) or S.enqueue(name, h, front))
+end
+
+local function flush_queues()
+  for suffix, list in pairs(queued) do
+    S.many('RPUSH', P .. 'queue:' .. suffix, list)
+    call('ZADD', P .. 'queues', -tonumber(match(suffix, '^-?%d+')), suffix)
+  end
+  for suffix, list in pairs(fronts) do
+    S.many('LPUSH', P .. 'queue:' .. suffix, list)
+    call('ZADD', P .. 'queues', -tonumber(match(suffix, '^-?%d+')), suffix)
+  end
+  queued, fronts = {}, {}
+end
+
+function S.flush_hand_outs()
+  flush_queues()
+  if idle_changed then
+    for x, free in pairs(idle_changed) do
+      if free > 0 then
+        call('ZADD', P .. 'idle', free, x)
+      else
+        call('ZREM', P .. 'idle', x)
+      end
+    end
+    idle_changed = {}
+  end
+  for x, m in pairs(given) do
+    S.publish('to:' .. x, m)
+  end
+  given = {}
+end

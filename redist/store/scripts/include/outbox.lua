@@ -1,0 +1,77 @@
+-- @include names
+-- @include publish
+-- @include records
+-- What the script tells others: states to clients, payloads to drop to workers. One message a receiver, sent at the end.
+local pushes, evictions = {}, {}
+
+-- How a state travels: state, attempt, nbytes, type, where, value. Values above `limit` bytes are left out.
+function S.describe(name, h, limit, error_limit)
+  local state, value = word(h.state), ''
+  if state == 'memory' then
+    local where = S.where(h)
+    if not where and tonumber(h.nbytes) <= limit then
+      value = S.read_data(name, h) or ''
+    end
+    return state, h.attempt or '0', h.nbytes, h.type or '', where or '', value
+  elseif state == 'erred' then
+    local cause = h.cause or name
+    value = call('GET', P .. 'error:' .. cause) or '!RedistError\0the error of this task is not known any more'
+    if #value > error_limit then
+      value = ''
+    end
+    return state, '0', '0', h.type or '', h.cause or '', value
+  end
+  return state, match(h.state, '%.(%d+)$') or '0', h.nbytes or '0', h.type or '', '', ''
+end
+
+function S.push(ordinal, name, state, attempt, nbytes, kind, where, value)
+  local m = pushes[ordinal]
+  if not m then
+    m = { 's', 0 }
+    pushes[ordinal] = m
+  end
+  local n = #m
+  m[n + 1], m[n + 2], m[n + 3], m[n + 4], m[n + 5], m[n + 6], m[n + 7] = name, state, attempt, nbytes, kind, where, value
+end
+
+function S.tell_one(ordinal, name, h)
+  S.push(ordinal, name, S.describe(name, h, PUSH_LIMIT, ERROR_LIMIT))
+end
+
+-- Tell every caller that holds a reference how the key stands now.
+function S.tell(name, h)
+  local state, attempt, nbytes, kind, where, value
+  for field in pairs(h) do
+    local ordinal = match(field, '^refs:([1-9]%d*)$')
+    if ordinal then
+      if not state then
+        state, attempt, nbytes, kind, where, value = S.describe(name, h, PUSH_LIMIT, ERROR_LIMIT)
+      end
+      S.push(ordinal, name, state, attempt, nbytes, kind, where, value)
+    end
+  end
+end
+
+function S.tell_cancelled(ordinal, name, reason)
+  S.push(ordinal, name, 'cancelled', '0', '0', '', '', reason)
+end
+
+function S.evict(worker, name, attempt)
+  local m = evictions[worker]
+  if not m then
+    m = {}
+    evictions[worker] = m
+  end
+  m[#m + 1] = name
+  m[#m + 1] = attempt
+end
+
+function S.deliver()
+  for ordinal, m in pairs(pushes) do
+    m[2] = call('HINCRBY', P .. 'caller:' .. ordinal, 'pushed', 1)
+    S.publish('to:' .. ordinal, m)
+  end
+  for worker, m in pairs(evictions) do
+    S.publish('evict:' .. worker, m)
+  end
+end

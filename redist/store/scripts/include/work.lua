@@ -1,0 +1,50 @@
+-- @include outbox
+-- Long work in slices. An item is text, `VERB ARGUMENT`, and re-checks state when its turn comes, so that it may come late
+-- or twice. What a script does not get to goes to the namespace's work list; whoever is told so sends `continue`.
+local items, first, last = {}, 1, 0
+
+function S.later(item)
+  last = last + 1
+  items[last] = item
+end
+
+function S.drain(limit)
+  while first <= last and limit > 0 do
+    local item = items[first]
+    items[first] = nil
+    first = first + 1
+    local verb, argument = match(item, '^(%S+) (.*)$')
+    limit = limit - (S[verb](argument, limit) or 1)
+  end
+end
+
+-- Carry out a slice, put away the rest, send what is to be told. Returns 1 where work is left.
+function S.settle_up(limit)
+  S.drain(limit or SLICE)
+  local more = 0
+  if first <= last then
+    S.many('RPUSH', P .. 'work', items, first)
+    more = 1
+  end
+  if S.flush_hand_outs then
+    S.flush_hand_outs()
+  end
+  if S.flush_functions then
+    S.flush_functions()
+  end
+  S.flush_gone()
+  S.deliver()
+  return more
+end
+
+-- Items `VERB CURSOR NAME` walk a set. Returns the name, the members of this step, and whether it was the last; puts the
+-- next step on the list.
+function S.step(verb, argument, set)
+  local cursor, name = match(argument, '^(%d+) (.*)$')
+  local reply = call('SSCAN', P .. set .. name, cursor, 'COUNT', SLICE)
+  local ended = reply[1] == '0'
+  if not ended then
+    S.later(verb .. ' ' .. reply[1] .. ' ' .. name)
+  end
+  return name, reply[2], ended
+end

@@ -1,0 +1,54 @@
+-- @include lane
+-- @include freeing
+-- @include callers
+-- Set the caller's reference counts to absolute values, so that a repeat converges; 0 lets go.
+-- A count for a key that is not known creates nothing; its Futures are cancelled.
+-- KEYS[1] META
+-- ARGV[1] header, then pairs: name, count
+-- Reply OK more
+if repeated then
+  return { 'REPEAT', 0 }
+end
+local field = 'refs:' .. ME
+local held, dropped = {}, {}
+for i = BODY, #a, 2 do
+  local name, count = a[i], a[i + 1]
+  local h = rec(name)
+  if h and h.state == 'forgetting' then
+    h = false
+  end
+  if count == 0 then
+    dropped[#dropped + 1] = name
+    if h and h[field] then
+      sum = sum - h[field]
+      S.let_go(name, h, field)
+    end
+  elseif not h then
+    if recovering then
+      S.create(name, { state = 'released', [field] = int(count) })
+      call('HSET', RECORD .. name, 'state', 'released', field, int(count))
+      call('RPUSH', P .. 'deferred', 'revive ' .. name)
+      held[#held + 1] = name
+      sum = sum + count
+    else
+      S.tell_cancelled(ME, name, 'the key is not known (released everywhere, cancelled, or from before a restart)')
+    end
+  elseif h[field] ~= int(count) then
+    sum = sum + count - tonumber(h[field] or 0)
+    local first_one = not h[field]
+    S.set(name, h, field, int(count))
+    held[#held + 1] = name
+    local state = word(h.state)
+    if state == 'released' then
+      S.later('revive ' .. name)
+    elseif first_one and (state == 'memory' or state == 'erred') then
+      S.tell_one(ME, name, h)
+    end
+  else
+    held[#held + 1] = name
+  end
+end
+S.many('SREM', P .. 'holds:' .. ME, dropped)
+S.many('SADD', P .. 'holds:' .. ME, held)
+local more = S.settle_up()
+return S.done(more)

@@ -1,0 +1,37 @@
+-- @include lane
+-- @include growing
+-- @include eligible
+-- @include answers
+-- Choose a worker for each of several values that are about to be scattered, in turn, on the caller's host where one is.
+-- KEYS[1] META
+-- ARGV[1] header, values, bytes in all, host id of the caller or '', then names, addresses, hosts or ordinals of workers
+-- Reply OK 0 first attempt, then a worker's ordinal for each value | NO workers message
+if repeated then
+  return { 'REPEAT', 0, unpack(S.kept_answer()) }
+end
+local count, host = a[BODY], a[BODY + 2]
+local list = '\n' .. concat(a, '\n', BODY + 3) .. '\n'
+local any = #a < BODY + 3
+local here, all = {}, {}
+local flat = call('HGETALL', P .. 'workers')
+for i = 1, #flat, 2 do
+  local w = S.caller(flat[i])
+  if w and w.inc ~= '' and w.status ~= 'closing' and (any or S.is_named(list, flat[i], w)) then
+    all[#all + 1] = tonumber(flat[i])
+    if host ~= '' and w.hostid == host then
+      here[#here + 1] = tonumber(flat[i])
+    end
+  end
+end
+local choice = #here > 0 and any and here or all
+if #choice == 0 then
+  return S.refuse('workers', any and 'no worker is running' or 'none of these workers is running: ' .. concat(a, ', ', BODY + 3))
+end
+table.sort(choice)
+local turn = call('HINCRBY', META, 'placed', count)
+local answer = { call('HINCRBY', META, 'attempt', count) - count + 1 }
+for i = 1, count do
+  answer[i + 1] = choice[(turn + i) % #choice + 1]
+end
+S.keep_answer(answer)
+return S.done(0, unpack(answer))

@@ -1,0 +1,105 @@
+-- @include names
+-- @include publish
+-- @include clock
+-- @include growing
+-- Register a caller, or register it anew: a new incarnation, whose lane begins with n = 1.
+-- Everything that the caller's connection must be allowed to do is done once before anything is kept.
+-- KEYS[1] META
+-- ARGV[1] (0, incarnation, 0, 0, 0,) kind, name, ordinal held before or 0, parent worker or 0, highest attempt and generation
+--   seen, lease in ms, 1 for a named session, then pairs: further fields of caller:ORD
+-- Reply OK 0 ordinal generation attempt adopted secret | NO code message
+local a = cmsgpack.unpack(ARGV[1])
+local incarnation = a[2]
+local kind, name, ordinal, parent, attempt, generation, lease, named = unpack(a, 6, 13)
+local now = int(S.now())
+S.publish('to:0', { 'p' })
+S.publish('evict:0', { 'p' })
+S.publish('all', { 'p' })
+call('SREM', P .. 'void', '')
+call('UNLINK', P .. 'void')
+
+local schema = call('HGET', META, 'schema')
+if schema and schema ~= '1' then
+  return { 'NO', 'schema', schema }
+end
+if parent > 0 and not call('HEXISTS', P .. 'workers', int(parent)) then
+  return { 'NO', 'worker', 'the worker ' .. int(parent) .. ' is not registered' }
+end
+if kind == 'executor' and call('HEXISTS', P .. 'workers', int(parent)) == 0 then
+  return { 'NO', 'worker', 'the worker ' .. int(parent) .. ' is not registered' }
+end
+
+if not schema then
+  call('HSET', META, 'schema', '1', 'generation', '1', 'since', now)
+end
+call('HSETNX', META, 'secret', a[2])
+
+-- A caller that has seen more than the server knows tells that the server lost writes.
+local known = call('HMGET', META, 'attempt', 'generation', 'ordinal')
+local lost = attempt > tonumber(known[1] or 0) or generation > tonumber(known[2] or 1)
+if attempt > tonumber(known[1] or 0) then
+  call('HSET', META, 'attempt', int(attempt))
+end
+if generation > tonumber(known[2] or 1) then
+  call('HSET', META, 'generation', int(generation))
+end
+if ordinal > tonumber(known[3] or 0) then
+  call('HSET', META, 'ordinal', int(ordinal))
+end
+
+local adopted = 0
+if named == 1 then
+  local before = call('HGET', P .. 'named', name)
+  if before and call('HGET', P .. 'caller:' .. before, 'inc') then
+    ordinal, adopted = tonumber(before), 1
+  end
+end
+if ordinal > 0 then
+  local holder = call('HMGET', P .. 'caller:' .. int(ordinal), 'kind', 'name', 'inc')
+  if holder[1] and (holder[1] ~= kind or holder[2] ~= name or holder[3] == '') then
+    ordinal, adopted = 0, 0
+  elseif not holder[1] then
+    lost = true
+  end
+end
+if ordinal == 0 then
+  ordinal = call('HINCRBY', META, 'ordinal', 1)
+end
+local ord = int(ordinal)
+if lost then
+  call('HSET', META, 'recovering', int(S.now() + lease))
+end
+
+local me = P .. 'caller:' .. ord
+local fields = { 'kind', kind, 'name', name, 'inc', incarnation, 'n', '0', 'sum', '0', 'since', now, 'seen', now,
+  'lease', int(lease) }
+for i = 14, #a do
+  fields[#fields + 1] = a[i]
+end
+if parent > 0 then
+  fields[#fields + 1] = 'worker'
+  fields[#fields + 1] = int(parent)
+end
+call('HSET', me, unpack(fields))
+call('UNLINK', P .. 'answers:' .. ord)
+if call('EXISTS', P .. 'holds:' .. ord) == 1 and call('EXISTS', P .. 'stale:' .. ord) == 0 then
+  call('RENAME', P .. 'holds:' .. ord, P .. 'stale:' .. ord)
+end
+if named == 1 then
+  call('HSET', P .. 'named', name, ord)
+end
+call('HSET', P .. kind .. 's', ord, name)
+if kind == 'executor' then
+  call('SADD', P .. 'executors:' .. int(parent), ord)
+else
+  call('ZADD', P .. 'leases', int(S.now() + lease), ord)
+end
+if kind == 'worker' then
+  for resource, amount in string.gmatch(call('HGET', me, 'resources') or '', '([^=,]+)=([%d%.]+)') do
+    call('HSET', me, 'free:' .. resource, amount)
+  end
+  call('HSET', me, 'status', 'running')
+end
+S.publish('all', { 'w', ord })
+local meta = call('HMGET', META, 'generation', 'attempt', 'secret')
+return { 'OK', 0, ord, meta[1], meta[2] or '0', int(adopted), meta[3] }

@@ -1,0 +1,26 @@
+-- @include lane
+-- @include freeing
+-- @include wiping
+-- Raise the generation and begin to forget every key and dataset; callers stay registered.
+-- KEYS[1] META
+-- ARGV[1] header
+-- Reply OK more generation
+if repeated then
+  return { 'REPEAT', 0, tonumber(epoch[1]) }
+end
+local generation = call('HINCRBY', META, 'generation', 1)
+call('HSET', META, 'wiping', '1')
+call('UNLINK', P .. 'datasets')
+S.publish('all', { 'g', generation })
+for _, kind in ipairs({ 'clients', 'executors' }) do
+  for _, ordinal in ipairs(call('HKEYS', P .. kind)) do
+    S.later('wipe ' .. ordinal)
+  end
+end
+S.later('wipe 0')
+S.later('wipe d')
+S.later('hand_back -')
+S.later('wiped -')
+local more = S.settle_up()
+call('HSET', me, 'n', N, 'sum', '0')
+return { 'OK', more, generation }

@@ -1,0 +1,184 @@
+-- @include lane
+-- @include growing
+-- @include callers
+-- @include clock
+-- Make tasks known, count the caller's references, and hand out or queue what is ready.
+-- A name that is known already only gains the reference; one taken by another function is refused (pushed as erred).
+-- KEYS[1] META
+-- ARGV[1] header, tasks, functions, classes; then per function: hash, pickle or '' when sent before; per class: hash, workers,
+--   resources, strict; per task: name, index of its function, spec, options ('' or `FLAGS COUNT RETRIES PRIORITY CLASS`),
+--   dependencies, and their names
+-- Reply OK more
+if repeated then
+  return { 'REPEAT', 0 }
+end
+local tasks, functions, classes_given = a[BODY], a[BODY + 1], a[BODY + 2]
+local i = BODY + 3
+local hashes = {}
+for f = 1, functions do
+  local hash, data = a[i], a[i + 1]
+  i = i + 2
+  hashes[f] = hash
+  if data ~= '' and call('SADD', P .. 'functions:' .. ME, hash) == 1 then
+    call('SET', P .. 'fn:' .. hash, data)
+    S.use_function(hash, 1)
+  end
+end
+for _ = 1, classes_given do
+  call('HSET', P .. 'class:' .. a[i], 'workers', a[i + 1], 'resources', a[i + 2], 'strict', int(a[i + 3]))
+  i = i + 4
+end
+
+local held = {}
+local field = 'refs:' .. ME
+
+-- The name is known: refer to it, and say how it stands where that will not change by itself.
+local function refer(name, h, fn, count)
+  if h.fn and h.fn ~= fn then
+    S.push(ME, name, 'erred', '0', '0', 'KeyTaken', '', format(
+      '!KeyTaken\0the key %s is in use by another function; give the task a key of its own', name))
+    return false
+  end
+  if count > 0 then
+    sum = sum + count - tonumber(h[field] or 0)
+    S.set(name, h, field, int(count))
+    held[#held + 1] = name
+  end
+  local state = word(h.state)
+  if state == 'memory' or state == 'erred' then
+    S.tell_one(ME, name, h)
+  elseif state == 'released' then
+    S.later('revive ' .. name)
+  end
+  return true
+end
+
+-- Link a new task to its dependencies. Returns how many are missing, and the erred one if any.
+local function link(name, deps)
+  local missing, erred = 0, nil
+  for _, d in ipairs(deps) do
+    local hd = rec(d)
+    local state = word(hd.state)
+    if state == 'memory' then
+      call('SADD', P .. 'users:' .. d, name)
+      S.bump(d, hd, 'needed', 1)
+    elseif state == 'erred' then
+      call('SADD', P .. 'dependents:' .. d, name)
+      S.set(d, hd, 'fan', '1')
+      erred = erred or d
+    else
+      call('SADD', P .. 'waiters:' .. d, name)
+      S.bump(d, hd, 'needed', 1)
+      missing = missing + 1
+      if state == 'released' then
+        S.later('revive ' .. d)
+      end
+    end
+  end
+  S.many('SADD', P .. 'deps:' .. name, deps)
+  return missing, erred
+end
+
+local function unknown(deps)
+  for _, d in ipairs(deps) do
+    local hd = rec(d)
+    if not hd or hd.state == 'forgetting' then
+      return d
+    end
+  end
+end
+
+local function admit(name, fn, spec, options, deps)
+  local flags, count, retries, priority, class = 0, 1, '0', '0', ''
+  if options ~= '' then
+    flags, count, retries, priority, class = match(options, '^(%d+) (%d+) (%d+) (-?%d+) (.*)$')
+    flags, count = tonumber(flags), tonumber(count)
+  end
+  local h = rec(name)
+  if h and h.state == 'forgetting' then
+    while h and h.state == 'forgetting' do
+      S.cut(name)
+      h = rec(name)
+    end
+  end
+  if h then
+    if refer(name, h, fn, count) and flags % 2 == 1 and not h['refs:0'] and word(h.state) ~= 'memory' then
+      S.set(name, h, 'refs:0', '1')
+      call('SADD', P .. 'holds:0', name)
+    end
+    return
+  end
+  local lost = deps and unknown(deps)
+  if lost then
+    S.tell_cancelled(ME, name, format('its dependency %s is not known (released, cancelled, or from before a restart)', lost))
+    return
+  end
+  h = { fn = fn }
+  S.create(name, h)
+  S.use_function(fn, 1)
+  h.data = S.data_field(name, spec)
+  local fields = { 'fn', fn, 'data', h.data }
+  local function add(f, value)
+    h[f] = value
+    fields[#fields + 1] = f
+    fields[#fields + 1] = value
+  end
+  if count > 0 then
+    add(field, int(count))
+    held[#held + 1] = name
+    sum = sum + count
+  end
+  if flags % 2 == 1 then
+    add('refs:0', '1')
+    call('SADD', P .. 'holds:0', name)
+  end
+  if retries ~= '0' then
+    add('retries', retries)
+  end
+  if priority ~= '0' then
+    add('prio', priority)
+  end
+  if class ~= '' then
+    add('class', class)
+  end
+  local missing, erred = 0, nil
+  if deps then
+    add('deps', int(#deps))
+    missing, erred = link(name, deps)
+  end
+  if erred then
+    h.state = 'waiting'
+    call('HSET', RECORD .. name, 'state', 'waiting', unpack(fields))
+    S.err(name, h, rec(erred).type, nil, rec(erred).cause or erred)
+    return
+  end
+  if missing > 0 then
+    add('missing', int(missing))
+    add('state', 'waiting')
+  else
+    local x = S.pick(class)
+    add('state', x and S.give(x, name, h, class) or S.enqueue(name, h))
+  end
+  call('HSET', RECORD .. name, unpack(fields))
+end
+
+for _ = 1, tasks do
+  local name, fn, spec, options, n = a[i], hashes[a[i + 1]], a[i + 2], a[i + 3], a[i + 4]
+  i = i + 5
+  local deps
+  if n > 0 then
+    deps = {}
+    local seen = {}
+    for k = i, i + n - 1 do
+      if not seen[a[k]] then
+        seen[a[k]] = true
+        deps[#deps + 1] = a[k]
+      end
+    end
+    i = i + n
+  end
+  admit(name, fn, spec, options, deps)
+end
+S.many('SADD', P .. 'holds:' .. ME, held)
+local more = S.settle_up()
+return S.done(more)

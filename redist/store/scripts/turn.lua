@@ -1,0 +1,101 @@
+-- @include lane
+-- @include freeing
+-- @include callers
+-- @include take
+-- @include clock
+-- An executor hands in what finished and takes what is next.
+-- A result of an attempt that its key no longer names is discarded, and its payload dropped.
+-- KEYS[1] META
+-- ARGV[1] header, capacity, want, quick functions and their hashes, finished batches and their numbers, results; then per
+--   result: name, attempt, status, nbytes, type, value, contained keys and their names
+-- Reply OK more, then per task: batch, attempt, name, function, spec, dependencies, and per dependency: name, where, value
+local capacity, want = a[BODY], a[BODY + 1]
+if repeated then
+  local list = { 'REPEAT', 0 }
+  S.assigned(ME, list)
+  return list
+end
+local list = { 'OK', 0 }
+S.queue_only = true
+local worker = lane[4]
+local paused = call('HGET', me, 'paused')
+local i = BODY + 2
+local quick = {}
+for k = i + 1, i + a[i] do
+  quick[a[k]] = true
+end
+i = i + 1 + a[i]
+
+-- Copies of dependencies that could not be read: `NAME\nWORKER.ATTEMPT\n...`
+local function report_missing(value)
+  for name, w, attempt in string.gmatch(value, '([^\n]+)\n(%d+)%.(%d+)') do
+    local h = rec(name)
+    if h and h['w:' .. w] == attempt then
+      S.lose(name, h, w, 'worker ' .. w .. ' (the copy could not be read)')
+    end
+  end
+end
+
+local function hand_in(name, h, attempt, status, nbytes, kind, value, names)
+  if status == 'memory' then
+    S.remember(name, h, attempt, worker, int(nbytes), kind, value, names)
+  elseif status == 'erred' then
+    local retries = tonumber(h.retries or 0)
+    if retries > 0 then
+      S.bump(name, h, 'retries', -1)
+      S.again(name, h)
+    else
+      S.err(name, h, kind, value)
+    end
+  elseif status == 'missing' then
+    report_missing(value)
+    S.drain(SLICE)
+    if h.state == 'processing e' .. ME .. '.' .. attempt then
+      S.again(name, h)
+    end
+  else
+    S.again(name, h)
+  end
+end
+
+local finished = i
+i = i + 1 + a[i]
+local results = a[i]
+i = i + 1
+for k = finished + 1, finished + a[finished] do
+  S.unclaim(ME, int(a[k]))
+  call('HDEL', P .. 'batches:' .. ME, int(a[k]))
+end
+for _ = 1, results do
+  local name, attempt, status, nbytes, kind, value, n = unpack(a, i, i + 6)
+  attempt = int(attempt)
+  i = i + 7
+  local names
+  if n > 0 then
+    names = { unpack(a, i, i + n - 1) }
+    i = i + n
+  end
+  local h = rec(name)
+  if h and h.state == 'processing e' .. ME .. '.' .. attempt then
+    hand_in(name, h, attempt, status, nbytes, kind, value, names)
+  elseif status == 'memory' and value == '' then
+    S.evict(worker, name, attempt)
+  end
+end
+
+-- What became ready here goes through the queues: the turn's own executor takes first, then those that are idle.
+S.drain(SLICE)
+flush_queues()
+if not paused and want ~= 0 then
+  if want > 0 or S.assigned(ME, list) == 0 then
+    S.take(ME, math.max(want, 1), quick, list)
+  end
+end
+S.note_idle(ME, capacity, paused)
+S.queue_only = false
+if call('EXISTS', P .. 'queues') == 1 then
+  S.serve_idle()
+end
+list[2] = S.settle_up(0)
+call('HSET', me, 'n', N, 'sum', int(sum))
+return list
