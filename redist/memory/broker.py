@@ -1,0 +1,309 @@
+"""The worker's side of its local socket: reserves space for the processes of the host and fetches for them.
+
+Runs in the worker's event loop; nothing here blocks for long. An answer to RESERVE is made at once unless room has to
+be made first, so a slow fetch never holds up a commit behind it on the same connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import shutil
+import socket
+import struct
+import tempfile
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from redist.errors import RedistError, SegmentCorrupt, SegmentError, SegmentsFull
+from redist.memory.broker_messages import ABORT, COMMIT, DROP, FETCH, RESERVE, STAT, Wanted
+from redist.memory.directory import SegmentDirectory
+from redist.memory.frames import FrameParser, error_fields, pack_frame
+
+__all__ = ["Broker"]
+
+logger = logging.getLogger("redist.memory")
+
+FetchCall: TypeAlias = Callable[[Sequence[Wanted]], Awaitable[list[RedistError | None]]]
+
+_LONGEST_SOCKET_PATH = 100
+
+
+@dataclass(slots=True)
+class _Granted:
+    path: str
+    name: str
+    attempt: int
+    size: int
+    reserved: int
+
+
+class Broker:
+    """Serves the local socket of one worker.
+
+    Parameters
+    ----------
+    directory : SegmentDirectory
+        Where payloads go.
+    fetch : callable, optional
+        Coroutine that brings payloads of other hosts into `directory`; `redist.memory.fetcher.Fetcher.fetch`.
+    on_committed : callable, optional
+        Called with name, attempt and file size when a process of the host has published a payload.
+    on_dropped : callable, optional
+        Called with name and attempt when a process of the host took one back.
+    make_room : callable, optional
+        Coroutine called with the bytes that are missing when space cannot be reserved; True: try again.
+    """
+
+    directory: SegmentDirectory
+    #: path of the socket while it is served
+    address: str
+
+    def __init__(
+        self,
+        directory: SegmentDirectory,
+        *,
+        fetch: FetchCall | None = None,
+        on_committed: Callable[[str, int, int], None] | None = None,
+        on_dropped: Callable[[str, int], None] | None = None,
+        make_room: Callable[[int], Awaitable[bool]] | None = None,
+    ) -> None:
+        self.directory = directory
+        self.address = ""
+        self._fetch = fetch
+        self._on_committed = on_committed
+        self._on_dropped = on_dropped
+        self._make_room = make_room
+        self._server: asyncio.AbstractServer | None = None
+        self._private: str | None = None
+        self._numbers = itertools.count(1)
+        self._peers: set[_Peer] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> str:
+        """Serve; return the path of the socket."""
+        path = os.path.join(self.directory.path, "socket")
+        if len(path) > _LONGEST_SOCKET_PATH:
+            # a socket's path is limited to 107 bytes
+            self._private = tempfile.mkdtemp(prefix="redist-", dir="/tmp")
+            path = os.path.join(self._private, "socket")
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(lambda: _Peer(self), path, backlog=512)
+        os.chmod(path, 0o600)
+        self.address = path
+        return path
+
+    async def close(self) -> None:
+        """Stop serving; what was granted and not committed returns."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for task in list(self._tasks):
+            task.cancel()
+        for peer in list(self._peers):
+            peer.abort()
+        if self.address:
+            try:
+                os.unlink(self.address)
+            except FileNotFoundError:
+                pass
+            self.address = ""
+        if self._private is not None:
+            shutil.rmtree(self._private, ignore_errors=True)
+            self._private = None
+
+    def disconnect(self, pid: int) -> None:
+        """Close the connections of a process that died; children it forked may hold them open."""
+        for peer in list(self._peers):
+            if peer.pid == pid:
+                peer.abort()
+
+    @property
+    def granted(self) -> int:
+        """Bytes granted and neither committed nor returned."""
+        return sum(grant.reserved for peer in self._peers for grant in peer.grants.values())
+
+    @property
+    def peers(self) -> int:
+        """Open connections."""
+        return len(self._peers)
+
+    # --- requests ---------------------------------------------------------------------------------------------------
+
+    def _obey(self, peer: _Peer, items: list[Any]) -> None:
+        kind, number = items[0], items[1]
+        if kind == RESERVE:
+            wanted = [_wish(*items[at : at + 3]) for at in range(2, len(items), 3)]
+            try:
+                self._grant(peer, number, wanted)
+            except SegmentsFull as error:
+                if self._make_room is None:
+                    peer.send([number, error_fields(error)])
+                else:
+                    self._spawn(self._grant_later(peer, number, wanted))
+        elif kind == COMMIT:
+            for number in items[2:]:
+                self._commit(peer, number)
+        elif kind == ABORT:
+            for number in items[2:]:
+                grant = peer.grants.pop(number, None)
+                if grant is not None:
+                    self.directory.cancel_grant(grant.path, grant.reserved)
+        elif kind == FETCH:
+            self._spawn(self._fetch_for(peer, number, [_wanted(*item) for item in items[2:]]))
+        elif kind == STAT:
+            space = self.directory.space
+            counters = [len(self.directory.files), self.directory.total, space.limit, space.used, self.granted]
+            peer.send([number, None, *counters])
+        elif kind == DROP:
+            for at in range(2, len(items), 2):
+                name, attempt, _ = _wish(items[at], items[at + 1], 0)
+                self.directory.drop(name, attempt)
+                if self._on_dropped is not None:
+                    self._on_dropped(name, attempt)
+        else:
+            raise SegmentCorrupt(f"request {kind!r:.40} is unknown")
+
+    def _grant(self, peer: _Peer, number: int, wanted: list[tuple[str, int, int]]) -> None:
+        directory = self.directory
+        reserved: list[int] = []
+        try:
+            for _, _, size in wanted:
+                reserved.append(directory.reserve(size))
+        except SegmentsFull:
+            directory.release(sum(reserved))
+            raise
+        answer: list[Any] = [number, None]
+        for (name, attempt, size), nbytes in zip(wanted, reserved, strict=True):
+            grant = next(self._numbers)
+            path = directory.new_grant()
+            peer.grants[grant] = _Granted(path, name, attempt, size, nbytes)
+            answer += (grant, path)
+        peer.send(answer)
+
+    async def _grant_later(self, peer: _Peer, number: int, wanted: list[tuple[str, int, int]]) -> None:
+        assert self._make_room is not None
+        need = sum(size for _, _, size in wanted)
+        while True:
+            again = await self._make_room(need)
+            if peer.closed:
+                return
+            try:
+                self._grant(peer, number, wanted)
+                return
+            except SegmentsFull as error:
+                if not again:
+                    peer.send([number, error_fields(error)])
+                    return
+
+    def _commit(self, peer: _Peer, number: int) -> None:
+        grant = peer.grants.pop(number, None)
+        if grant is None:
+            return
+        if self.directory.add(grant.name, grant.attempt, grant.reserved):
+            if self._on_committed is not None:
+                self._on_committed(grant.name, grant.attempt, grant.size)
+        else:
+            # never renamed, or dropped before it was recorded
+            try:
+                os.unlink(grant.path)
+            except FileNotFoundError:
+                pass
+
+    async def _fetch_for(self, peer: _Peer, number: int, wanted: list[Wanted]) -> None:
+        if self._fetch is None:
+            peer.send([number, error_fields(SegmentError("this worker fetches nothing"))])
+            return
+        try:
+            outcomes = await self._fetch(wanted)
+        except RedistError as error:
+            peer.send([number, error_fields(error)])
+        else:
+            peer.send([number, None, *(None if error is None else error_fields(error) for error in outcomes)])
+
+    def _lost(self, peer: _Peer) -> None:
+        self._peers.discard(peer)
+        grants, peer.grants = peer.grants, {}
+        if not grants:
+            return
+        others = {(grant.name, grant.attempt) for other in self._peers for grant in other.grants.values()}
+        for grant in grants.values():
+            self.directory.cancel_grant(grant.path, grant.reserved)
+            key = grant.name, grant.attempt
+            if key not in others and not self.directory.has(*key):
+                # it died between renaming the file and saying so
+                self.directory.drop(*key)
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("a request on the local socket failed", exc_info=task.exception())
+
+
+class _Peer(asyncio.Protocol):
+    """One connection to the local socket."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.broker = broker
+        self.grants: dict[int, _Granted] = {}
+        self.pid = 0
+        self.closed = False
+        self._parser = FrameParser()
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self.broker._peers.add(self)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and hasattr(socket, "SO_PEERCRED"):
+            self.pid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed(data)
+            while not self.closed and (items := self._parser.next()) is not None:
+                self.broker._obey(self, items)
+        except Exception as error:
+            # a foreign or broken peer: only its own connection suffers
+            logger.warning("closing the local connection of process %d: %s", self.pid, error)
+            self.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.closed:
+            self.closed = True
+            self.broker._lost(self)
+
+    def send(self, items: list[Any]) -> None:
+        if self._transport is not None and not self.closed:
+            self._transport.write(pack_frame(items))
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+        self.connection_lost(None)
+
+
+def _wish(name: Any, attempt: Any, size: Any) -> tuple[str, int, int]:
+    if isinstance(name, str) and type(attempt) is int and type(size) is int and attempt >= 0 and size >= 0:
+        return name, attempt, size
+    raise SegmentCorrupt(f"not a name, an attempt and a size: {name!r:.40}, {attempt!r:.20}, {size!r:.20}")
+
+
+def _wanted(name: Any, attempt: Any, addresses: Any) -> Wanted:
+    _wish(name, attempt, 0)
+    if isinstance(addresses, list) and all(isinstance(address, str) for address in addresses):
+        return name, attempt, addresses
+    raise SegmentCorrupt(f"not a list of addresses: {addresses!r:.80}")

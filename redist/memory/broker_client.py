@@ -1,0 +1,492 @@
+"""The other end of a worker's local socket, for executors and for clients on its host.
+
+Commits are one-way: the process renames the file itself, says so on the connection of the grant, and goes on. The order
+of that connection is what makes a dead process's files return and a committed one's stay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import select
+import socket
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any
+
+from redist.errors import RedistError, TransferError
+from redist.memory.broker_messages import (
+    ABORT,
+    COMMIT,
+    DROP,
+    RESERVE,
+    STAT,
+    Grant,
+    Stat,
+    Wanted,
+    fetch_request,
+    flat,
+    grants_of,
+    outcomes_of,
+    reserve_request,
+)
+from redist.memory.frames import FrameParser, error_of, pack_frame
+from redist.memory.headers import Header
+from redist.memory.writer import PayloadLike, SegmentWriter, header_for
+
+__all__ = ["AsyncBrokerClient", "BrokerClient"]
+
+_SLICE = 16 << 20
+
+
+class BrokerClient:
+    """Asks a worker for space and for payloads, and blocks until it answers.
+
+    Safe to use from several threads: each request takes an idle connection, or makes one. A connection that broke
+    while idle is replaced and the request is sent once more. A forked child starts with no connection.
+
+    Parameters
+    ----------
+    address : str
+        Path of the worker's local socket.
+    timeout : float
+        Seconds to wait for the answer to a reservation.
+    """
+
+    address: str
+    timeout: float
+
+    def __init__(self, address: str, *, timeout: float = 60.0) -> None:
+        self.address = address
+        self.timeout = timeout
+        self._numbers = itertools.count(1)
+        self._start()
+        _living.add(self)
+
+    def _start(self) -> None:
+        self._idle: list[_Connection] = []
+        self._all: weakref.WeakSet[_Connection] = weakref.WeakSet()
+        self._mutex = threading.Lock()
+        self._closed = False
+
+    def put(self, items: Sequence[tuple[str, int, PayloadLike]]) -> None:
+        """Write payloads into the worker's segments: reserve, write, publish, commit.
+
+        Parameters
+        ----------
+        items : sequence of (name, attempt, payload)
+            The payloads; `payload` has ``nbytes``, ``type``, ``contains`` and ``chunks()``.
+
+        Raises
+        ------
+        SegmentsFull
+            If there is no space; then none of them is there.
+        TransferError
+            If the worker cannot be reached.
+        """
+        grants = self.reserve([header_for(name, attempt, payload) for name, attempt, payload in items])
+        published: list[Grant] = []
+        try:
+            for grant, (_, _, payload) in zip(grants, items, strict=True):
+                with SegmentWriter(grant.path, grant.header) as writer:
+                    writer.write(payload.chunks())
+                    writer.publish(grant.final_path)
+                published.append(grant)
+        except BaseException:
+            for grant in published:
+                os.unlink(grant.final_path)
+            self.abort(grants)
+            raise
+        self.commit(grants)
+
+    def reserve(self, headers: Sequence[Header]) -> list[Grant]:
+        """Reserve space for payloads, all or none.
+
+        Raises
+        ------
+        SegmentsFull
+            If there is no space.
+        TransferError
+            If the worker cannot be reached.
+        """
+        connection, answer = self._ask(reserve_request(0, headers), self.timeout)
+        return grants_of(answer, headers, connection)
+
+    def commit(self, grants: Sequence[Grant]) -> None:
+        """Say that the payloads of `grants` are published; waits for nothing."""
+        self._tell(COMMIT, grants)
+
+    def abort(self, grants: Sequence[Grant]) -> None:
+        """Give grants back; waits for nothing."""
+        self._tell(ABORT, grants)
+
+    def fetch(self, wanted: Sequence[Wanted], *, timeout: float | None = None) -> list[RedistError | None]:
+        """Have the worker bring payloads of other hosts into its segments.
+
+        Parameters
+        ----------
+        wanted : sequence of (name, attempt, addresses)
+            The payloads, each with the data servers that have it, the best first.
+        timeout : float, optional
+            Seconds to wait; the worker gives up by itself when no holder answers.
+
+        Returns
+        -------
+        list
+            For each payload None (it is there now) or what went wrong.
+        """
+        return outcomes_of(self._ask(fetch_request(0, wanted), timeout)[1])
+
+    def drop(self, payloads: Sequence[tuple[str, int]]) -> None:
+        """Have the worker remove payloads (name, attempt) that were written and then not needed; waits for nothing."""
+        connection = self._take() or self._connect()
+        try:
+            connection.send([DROP, 0, *flat(payloads)])
+        finally:
+            self._give(connection)
+
+    def stat(self) -> Stat:
+        """Return what the worker's directory holds."""
+        return Stat(*self._ask([STAT, 0], self.timeout)[1])
+
+    def close(self) -> None:
+        """Close all connections; what was granted and not committed returns."""
+        self._closed = True
+        _living.discard(self)
+        with self._mutex:
+            for connection in list(self._all):
+                connection.close()
+            self._idle.clear()
+
+    def __enter__(self) -> BrokerClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _tell(self, kind: int, grants: Sequence[Grant]) -> None:
+        by_connection: dict[Any, list[int]] = {}
+        for grant in grants:
+            by_connection.setdefault(grant.connection, []).append(grant.id)
+        for connection, numbers in by_connection.items():
+            connection.send([kind, 0, *numbers])
+
+    def _ask(self, items: list[Any], timeout: float | None) -> tuple[_Connection, list[Any]]:
+        """Send a request on an idle connection and wait for its answer."""
+        items[1] = next(self._numbers)
+        connection = self._take()
+        reused = connection is not None
+        if connection is None:
+            connection = self._connect()
+        try:
+            return connection, connection.ask(items, timeout)
+        except TransferError:
+            if not reused or not connection.broken:
+                raise
+        finally:
+            self._give(connection)
+        # it broke while it was idle, as when the worker was restarted: once more, on a new one
+        connection = self._connect()
+        try:
+            return connection, connection.ask(items, timeout)
+        finally:
+            self._give(connection)
+
+    def _take(self) -> _Connection | None:
+        if self._closed:
+            raise TransferError(f"{self.address}: the connection to the worker was closed")
+        with self._mutex:
+            while self._idle:
+                connection = self._idle.pop()
+                if not connection.broken:
+                    return connection
+        return None
+
+    def _connect(self) -> _Connection:
+        connection = _Connection(self.address)
+        with self._mutex:
+            self._all.add(connection)
+        return connection
+
+    def _give(self, connection: _Connection) -> None:
+        if connection.broken or self._closed:
+            connection.close()
+        else:
+            with self._mutex:
+                self._idle.append(connection)
+
+
+class _Connection:
+    """One connection; a request at a time, one-way messages from any thread in between."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.broken = False
+        self._mutex = threading.Lock()
+        self._parser = FrameParser()
+        # requests whose caller gave up: number -> kind; a late answer is set aside, not taken for another's
+        self._given_up: dict[int, int] = {}
+        self._socket = _connect(address)
+        self._poll = select.poll()
+        self._poll.register(self._socket, select.POLLIN)
+
+    def send(self, items: list[Any]) -> None:
+        frame = pack_frame(items)
+        with self._mutex:
+            if self.broken:
+                raise TransferError(f"{self.address}: the connection to the worker broke")
+            # an interrupt inside sendall leaves half a frame behind
+            self.broken = True
+            try:
+                self._socket.sendall(frame)
+            except OSError as error:
+                raise TransferError(f"{self.address}: the worker cannot be reached: {error}") from error
+            self.broken = False
+
+    def ask(self, items: list[Any], timeout: float | None) -> list[Any]:
+        """Send a request and return its answer; raise the error that the answer carries."""
+        number: int = items[1]
+        self.send(items)
+        self._given_up[number] = items[0]
+        answer = self._receive(number, timeout)
+        del self._given_up[number]
+        error = error_of(answer[1])
+        if error is not None:
+            raise error
+        return answer[2:]
+
+    def _receive(self, number: int, timeout: float | None) -> list[Any]:
+        milliseconds = None if timeout is None else max(0, int(timeout * 1000))
+        try:
+            while True:
+                while (items := self._parser.next()) is not None:
+                    if items[0] == number:
+                        return items
+                    self._set_aside(items)
+                # polled before recv: a blocked recv is woken when the worker reads the request
+                if not self._poll.poll(milliseconds):
+                    raise TransferError(f"{self.address}: the worker did not answer within {timeout} s")
+                data = self._socket.recv(65536)
+                if not data:
+                    raise ConnectionResetError("the worker closed the connection")
+                self._parser.feed(data)
+        except TransferError:
+            raise
+        except OSError as error:
+            self.broken = True
+            raise TransferError(f"{self.address}: the worker cannot be reached: {error}") from error
+
+    def _set_aside(self, items: list[Any]) -> None:
+        kind = self._given_up.pop(items[0], None)
+        if kind is None:
+            self.broken = True
+            raise TransferError(f"{self.address}: answer {items[0]!r:.20} to no request of ours")
+        if kind == RESERVE and items[1] is None:
+            self.send([ABORT, 0, *items[2::2]])
+
+    def close(self) -> None:
+        self.broken = True
+        self._socket.close()
+
+
+class AsyncBrokerClient:
+    """`BrokerClient` for an event loop: the same requests as coroutines, on one connection, without a thread.
+
+    Parameters
+    ----------
+    address : str
+        Path of the worker's local socket.
+    timeout : float
+        Seconds to wait for the answer to a reservation.
+    """
+
+    address: str
+    timeout: float
+
+    def __init__(self, address: str, *, timeout: float = 60.0) -> None:
+        self.address = address
+        self.timeout = timeout
+        self._numbers = itertools.count(1)
+        self._connecting = asyncio.Lock()
+        self._peer: _AsyncConnection | None = None
+
+    async def put(self, items: Sequence[tuple[str, int, PayloadLike]]) -> None:
+        """Write payloads into the worker's segments; lets other coroutines run every 16 MiB. See `BrokerClient.put`."""
+        grants = await self.reserve([header_for(name, attempt, payload) for name, attempt, payload in items])
+        published: list[Grant] = []
+        try:
+            for grant, (_, _, payload) in zip(grants, items, strict=True):
+                with SegmentWriter(grant.path, grant.header) as writer:
+                    for pieces in _slices(payload):
+                        writer.write(pieces)
+                        await asyncio.sleep(0)
+                    writer.publish(grant.final_path)
+                published.append(grant)
+        except BaseException:
+            for grant in published:
+                os.unlink(grant.final_path)
+            self.abort(grants)
+            raise
+        self.commit(grants)
+
+    async def reserve(self, headers: Sequence[Header]) -> list[Grant]:
+        """Reserve space for payloads, all or none; see `BrokerClient.reserve`."""
+        connection, answer = await self._request(reserve_request(0, headers), self.timeout)
+        return grants_of(answer, headers, connection)
+
+    def commit(self, grants: Sequence[Grant]) -> None:
+        """Say that the payloads of `grants` are published."""
+        self._tell(COMMIT, grants)
+
+    def abort(self, grants: Sequence[Grant]) -> None:
+        """Give grants back."""
+        self._tell(ABORT, grants)
+
+    async def fetch(self, wanted: Sequence[Wanted], *, timeout: float | None = None) -> list[RedistError | None]:
+        """Have the worker bring payloads of other hosts into its segments; see `BrokerClient.fetch`."""
+        _, answer = await self._request(fetch_request(0, wanted), timeout)
+        return outcomes_of(answer)
+
+    async def drop(self, payloads: Sequence[tuple[str, int]]) -> None:
+        """Have the worker remove payloads that were written and then not needed."""
+        (await self._connected()).send([DROP, 0, *flat(payloads)])
+
+    async def stat(self) -> Stat:
+        """Return what the worker's directory holds."""
+        _, answer = await self._request([STAT, 0], self.timeout)
+        return Stat(*answer)
+
+    def close(self) -> None:
+        """Close the connection; what was granted and not committed returns."""
+        if self._peer is not None:
+            self._peer.close()
+            self._peer = None
+
+    def _tell(self, kind: int, grants: Sequence[Grant]) -> None:
+        by_connection: dict[Any, list[int]] = {}
+        for grant in grants:
+            by_connection.setdefault(grant.connection, []).append(grant.id)
+        for connection, numbers in by_connection.items():
+            connection.send([kind, 0, *numbers])
+
+    async def _request(self, items: list[Any], timeout: float | None) -> tuple[_AsyncConnection, list[Any]]:
+        items[1] = number = next(self._numbers)
+        peer = await self._connected()
+        try:
+            answer = await asyncio.wait_for(peer.request(number, items), timeout)
+        except asyncio.TimeoutError:
+            raise TransferError(f"{self.address}: the worker did not answer within {timeout} s") from None
+        error = error_of(answer[1])
+        if error is not None:
+            raise error
+        return peer, answer[2:]
+
+    async def _connected(self) -> _AsyncConnection:
+        async with self._connecting:
+            if self._peer is None or self._peer.lost is not None:
+                loop = asyncio.get_running_loop()
+                try:
+                    _, self._peer = await loop.create_unix_connection(
+                        lambda: _AsyncConnection(self.address), self.address
+                    )
+                except OSError as error:
+                    raise TransferError(f"{self.address}: the worker cannot be reached: {error}") from error
+            return self._peer
+
+
+class _AsyncConnection(asyncio.Protocol):
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.lost: TransferError | None = None
+        self._answers: dict[int, asyncio.Future[list[Any]]] = {}
+        self._parser = FrameParser()
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed(data)
+            while (items := self._parser.next()) is not None:
+                answer = self._answers.pop(items[0], None)
+                if answer is not None and not answer.done():
+                    answer.set_result(items)
+        except RedistError as error:
+            self.connection_lost(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.lost is None:
+            self.lost = TransferError(f"{self.address}: the worker cannot be reached: {exc or 'it closed the connection'}")
+            for answer in self._answers.values():
+                if not answer.done():
+                    answer.set_exception(self.lost)
+            self._answers.clear()
+            if self._transport is not None:
+                self._transport.abort()
+
+    async def request(self, number: int, items: list[Any]) -> list[Any]:
+        answer = asyncio.get_running_loop().create_future()
+        self._answers[number] = answer
+        self.send(items)
+        try:
+            return await answer
+        finally:
+            self._answers.pop(number, None)
+
+    def send(self, items: list[Any]) -> None:
+        if self.lost is not None or self._transport is None:
+            raise self.lost or TransferError(f"{self.address}: not connected")
+        self._transport.write(pack_frame(items))
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+
+def _slices(payload: PayloadLike) -> Iterator[list[memoryview | bytes]]:
+    """Yield the chunks of a payload in lists of at most 16 MiB."""
+    pieces: list[memoryview | bytes] = []
+    room = _SLICE
+    for chunk in payload.chunks():
+        view = memoryview(chunk)
+        view = view.cast("B") if view.nbytes else view
+        while view.nbytes:
+            piece = view[:room]
+            pieces.append(piece)
+            room -= piece.nbytes
+            view = view[piece.nbytes :]
+            if not room:
+                yield pieces
+                pieces, room = [], _SLICE
+    yield pieces
+
+
+def _connect(address: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.connect(address)
+    except OSError as error:
+        sock.close()
+        raise TransferError(f"{address}: the worker cannot be reached: {error.strerror or error}") from error
+    return sock
+
+
+_living: weakref.WeakSet[BrokerClient] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    """Close the connections in a forked child without a word: grants go by the parent's life alone."""
+    for client in list(_living):
+        for connection in list(client._all):
+            connection.close()
+        client._start()
+
+
+os.register_at_fork(after_in_child=_forked)

@@ -1,0 +1,99 @@
+"""What processes of a host and their worker's broker say to each other, as lists in frames.
+
+======== ============================================================== ==========================================
+request  sent                                                           answered
+======== ============================================================== ==========================================
+RESERVE  [1, id, name, attempt, file size, (the three again)...]         [id, None, grant, path, (the two again)...]
+COMMIT   [2, 0, grant...]                                               nothing
+ABORT    [3, 0, grant...]                                               nothing
+FETCH    [4, id, [name, attempt, [address...]]...]                      [id, None, None or [error, text]...]
+STAT     [5, id]                                                        [id, None, files, bytes, limit, used, granted]
+DROP     [6, 0, name, attempt, (the two again)...]                      nothing
+======== ============================================================== ==========================================
+
+A refused request is answered ``[id, [error, text]]``. Grants belong to the connection: when it closes, those that were
+not committed return. What one connection sends is obeyed in order.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redist.errors import RedistError, SegmentCorrupt
+from redist.memory.frames import error_of
+from redist.memory.headers import Header, path_of
+
+__all__ = ["Grant", "Stat", "Wanted"]
+
+RESERVE, COMMIT, ABORT, FETCH, STAT, DROP = range(1, 7)
+
+Wanted = tuple[str, int, Sequence[str]]
+"""A payload to fetch: name, attempt, addresses of the data servers that have it, the best first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Leave to write one payload.
+
+    Parameters
+    ----------
+    id : int
+        Its number.
+    path : str
+        The file to write.
+    header : Header
+        The payload it was asked for.
+    connection : object
+        The connection to which it belongs.
+    """
+
+    id: int
+    path: str
+    header: Header
+    connection: object
+
+    @property
+    def final_path(self) -> str:
+        """The path under which the payload is published."""
+        return path_of(os.path.dirname(self.path), self.header.name, self.header.attempt)
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """What a worker's directory holds: number and bytes of payloads, its limit, bytes used, bytes granted."""
+
+    files: int
+    nbytes: int
+    limit: int
+    used: int
+    granted: int
+
+
+def reserve_request(number: int, headers: Sequence[Header]) -> list[Any]:
+    items: list[Any] = [RESERVE, number]
+    for header in headers:
+        items += (header.name, header.attempt, header.nbytes + len(header.footer()))
+    return items
+
+
+def grants_of(answer: Sequence[Any], headers: Sequence[Header], connection: object) -> list[Grant]:
+    if len(answer) != 2 * len(headers):
+        raise SegmentCorrupt(f"{len(headers)} grants asked, {len(answer) // 2} answered")
+    return [
+        Grant(answer[2 * index], answer[2 * index + 1], header, connection) for index, header in enumerate(headers)
+    ]
+
+
+def fetch_request(number: int, wanted: Sequence[Wanted]) -> list[Any]:
+    return [FETCH, number, *([name, attempt, list(addresses)] for name, attempt, addresses in wanted)]
+
+
+def outcomes_of(answer: Sequence[Any]) -> list[RedistError | None]:
+    return [error_of(fields) for fields in answer]
+
+
+def flat(pairs: Sequence[tuple[str, int]]) -> list[Any]:
+    return [item for pair in pairs for item in pair]

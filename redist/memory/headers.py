@@ -1,0 +1,172 @@
+"""The layout of a segment, and the names of segment files.
+
+::
+
+    offset 0                                                                                  end of file
+    | payload: an Arrow IPC stream of nbytes | gap | footer: msgpack list | trailer of 24 bytes |
+
+    footer    [name, attempt, nbytes, type, [name of a contained key, ...]]
+    trailer   nbytes u64, length of the footer u32, crc32 of the footer u32, magic 8 bytes; little endian
+
+The payload starts the file, so any Arrow reader can open it; readers stop at the stream's end and never see the footer.
+The gap is empty unless the file was recycled from a larger one. The footer lets a worker list what its directory holds
+after it, or the server, lost its memory. The file's own name is a hash, so a key's name never becomes a path.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import msgpack
+
+from redist.errors import SegmentCorrupt, SegmentGone
+
+__all__ = ["TRAILER_BYTES", "Header", "file_name", "footprint", "path_of", "payload_bytes", "read_header"]
+
+MAGIC = b"redist\x00\x01"
+PAGE = 4096
+MAX_FOOTER = 256 * 1024 * 1024
+
+_TRAILER = struct.Struct("<QII8s")
+TRAILER_BYTES = _TRAILER.size
+_FILE_NAME = re.compile(r"[0-9a-f]{32}\.[0-9]{1,16}")
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a segment's footer says of its payload.
+
+    Parameters
+    ----------
+    name : str
+        Wire name of the key.
+    attempt : int
+        The attempt that made the payload.
+    nbytes : int
+        Size of the payload, footer not counted.
+    type : str
+        Short type name for people.
+    contains : sequence of str
+        Wire names of the keys whose Futures are inside the payload.
+    """
+
+    name: str
+    attempt: int
+    nbytes: int
+    type: str = ""
+    contains: Sequence[str] = ()
+
+    def footer(self) -> bytes:
+        """Return footer and trailer, to be written at the end of the file."""
+        fields = [self.name, self.attempt, self.nbytes, self.type, list(self.contains)]
+        footer: bytes = msgpack.packb(fields)
+        return footer + _TRAILER.pack(self.nbytes, len(footer), zlib.crc32(footer), MAGIC)
+
+
+def footprint(size: int) -> int:
+    """Return the memory that a file of `size` bytes takes: whole pages."""
+    return -(-size // PAGE) * PAGE
+
+
+def file_name(name: str, attempt: int) -> str:
+    """Return the file name of one attempt's payload of the key `name`."""
+    return f"{blake2b(name.encode(), digest_size=16).hexdigest()}.{attempt}"
+
+
+def path_of(segments: str, name: str, attempt: int) -> str:
+    """Return the path of one attempt's payload of the key `name` in the segment directory `segments`."""
+    return f"{segments}/{blake2b(name.encode(), digest_size=16).hexdigest()}.{attempt}"
+
+
+def is_file_name(entry: str) -> bool:
+    """Tell whether `entry` is the file name of a payload."""
+    return _FILE_NAME.fullmatch(entry) is not None
+
+
+def payload_bytes(trailer: bytes | memoryview, size: int, path: str) -> int:
+    """Return the payload's size from the last `TRAILER_BYTES` of a file of `size` bytes.
+
+    Raises
+    ------
+    SegmentCorrupt
+        If the trailer is not ours, or its sizes do not fit into the file.
+    """
+    return _check_trailer(trailer, size, path)[0]
+
+
+def read_header(path: str) -> Header:
+    """Read and check the footer of the segment at `path`.
+
+    Raises
+    ------
+    SegmentGone
+        If there is no such file.
+    SegmentCorrupt
+        If it is no segment, is truncated, or belongs under another name.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        raise SegmentGone(f"{path}: the payload's file is gone") from None
+    except OSError as error:
+        raise SegmentCorrupt(f"{path}: cannot be opened: {error.strerror}") from error
+    try:
+        size = os.fstat(fd).st_size
+        trailer = os.pread(fd, TRAILER_BYTES, max(0, size - TRAILER_BYTES))
+        nbytes, length, crc = _check_trailer(trailer, size, path)
+        footer = os.pread(fd, length, size - TRAILER_BYTES - length)
+    finally:
+        os.close(fd)
+    if zlib.crc32(footer) != crc:
+        raise SegmentCorrupt(f"{path}: the footer's checksum is wrong")
+    header = parse_fields(footer, path)
+    if header.nbytes != nbytes:
+        raise SegmentCorrupt(f"{path}: footer and trailer disagree about the payload's size")
+    if file_name(header.name, header.attempt) != os.path.basename(path):
+        raise SegmentCorrupt(f"{path}: the footer names another key or attempt")
+    return header
+
+
+def parse_fields(packed: bytes, where: str) -> Header:
+    """Parse the msgpack list of a footer; `where` names its source in the error."""
+    try:
+        fields = msgpack.unpackb(packed, raw=False)
+    except Exception as error:  # msgpack raises half a dozen types, ValueError and RecursionError among them
+        raise SegmentCorrupt(f"{where}: the header is not msgpack: {error}") from error
+    return header_of(fields, where)
+
+
+def header_of(fields: object, where: str) -> Header:
+    """Check the fields of a footer, or of a frame that announces a payload."""
+    if not isinstance(fields, list) or len(fields) != 5:
+        raise SegmentCorrupt(f"{where}: the header is no list of 5 fields")
+    name, attempt, nbytes, type_name, contains = fields
+    if (
+        not isinstance(name, str)
+        or not isinstance(type_name, str)
+        or type(attempt) is not int
+        or type(nbytes) is not int
+        or not 0 <= attempt < 1 << 53
+        or not 0 <= nbytes < 1 << 53
+        or not isinstance(contains, list)
+        or not all(isinstance(item, str) for item in contains)
+    ):
+        raise SegmentCorrupt(f"{where}: a field of the header has a wrong type or range")
+    return Header(name, attempt, nbytes, type_name, tuple(contains))
+
+
+def _check_trailer(trailer: bytes | memoryview, size: int, path: str) -> tuple[int, int, int]:
+    if len(trailer) != TRAILER_BYTES:
+        raise SegmentCorrupt(f"{path}: {size} bytes are too few for a segment")
+    nbytes, length, crc, magic = _TRAILER.unpack(trailer)
+    if magic != MAGIC:
+        raise SegmentCorrupt(f"{path}: not a segment of this version of redist, or truncated")
+    if length > MAX_FOOTER or nbytes + length + TRAILER_BYTES > size:
+        raise SegmentCorrupt(f"{path}: claims {nbytes} + {length} bytes in a file of {size}")
+    return nbytes, length, crc

@@ -1,0 +1,34 @@
+"""Whether another process shares this host's memory: a random id in a file decides, not a hostname (containers)."""
+
+from __future__ import annotations
+
+import os
+import secrets
+
+__all__ = ["new_host_id", "read_host_id", "same_host"]
+
+ID_FILE = "id"
+
+
+def new_host_id() -> str:
+    """Return a fresh random id."""
+    return secrets.token_hex(16)
+
+
+def read_host_id(segments: str) -> str | None:
+    """Return the id in the segment directory `segments`, None if it cannot be read here."""
+    try:
+        fd = os.open(os.path.join(segments, ID_FILE), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except (OSError, ValueError):
+        return None
+    try:
+        return os.read(fd, 64).decode("ascii", "replace").strip()
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+
+
+def same_host(segments: str, hostid: str) -> bool:
+    """Tell whether the segment directory `segments` of the worker with `hostid` can be mapped from here."""
+    return bool(hostid) and read_host_id(segments) == hostid

@@ -1,0 +1,144 @@
+"""Reading a segment: map it, and hold its lock for as long as anything views the mapping.
+
+The order matters. The shared lock is taken on the descriptor first, and only then is the path looked at: whoever wants
+to drop or recycle the file takes the exclusive lock before it touches the path, so one of the two sees the other.
+``mmap.mmap`` keeps a duplicate of the descriptor, hence of the lock, until the last array that views the mapping dies,
+also in forked children. A reader never unlocks by itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import resource
+from dataclasses import dataclass
+
+from redist.errors import SegmentError, SegmentGone
+from redist.memory.headers import TRAILER_BYTES, payload_bytes
+
+__all__ = ["Mapping", "open_segment", "raise_file_limit"]
+
+# Descriptors left for sockets and pipes; a mapping that would take one of them is refused.
+_SPARE_FILES = 32
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """A mapped payload.
+
+    Parameters
+    ----------
+    view : memoryview
+        The payload's bytes; read-only unless opened with ``writable=True``. The mapping lives while a view does.
+    nbytes : int
+        Their number.
+    path : str
+        The file that was mapped.
+    """
+
+    view: memoryview
+    nbytes: int
+    path: str
+
+
+def open_segment(path: str, *, writable: bool = False) -> Mapping:
+    """Map the payload at `path`, without copying it.
+
+    Parameters
+    ----------
+    path : str
+        The segment, from `redist.memory.headers.path_of`.
+    writable : bool
+        Map privately: writes change this process's copy of a page only (copy on write by the kernel).
+
+    Raises
+    ------
+    SegmentGone
+        If the payload was evicted meanwhile.
+    SegmentCorrupt
+        If the file is no whole segment.
+    SegmentError
+        If the process may not open more files, or has no right to read it.
+    """
+    for _ in range(3):
+        try:
+            fd = os.open(path, _FLAGS)
+        except OSError as error:
+            raise _cannot_open(path, error) from None
+        try:
+            if fd >= _FILES_LIMIT:
+                _check_files_left(fd, path)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise SegmentGone(f"{path}: the payload is being evicted") from None
+            stat = os.fstat(fd)
+            try:
+                there = os.stat(path, follow_symlinks=False)
+            except FileNotFoundError:
+                raise SegmentGone(f"{path}: the payload was evicted") from None
+            if there.st_ino != stat.st_ino or there.st_dev != stat.st_dev:
+                continue
+            size = stat.st_size
+            if size < TRAILER_BYTES:
+                payload_bytes(b"", size, path)
+            try:
+                mapped = mmap.mmap(fd, size, access=mmap.ACCESS_COPY if writable else mmap.ACCESS_READ)
+            except OSError as error:
+                raise _cannot_open(path, error) from None
+        finally:
+            os.close(fd)
+        view = memoryview(mapped)
+        nbytes = payload_bytes(view[size - TRAILER_BYTES :], size, path)
+        return Mapping(view[:nbytes], nbytes, path)
+    raise SegmentGone(f"{path}: the payload is replaced again and again")
+
+
+def raise_file_limit() -> int:
+    """Raise RLIMIT_NOFILE to its hard limit (every mapped payload holds a descriptor); return the limit in force."""
+    global _FILES_LIMIT
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+        except (OSError, ValueError):  # macOS reports "unlimited" and refuses it
+            pass
+    _FILES_LIMIT = _mappable(soft)
+    return soft
+
+
+def _mappable(limit: int) -> int:
+    return (1 << 62) if limit == resource.RLIM_INFINITY else max(0, limit - _SPARE_FILES)
+
+
+def _check_files_left(fd: int, path: str) -> None:
+    """Raise if `fd` is one of the last; the limit may have been raised since it was last looked at."""
+    global _FILES_LIMIT
+    _FILES_LIMIT = _mappable(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    if fd >= _FILES_LIMIT:
+        raise _too_many_files(path)
+
+
+def _too_many_files(path: str) -> SegmentError:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return SegmentError(
+        f"{path}: cannot be mapped, the process is near its limit of {soft} open files (hard limit {hard}) and every"
+        " mapped payload holds one: let go of some values, use copy=True, or raise `ulimit -n`"
+    )
+
+
+def _cannot_open(path: str, error: OSError) -> SegmentError:
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return SegmentGone(f"{path}: the payload's file is gone")
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return _too_many_files(path)
+    if error.errno == errno.ENOMEM:
+        return SegmentError(f"{path}: no address space or too many mappings (see vm.max_map_count)")
+    return SegmentError(f"{path}: cannot be read: {error.strerror}")
+
+
+_FILES_LIMIT = _mappable(resource.getrlimit(resource.RLIMIT_NOFILE)[0])

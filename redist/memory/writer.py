@@ -1,0 +1,184 @@
+"""Writing a segment: into a granted file, which gets the payload's name only when it is complete.
+
+Bytes go in by ``pwritev``: on a full file system that is ENOSPC, where a mapping would end in SIGBUS.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Protocol
+
+from redist.errors import SegmentError, SegmentsFull
+from redist.memory.headers import Header
+from redist.memory.space import full_error
+
+__all__ = ["PayloadLike", "SegmentWriter", "header_for"]
+
+_FALLOCATE_FROM = 1 << 20
+_CHUNKS_A_CALL = 256
+_BYTES_A_CALL = 64 << 20
+
+
+class PayloadLike(Protocol):
+    """What is written: an object of known size, as `redist.protocol` makes it."""
+
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def type(self) -> str: ...
+    @property
+    def contains(self) -> tuple[str, ...]: ...
+    def chunks(self) -> Iterable[memoryview | bytes]: ...
+
+
+def header_for(name: str, attempt: int, payload: PayloadLike) -> Header:
+    """Return the header of `payload` as attempt `attempt` of the key `name`."""
+    return Header(name, attempt, payload.nbytes, payload.type, payload.contains)
+
+
+class SegmentWriter:
+    """Writes one payload into a file that was granted.
+
+    As a context manager it discards the file unless it was published.
+
+    Parameters
+    ----------
+    path : str
+        The granted file; made if it is missing, overwritten if it is a recycled one.
+    header : Header
+        What is written; its ``nbytes`` must be met exactly.
+    """
+
+    path: str
+    header: Header
+    #: size of the whole file, footer included; known from the start
+    size: int
+
+    def __init__(self, path: str, header: Header) -> None:
+        self.path = path
+        self.header = header
+        self._footer = header.footer()
+        self.size = header.nbytes + len(self._footer)
+        self._offset = 0
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise self._failed(error) from error
+        if header.nbytes >= _FALLOCATE_FROM:
+            try:
+                os.posix_fallocate(self._fd, 0, self.size)
+            except OSError as error:
+                self.discard()
+                raise self._failed(error) from error
+
+    def write(self, chunks: Iterable[memoryview | bytes]) -> None:
+        """Append `chunks`; may be called several times.
+
+        Raises
+        ------
+        SegmentsFull
+            If the file system is full.
+        SegmentError
+            If there are more bytes than announced.
+        """
+        batch: list[memoryview | bytes] = []
+        waiting = 0
+        for chunk in chunks:
+            view = memoryview(chunk)
+            if not view.nbytes:
+                continue
+            if view.format != "B" or view.ndim != 1:
+                view = view.cast("B")
+            batch.append(view)
+            waiting += view.nbytes
+            if len(batch) >= _CHUNKS_A_CALL or waiting >= _BYTES_A_CALL:
+                self._flush(batch, waiting)
+                batch, waiting = [], 0
+        if self._offset + waiting == self.header.nbytes:
+            # the footer rides along with the last chunks
+            batch.append(self._footer)
+            waiting += len(self._footer)
+        if batch:
+            self._flush(batch, waiting)
+
+    def publish(self, path: str) -> None:
+        """Give the complete file its name; it becomes visible to readers whole.
+
+        Raises
+        ------
+        SegmentError
+            If fewer bytes were written than announced.
+        """
+        if self._offset != self.size:
+            if self.header.nbytes or self._offset:
+                raise SegmentError(
+                    f"{self.path}: payload of {self.header.name!r:.80} announced {self.header.nbytes} bytes,"
+                    f" wrote {self._offset}"
+                )
+            self._flush([self._footer], len(self._footer))
+        try:
+            if os.fstat(self._fd).st_size != self.size:
+                os.ftruncate(self._fd, self.size)
+            os.rename(self.path, path)
+        except OSError as error:
+            raise self._failed(error) from error
+        self._close()
+
+    def discard(self) -> None:
+        """Remove the unpublished file; nothing happens after `publish`."""
+        if self._fd >= 0:
+            self._close()
+            try:
+                os.unlink(self.path)
+            except FileNotFoundError:
+                pass
+
+    def __enter__(self) -> SegmentWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.discard()
+
+    def _flush(self, batch: list[memoryview | bytes], nbytes: int) -> None:
+        if self._offset + nbytes > self.size:
+            raise SegmentError(
+                f"{self.path}: payload of {self.header.name!r:.80} announced {self.header.nbytes} bytes and is larger"
+            )
+        try:
+            while True:
+                written = os.pwritev(self._fd, batch, self._offset)
+                self._offset += written
+                nbytes -= written
+                if not nbytes:
+                    return
+                batch = _rest_of(batch, written)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _close(self) -> None:
+        os.close(self._fd)
+        self._fd = -1
+
+    def _failed(self, error: OSError) -> SegmentError:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG):
+            return self._full()
+        return SegmentError(f"{self.path}: cannot be written: {error.strerror}")
+
+    def _full(self) -> SegmentsFull:
+        directory = os.path.dirname(self.path)
+        stat = os.statvfs(directory)
+        return full_error(directory, self.size, 0, stat.f_bavail * stat.f_frsize)
+
+
+def _rest_of(batch: list[memoryview | bytes], written: int) -> list[memoryview | bytes]:
+    """Return what a short write left of `batch`."""
+    for index, chunk in enumerate(batch):
+        if written < len(chunk):
+            return [memoryview(chunk)[written:], *batch[index + 1 :]]
+        written -= len(chunk)
+    return []
