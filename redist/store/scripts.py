@@ -1,7 +1,8 @@
 """Load the Lua scripts and resolve what they include.
 
 One operation is one file ``scripts/NAME.lua``; a line ``-- @include PART`` brings in ``scripts/include/PART.lua`` once,
-after whatever that part includes itself.
+after whatever that part includes itself. A part with a line ``-- @lazy`` becomes a function that runs when an operation of
+``S`` is first missed, since a script pays for every closure that it creates, at every call.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from importlib.resources import files
 __all__ = ["Script", "load", "names"]
 
 _INCLUDE = re.compile(r"^--\s*@include\s+([a-z_]+)\s*$", re.MULTILINE)
+_LAZY = re.compile(r"^--\s*@lazy\s*$", re.MULTILINE)
 _COMMENT = re.compile(r"^\s*--.*$", re.MULTILINE)
 
 
@@ -67,7 +69,9 @@ def _resolve(text: str, parts: list[str], seen: set[str], path: tuple[str, ...])
             raise ValueError(f"scripts include each other in a circle: {' -> '.join((*path, part))}")
         if part not in seen:
             seen.add(part)
-            parts.append(_resolve(_read(f"include/{part}.lua"), parts, seen, (*path, part)))
+            resolved = _resolve(_read(f"include/{part}.lua"), parts, seen, (*path, part))
+            lazy = _LAZY.search(resolved)
+            parts.append(f"lazy[#lazy + 1] = function()\n{resolved}\nend\n" if lazy else resolved)
     return _INCLUDE.sub("", text)
 
 

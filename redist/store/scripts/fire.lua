@@ -1,6 +1,6 @@
 -- @include lane
 -- @include growing
--- @include records
+-- @include fields
 -- Keep unfinished tasks wanted until they are finished, whoever lets go.
 -- KEYS[1] META
 -- ARGV[1] header, names

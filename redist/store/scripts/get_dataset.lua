@@ -1,6 +1,6 @@
 -- @include lane
 -- @include growing
--- @include records
+-- @include fields
 -- @include clock
 -- Read a dataset. A hand-off keeps the version until the reader has bound what it contains.
 -- KEYS[1] META

@@ -1,6 +1,6 @@
 -- @include lane
 -- @include growing
--- @include records
+-- @include fields
 -- @include clock
 -- Keep keys wanted for some time under tokens: references that travel where nobody counts them.
 -- KEYS[1] META

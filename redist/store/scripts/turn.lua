@@ -85,7 +85,7 @@ end
 
 -- What became ready here goes through the queues: the turn's own executor takes first, then those that are idle.
 S.drain(SLICE)
-flush_queues()
+S.flush_queues()
 if not paused and want ~= 0 then
   if want > 0 or S.assigned(ME, list) == 0 then
     S.take(ME, math.max(want, 1), quick, list)

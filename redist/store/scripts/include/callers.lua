@@ -1,4 +1,5 @@
 -- @include recover
+-- @lazy
 -- How callers go: what they held, ran and stored.
 
 -- Release a slice of what a caller holds; the record of one that has gone follows with the last slice.

@@ -1,4 +1,5 @@
 -- @include callers
+-- @lazy
 -- Cancelling: references go, and so does what depends on the key, where nobody else wants it. Items are
 -- `cancel ORDINAL FORCE REASON\nNAME`, so that a later slice still knows why.
 

@@ -1,4 +1,5 @@
 -- @include names
+-- @lazy
 -- Milliseconds of the server's clock, read once a script.
 local clock
 function S.now()

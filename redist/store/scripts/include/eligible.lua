@@ -1,4 +1,5 @@
 -- @include records
+-- @lazy
 -- Which executor may run a task of an eligibility class, and what the class's resources leave free on a worker.
 local callers, classes = {}, {}
 

@@ -1,5 +1,6 @@
 -- @include forget
 -- @include hand_out
+-- @lazy
 -- How a task ends: in memory, erred, or back to where it came from; and what that means for those that wait.
 
 -- The unfinished dependents of a key that has come: each misses one less.

@@ -1,4 +1,5 @@
 -- @include work
+-- @lazy
 -- How a key that nothing wants goes, and what goes with it.
 
 -- Functions are counted by the callers that brought them and the records whose spec names them.
@@ -7,7 +8,7 @@ function S.use_function(hash, by)
   uses[hash] = (uses[hash] or 0) + by
 end
 
-function S.flush_functions()
+closers[#closers + 1] = function()
   for hash, by in pairs(uses) do
     if by ~= 0 and call('HINCRBY', P .. 'fns', hash, by) <= 0 then
       call('HDEL', P .. 'fns', hash)

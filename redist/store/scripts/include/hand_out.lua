@@ -1,23 +1,25 @@
 -- @include work
 -- @include eligible
+-- @lazy
 -- From ready to processing: straight to an idle executor, else into a queue.
 local idle, idle_changed               -- {executor, free threads}, most free first
 local numbers                          -- a stretch of enqueue numbers reserved by this script
 local queued, fronts = {}, {}          -- entries by queue suffix
 local given = {}                       -- messages by executor
 
-local function load_idle()
+function S.load_idle()
   idle, idle_changed = {}, {}
   local flat = call('ZREVRANGE', P .. 'idle', 0, 127, 'WITHSCORES')
   for i = 1, #flat, 2 do
     idle[#idle + 1] = { flat[i], tonumber(flat[i + 1]) }
   end
+  return idle, idle_changed, given
 end
 
 -- An idle executor that may run the class, or nil. One of its free threads is taken. A worker that the class names comes first.
 function S.pick(hash)
   if not idle then
-    load_idle()
+    S.load_idle()
   end
   local choice
   for i = 1, #idle do
@@ -112,7 +114,7 @@ function S.ready(name, h, front)
   S.set(name, h, 'state', x and S.give(x, name, h, class) or S.enqueue(name, h, front))
 end
 
-local function flush_queues()
+function S.flush_queues()
   for suffix, list in pairs(queued) do
     S.many('RPUSH', P .. 'queue:' .. suffix, list)
     call('ZADD', P .. 'queues', -tonumber(match(suffix, '^-?%d+')), suffix)
@@ -124,8 +126,8 @@ local function flush_queues()
   queued, fronts = {}, {}
 end
 
-function S.flush_hand_outs()
-  flush_queues()
+closers[#closers + 1] = function()
+  S.flush_queues()
   if idle_changed then
     for x, free in pairs(idle_changed) do
       if free > 0 then

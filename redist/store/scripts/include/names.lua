@@ -8,6 +8,26 @@ local PUSH_LIMIT = 1024  -- bytes of an inline value that is pushed to clients
 local ERROR_LIMIT = 4096 -- bytes of a pickled error that is pushed to clients
 local COMPACT = 64       -- bytes of a field, beyond which a hash loses its compact encoding
 local S = {}             -- operations on state; one table, so that parts may call each other whatever their order
+local closers = {}       -- what loaded parts have to flush when the script ends
+
+-- Creating a closure costs more than most calls, so a part is loaded when one of its operations is first asked for. The
+-- script loader wraps parts marked `@lazy` into functions and lists them here.
+local lazy = {}
+setmetatable(S, {
+  __index = function(_, operation)
+    for i = 1, #lazy do
+      local load_part = lazy[i]
+      if load_part then
+        lazy[i] = false
+        load_part()
+        local found = rawget(S, operation)
+        if found then
+          return found
+        end
+      end
+    end
+  end,
+})
 
 -- Lua would write 1e+14 for a large integer.
 local function int(number)
@@ -17,12 +37,4 @@ end
 -- The first word of a state: `processing e3.4711` -> processing.
 local function word(state)
   return match(state, '^%a+')
-end
-
--- A variadic call in chunks: list[from..] follow the fixed arguments.
-function S.many(command, key, list, from)
-  local n = #list
-  for i = from or 1, n, CHUNK do
-    call(command, key, unpack(list, i, math.min(i + CHUNK - 1, n)))
-  end
 end

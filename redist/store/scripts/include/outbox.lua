@@ -1,6 +1,7 @@
 -- @include names
 -- @include publish
--- @include records
+-- @include fields
+-- @lazy
 -- What the script tells others: states to clients, payloads to drop to workers. One message a receiver, sent at the end.
 local pushes, evictions = {}, {}
 
@@ -66,7 +67,7 @@ function S.evict(worker, name, attempt)
   m[#m + 1] = attempt
 end
 
-function S.deliver()
+closers[#closers + 1] = function()
   for ordinal, m in pairs(pushes) do
     m[2] = call('HINCRBY', P .. 'caller:' .. ordinal, 'pushed', 1)
     S.publish('to:' .. ordinal, m)

@@ -1,4 +1,5 @@
 -- @include finish
+-- @lazy
 -- How a lost or dropped value is computed again, from its run spec and, where those went too, from its dependencies'.
 
 -- A wanted record without a value: run it again, or say that its data is lost.

@@ -1,5 +1,6 @@
 -- @include callers
 -- @include clock
+-- @lazy
 -- The share of the sweep that every heartbeat carries out.
 local ABSENT = 6000       -- ms without any sweep after which nobody expires until a lease has passed
 local CONNECTED = 300000  -- ms that a client lives without a heartbeat while it still listens

@@ -1,4 +1,5 @@
 -- @include hand_out
+-- @lazy
 -- What an executor takes from the queues: the best head among those that it may serve.
 
 -- The non-empty queue with the highest priority, and of equals the one whose head waits longest. `refused` are passed over.
@@ -128,7 +129,7 @@ end
 
 -- Idle executors take what was queued although they were idle.
 function S.serve_idle()
-  load_idle()
+  local idle, idle_changed, given = S.load_idle()
   for _, entry in ipairs(idle) do
     local x = entry[1]
     local m = given[x] or { 't', 0 }

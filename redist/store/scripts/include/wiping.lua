@@ -1,4 +1,5 @@
 -- @include callers
+-- @lazy
 -- A restart forgets everything: all references go, and the memory rule does the rest. Meanwhile lanes answer WAIT.
 
 function S.wipe(ordinal)

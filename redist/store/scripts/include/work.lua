@@ -26,14 +26,10 @@ function S.settle_up(limit)
     S.many('RPUSH', P .. 'work', items, first)
     more = 1
   end
-  if S.flush_hand_outs then
-    S.flush_hand_outs()
+  for i = #closers, 1, -1 do
+    closers[i]()
   end
-  if S.flush_functions then
-    S.flush_functions()
-  end
-  S.flush_gone()
-  S.deliver()
+  flush_gone()
   return more
 end
 
