@@ -160,7 +160,13 @@ class Broker:
             self._spawn(self._fetch_for(peer, number, [_wanted(*item) for item in items[2:]]))
         elif kind == STAT:
             space = self.directory.space
-            counters = [len(self.directory.files), self.directory.total, space.limit, space.used, self.granted]
+            counters = [
+                len(self.directory.files),
+                self.directory.total,
+                space.limit,
+                space.used,
+                self.granted,
+            ]
             peer.send([number, None, *counters])
         elif kind == DROP:
             for at in range(2, len(items), 2):

@@ -83,7 +83,8 @@ def grants_of(answer: Sequence[Any], headers: Sequence[Header], connection: obje
     if len(answer) != 2 * len(headers):
         raise SegmentCorrupt(f"{len(headers)} grants asked, {len(answer) // 2} answered")
     return [
-        Grant(answer[2 * index], answer[2 * index + 1], header, connection) for index, header in enumerate(headers)
+        Grant(answer[2 * index], answer[2 * index + 1], header, connection)
+        for index, header in enumerate(headers)
     ]
 
 

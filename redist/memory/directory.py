@@ -23,43 +23,25 @@ import logging
 import os
 import shutil
 import stat as statmode
-import tempfile
 import threading
-import time
 import uuid
 import weakref
 from collections.abc import Iterable
-from dataclasses import dataclass
 from heapq import nlargest
 
 from redist.errors import SegmentCorrupt, SegmentError, SegmentGone
 from redist.memory.headers import Header, footprint, is_file_name, path_of, read_header
 from redist.memory.host import ID_FILE, new_host_id, read_host_id
+from redist.memory.locks import BEING_MADE, LOCK_FILE, default_parent, lock_if_free, try_lock
 from redist.memory.space import Space, format_size
 
-__all__ = [
-    "DeadDirectory",
-    "SegmentDirectory",
-    "dead_directories",
-    "default_parent",
-    "small_shm_warning",
-    "sweep_dead",
-]
+__all__ = ["SegmentDirectory"]
 
 logger = logging.getLogger("redist.memory")
 
-SHM = "/dev/shm"
-LOCK_FILE = "lock"
 SPACE_FILE = "space"
-_BEING_MADE = ".new-"
 _GRANT = "grant-"
 _OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
-
-
-def default_parent() -> str:
-    """Return where segment directories of this user go: shared memory, or the temporary directory without it."""
-    base = SHM if os.path.isdir(SHM) and os.access(SHM, os.W_OK | os.X_OK) else tempfile.gettempdir()
-    return os.path.join(base, f"redist-{os.getuid()}")
 
 
 class SegmentDirectory:
@@ -115,7 +97,7 @@ class SegmentDirectory:
         """
         parent = os.path.abspath(parent if parent is not None else default_parent())
         name = uuid.uuid4().hex
-        making = os.path.join(parent, _BEING_MADE + name)
+        making = os.path.join(parent, BEING_MADE + name)
         path = os.path.join(parent, name)
         try:
             os.makedirs(parent, mode=0o700, exist_ok=True)
@@ -132,7 +114,9 @@ class SegmentDirectory:
                 raise
         except OSError as error:
             shutil.rmtree(making, ignore_errors=True)
-            raise SegmentError(f"{parent}: no segment directory can be made there: {error.strerror}") from error
+            raise SegmentError(
+                f"{parent}: no segment directory can be made there: {error.strerror}"
+            ) from error
         directory = cls(path, lock_fd)
         directory._take(limit, owner)
         return directory
@@ -149,7 +133,7 @@ class SegmentDirectory:
             If its worker lives, or it is no segment directory of this user.
         """
         path = os.path.abspath(path)
-        lock_fd = _lock_if_free(path)
+        lock_fd = lock_if_free(path)
         if lock_fd is None:
             raise SegmentError(f"{path}: its worker lives, or it is no segment directory of ours")
         try:
@@ -268,7 +252,7 @@ class SegmentDirectory:
         except OSError:
             self.space.release(size)
             return False
-        mapped = not _try_lock(fd)
+        mapped = not try_lock(fd)
         try:
             os.unlink(path)
         except FileNotFoundError:
@@ -294,7 +278,7 @@ class SegmentDirectory:
         kept = []
         freed = 0
         for fd, size in looked:
-            if _try_lock(fd):
+            if try_lock(fd):
                 os.close(fd)
                 freed += size
             else:
@@ -318,7 +302,9 @@ class SegmentDirectory:
     def largest(self, count: int = 3) -> list[tuple[str, int]]:
         """Return names and sizes of the largest payloads."""
         with self._mutex:
-            return [(key[0], size) for key, size in nlargest(count, self.files.items(), key=lambda item: item[1])]
+            return [
+                (key[0], size) for key, size in nlargest(count, self.files.items(), key=lambda item: item[1])
+            ]
 
     def headers(self) -> list[Header]:
         """Read the headers of all payloads here; what registering anew tells the server."""
@@ -365,102 +351,6 @@ class SegmentDirectory:
         return f"<SegmentDirectory {self.path}: {len(self.files)} payloads, {format_size(self._total)}>"
 
 
-# --- directories of workers that are gone ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class DeadDirectory:
-    """A segment directory whose worker is gone.
-
-    Parameters
-    ----------
-    path : str
-        The directory.
-    owner : str
-        What its worker gave as ``owner``.
-    age : float
-        Seconds since a payload came or went.
-    """
-
-    path: str
-    owner: str
-    age: float
-
-
-def dead_directories(parent: str | None = None) -> list[DeadDirectory]:
-    """List this user's segment directories below `parent` whose worker is gone, the youngest first."""
-    parent = parent if parent is not None else default_parent()
-    found = []
-    now = time.time()
-    try:
-        entries = [entry for entry in os.scandir(parent) if entry.is_dir(follow_symlinks=False)]
-    except OSError:
-        return []
-    for entry in entries:
-        if entry.name.startswith(_BEING_MADE):
-            continue
-        lock_fd = _lock_if_free(entry.path)
-        if lock_fd is None:
-            continue
-        try:
-            owner = os.pread(lock_fd, 4096, 0).decode("utf-8", "replace").split("\n")[0]
-            found.append(DeadDirectory(entry.path, owner, now - os.stat(entry.path).st_mtime))
-        except OSError:
-            pass
-        finally:
-            os.close(lock_fd)
-    return sorted(found, key=lambda dead: dead.age)
-
-
-def sweep_dead(parent: str | None = None, *, older_than: float = 300.0) -> list[str]:
-    """Remove directories whose worker has been gone for a while.
-
-    Parameters
-    ----------
-    parent : str, optional
-        Where to look; default `default_parent`.
-    older_than : float
-        Seconds since a payload last came or went there. Younger ones are left for a restarted worker to adopt.
-
-    Returns
-    -------
-    list of str
-        The removed directories.
-    """
-    parent = parent if parent is not None else default_parent()
-    removed = []
-    for dead in dead_directories(parent):
-        if dead.age < older_than:
-            continue
-        lock_fd = _lock_if_free(dead.path)
-        if lock_fd is not None:
-            shutil.rmtree(dead.path, ignore_errors=True)
-            os.close(lock_fd)
-            removed.append(dead.path)
-    try:
-        for entry in os.scandir(parent):
-            if entry.name.startswith(_BEING_MADE) and time.time() - entry.stat().st_mtime >= max(older_than, 60.0):
-                shutil.rmtree(entry.path, ignore_errors=True)
-    except OSError:
-        pass
-    return removed
-
-
-def small_shm_warning(path: str, wanted: int) -> str | None:
-    """Return a warning if the file system of `path` is smaller than `wanted` bytes, with the option that mends it."""
-    stat = os.statvfs(path)
-    size = stat.f_blocks * stat.f_frsize
-    if size >= wanted:
-        return None
-    text = f"{path} has room for {format_size(size)}, the memory limit is {format_size(wanted)}: "
-    if path.startswith(SHM + "/"):
-        return text + (
-            "in Docker start the container with --shm-size (compose: shm_size), in Kubernetes mount an emptyDir with"
-            f" medium: Memory at {SHM}, elsewhere `mount -o remount,size=... {SHM}`; or give another segment directory"
-        )
-    return text + "give a segment directory on a larger file system"
-
-
 def _check_private(parent: str) -> None:
     """Refuse a parent that another user made or can write: it could replace our files under us."""
     stat = os.lstat(parent)
@@ -471,32 +361,6 @@ def _check_private(parent: str) -> None:
             raise SegmentError(f"{parent}: belongs to user {stat.st_uid}; give another segment directory")
         if stat.st_mode & 0o077:
             os.chmod(parent, 0o700)
-
-
-def _lock_if_free(path: str) -> int | None:
-    """Lock a segment directory whose worker is gone; return the descriptor, None if it lives or is none of ours."""
-    lock = os.path.join(path, LOCK_FILE)
-    try:
-        if os.lstat(path).st_uid != os.getuid():
-            return None
-        fd = os.open(lock, _OPEN)
-    except OSError:
-        return None
-    try:
-        if _try_lock(fd) and os.stat(lock).st_ino == os.fstat(fd).st_ino:
-            return fd
-    except OSError:
-        pass
-    os.close(fd)
-    return None
-
-
-def _try_lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _write_file(path: str, data: bytes) -> None:

@@ -12,7 +12,15 @@ import msgpack
 
 from redist.errors import RedistError, SegmentCorrupt, SegmentError, SegmentGone, SegmentsFull, TransferError
 
-__all__ = ["MAX_FRAME", "FrameParser", "error_fields", "error_of", "frame_length", "pack_frame", "unpack_body"]
+__all__ = [
+    "MAX_FRAME",
+    "FrameParser",
+    "error_fields",
+    "error_of",
+    "frame_length",
+    "pack_frame",
+    "unpack_body",
+]
 
 MAX_FRAME = 64 * 1024 * 1024
 """Largest frame that is accepted, in bytes; payload bytes do not travel in frames."""
@@ -29,7 +37,7 @@ def pack_frame(items: list[Any]) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
-def frame_length(head: bytes | memoryview, limit: int = MAX_FRAME) -> int:
+def frame_length(head: bytes | bytearray | memoryview, limit: int = MAX_FRAME) -> int:
     """Return the length that the first 4 bytes of a frame announce.
 
     Raises
@@ -39,7 +47,9 @@ def frame_length(head: bytes | memoryview, limit: int = MAX_FRAME) -> int:
     """
     length: int = _LENGTH.unpack_from(head)[0]
     if not 0 < length <= limit:
-        raise TransferError(f"a frame announces {length} bytes (at most {limit}): not redist's protocol, or damaged")
+        raise TransferError(
+            f"a frame announces {length} bytes (at most {limit}): not redist's protocol, or damaged"
+        )
     return length
 
 
@@ -54,7 +64,9 @@ def unpack_body(body: bytes | bytearray | memoryview) -> list[Any]:
     try:
         items = msgpack.unpackb(body, raw=False, strict_map_key=True, ext_hook=_no_extension)
     except Exception as error:  # msgpack raises half a dozen types
-        raise SegmentCorrupt(f"a frame of {len(body)} bytes is not msgpack: {type(error).__name__}: {error}") from error
+        raise SegmentCorrupt(
+            f"a frame of {len(body)} bytes is not msgpack: {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(items, list) or not items:
         raise SegmentCorrupt("a frame holds no list")
     return items
@@ -108,7 +120,9 @@ class FrameParser:
             If it ended inside a frame.
         """
         if self._buffer:
-            raise TransferError(f"the connection ended inside a frame, {len(self._buffer)} bytes of it had come")
+            raise TransferError(
+                f"the connection ended inside a frame, {len(self._buffer)} bytes of it had come"
+            )
 
 
 def _no_extension(code: int, data: bytes) -> Any:
@@ -124,7 +138,11 @@ def error_of(fields: object) -> RedistError | None:
     """Return the error that `error_fields` described (None for None); an unknown class becomes `TransferError`."""
     if fields is None:
         return None
-    if not isinstance(fields, list) or len(fields) != 2 or not all(isinstance(field, str) for field in fields):
+    if (
+        not isinstance(fields, list)
+        or len(fields) != 2
+        or not all(isinstance(field, str) for field in fields)
+    ):
         return SegmentCorrupt(f"a frame describes an error wrongly: {fields!r:.100}")
     kind, text = fields
     return _ERRORS.get(kind, TransferError)(text)

@@ -35,6 +35,7 @@ MAX_FOOTER = 256 * 1024 * 1024
 
 _TRAILER = struct.Struct("<QII8s")
 TRAILER_BYTES = _TRAILER.size
+_TAIL = 4096
 _FILE_NAME = re.compile(r"[0-9a-f]{32}\.[0-9]{1,16}")
 
 
@@ -118,11 +119,25 @@ def read_header(path: str) -> Header:
         raise SegmentCorrupt(f"{path}: cannot be opened: {error.strerror}") from error
     try:
         size = os.fstat(fd).st_size
-        trailer = os.pread(fd, TRAILER_BYTES, max(0, size - TRAILER_BYTES))
-        nbytes, length, crc = _check_trailer(trailer, size, path)
-        footer = os.pread(fd, length, size - TRAILER_BYTES - length)
+        tail = os.pread(fd, _TAIL, max(0, size - _TAIL))
+        need = TRAILER_BYTES + _check_trailer(tail[-TRAILER_BYTES:], size, path)[1]
+        if need > len(tail):
+            tail = os.pread(fd, need, size - need)
     finally:
         os.close(fd)
+    return header_in(tail, size, path)
+
+
+def header_in(tail: bytes | memoryview, size: int, path: str) -> Header:
+    """Return the header of the segment `path` of `size` bytes from its last bytes, footer and trailer at least.
+
+    Raises
+    ------
+    SegmentCorrupt
+        If it is no segment, is truncated, or belongs under another name.
+    """
+    nbytes, length, crc = _check_trailer(tail[-TRAILER_BYTES:], size, path)
+    footer = bytes(tail[-TRAILER_BYTES - length : -TRAILER_BYTES])
     if zlib.crc32(footer) != crc:
         raise SegmentCorrupt(f"{path}: the footer's checksum is wrong")
     header = parse_fields(footer, path)

@@ -16,7 +16,7 @@ import resource
 from dataclasses import dataclass
 
 from redist.errors import SegmentError, SegmentGone
-from redist.memory.headers import TRAILER_BYTES, payload_bytes
+from redist.memory.headers import TRAILER_BYTES, Header, header_in, payload_bytes
 
 __all__ = ["Mapping", "open_segment", "raise_file_limit"]
 
@@ -42,6 +42,11 @@ class Mapping:
     view: memoryview
     nbytes: int
     path: str
+
+    def header(self) -> Header:
+        """Read the footer of the mapped file."""
+        whole = memoryview(self.view.obj)
+        return header_in(whole, len(whole), self.path)
 
 
 def open_segment(path: str, *, writable: bool = False) -> Mapping:

@@ -44,7 +44,9 @@ class Space:
         try:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
-            raise SegmentError(f"{self.path}: the space counter cannot be opened: {error.strerror}") from error
+            raise SegmentError(
+                f"{self.path}: the space counter cannot be opened: {error.strerror}"
+            ) from error
 
     @contextmanager
     def _locked(self) -> Iterator[list[int]]:
@@ -127,7 +129,9 @@ class Space:
             self._fd = -1
 
 
-def full_error(path: str, need: int, limit: int, free: int, holders: Sequence[tuple[str, int]] = ()) -> SegmentsFull:
+def full_error(
+    path: str, need: int, limit: int, free: int, holders: Sequence[tuple[str, int]] = ()
+) -> SegmentsFull:
     """Return the error that names path, need, limit, free space and the largest holders."""
     text = f"{path} is full: {format_size(need)} needed, {format_size(free)} free"
     text += f" of a limit of {format_size(limit)}" if limit else " in the file system"

@@ -1,0 +1,210 @@
+"""The other end of a worker's local socket, for an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from redist.errors import RedistError, TransferError
+from redist.memory.broker_messages import (
+    ABORT,
+    COMMIT,
+    DROP,
+    STAT,
+    Grant,
+    Stat,
+    Wanted,
+    fetch_request,
+    flat,
+    grants_of,
+    outcomes_of,
+    reserve_request,
+)
+from redist.memory.frames import FrameParser, error_of, pack_frame
+from redist.memory.headers import Header
+from redist.memory.writer import PayloadLike, SegmentWriter, header_for
+
+__all__ = ["AsyncBrokerClient"]
+
+_SLICE = 16 << 20
+
+
+class AsyncBrokerClient:
+    """`BrokerClient` for an event loop: the same requests as coroutines, on one connection, without a thread.
+
+    Parameters
+    ----------
+    address : str
+        Path of the worker's local socket.
+    timeout : float
+        Seconds to wait for the answer to a reservation.
+    """
+
+    address: str
+    timeout: float
+
+    def __init__(self, address: str, *, timeout: float = 60.0) -> None:
+        self.address = address
+        self.timeout = timeout
+        self._numbers = itertools.count(1)
+        self._connecting = asyncio.Lock()
+        self._peer: _AsyncConnection | None = None
+
+    async def put(self, items: Sequence[tuple[str, int, PayloadLike]]) -> None:
+        """Write payloads into the worker's segments; lets other coroutines run every 16 MiB. See `BrokerClient.put`."""
+        grants = await self.reserve([header_for(name, attempt, payload) for name, attempt, payload in items])
+        published: list[Grant] = []
+        try:
+            for grant, (_, _, payload) in zip(grants, items, strict=True):
+                with SegmentWriter(grant.path, grant.header) as writer:
+                    for pieces in _slices(payload):
+                        writer.write(pieces)
+                        await asyncio.sleep(0)
+                    writer.publish(grant.final_path)
+                published.append(grant)
+        except BaseException:
+            for grant in published:
+                os.unlink(grant.final_path)
+            self.abort(grants)
+            raise
+        self.commit(grants)
+
+    async def reserve(self, headers: Sequence[Header]) -> list[Grant]:
+        """Reserve space for payloads, all or none; see `BrokerClient.reserve`."""
+        connection, answer = await self._request(reserve_request(0, headers), self.timeout)
+        return grants_of(answer, headers, connection)
+
+    def commit(self, grants: Sequence[Grant]) -> None:
+        """Say that the payloads of `grants` are published."""
+        self._tell(COMMIT, grants)
+
+    def abort(self, grants: Sequence[Grant]) -> None:
+        """Give grants back."""
+        self._tell(ABORT, grants)
+
+    async def fetch(
+        self, wanted: Sequence[Wanted], *, timeout: float | None = None
+    ) -> list[RedistError | None]:
+        """Have the worker bring payloads of other hosts into its segments; see `BrokerClient.fetch`."""
+        _, answer = await self._request(fetch_request(0, wanted), timeout)
+        return outcomes_of(answer)
+
+    async def drop(self, payloads: Sequence[tuple[str, int]]) -> None:
+        """Have the worker remove payloads that were written and then not needed."""
+        (await self._connected()).send([DROP, 0, *flat(payloads)])
+
+    async def stat(self) -> Stat:
+        """Return what the worker's directory holds."""
+        _, answer = await self._request([STAT, 0], self.timeout)
+        return Stat(*answer)
+
+    def close(self) -> None:
+        """Close the connection; what was granted and not committed returns."""
+        if self._peer is not None:
+            self._peer.close()
+            self._peer = None
+
+    def _tell(self, kind: int, grants: Sequence[Grant]) -> None:
+        by_connection: dict[Any, list[int]] = {}
+        for grant in grants:
+            by_connection.setdefault(grant.connection, []).append(grant.id)
+        for connection, numbers in by_connection.items():
+            connection.send([kind, 0, *numbers])
+
+    async def _request(self, items: list[Any], timeout: float | None) -> tuple[_AsyncConnection, list[Any]]:
+        items[1] = number = next(self._numbers)
+        peer = await self._connected()
+        try:
+            answer = await asyncio.wait_for(peer.request(number, items), timeout)
+        except TimeoutError:
+            raise TransferError(f"{self.address}: the worker did not answer within {timeout} s") from None
+        error = error_of(answer[1])
+        if error is not None:
+            raise error
+        return peer, answer[2:]
+
+    async def _connected(self) -> _AsyncConnection:
+        async with self._connecting:
+            if self._peer is None or self._peer.lost is not None:
+                loop = asyncio.get_running_loop()
+                try:
+                    _, self._peer = await loop.create_unix_connection(
+                        lambda: _AsyncConnection(self.address), self.address
+                    )
+                except OSError as error:
+                    raise TransferError(f"{self.address}: the worker cannot be reached: {error}") from error
+            return self._peer
+
+
+class _AsyncConnection(asyncio.Protocol):
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.lost: TransferError | None = None
+        self._answers: dict[int, asyncio.Future[list[Any]]] = {}
+        self._parser = FrameParser()
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed(data)
+            while (items := self._parser.next()) is not None:
+                answer = self._answers.pop(items[0], None)
+                if answer is not None and not answer.done():
+                    answer.set_result(items)
+        except RedistError as error:
+            self.connection_lost(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.lost is None:
+            self.lost = TransferError(
+                f"{self.address}: the worker cannot be reached: {exc or 'it closed the connection'}"
+            )
+            for answer in self._answers.values():
+                if not answer.done():
+                    answer.set_exception(self.lost)
+            self._answers.clear()
+            if self._transport is not None:
+                self._transport.abort()
+
+    async def request(self, number: int, items: list[Any]) -> list[Any]:
+        answer: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        self._answers[number] = answer
+        self.send(items)
+        try:
+            return await answer
+        finally:
+            self._answers.pop(number, None)
+
+    def send(self, items: list[Any]) -> None:
+        if self.lost is not None or self._transport is None:
+            raise self.lost or TransferError(f"{self.address}: not connected")
+        self._transport.write(pack_frame(items))
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+
+def _slices(payload: PayloadLike) -> Iterator[list[memoryview | bytes]]:
+    """Yield the chunks of a payload in lists of at most 16 MiB."""
+    pieces: list[memoryview | bytes] = []
+    room = _SLICE
+    for chunk in payload.chunks():
+        view = memoryview(chunk)
+        view = view.cast("B") if view.nbytes else view
+        while view.nbytes:
+            piece = view[:room]
+            pieces.append(piece)
+            room -= piece.nbytes
+            view = view[piece.nbytes :]
+            if not room:
+                yield pieces
+                pieces, room = [], _SLICE
+    yield pieces

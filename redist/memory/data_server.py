@@ -1,0 +1,388 @@
+"""The data server of a worker: payloads for other hosts, and from their clients.
+
+Connections wait in the event loop and cost no thread. When a request arrives the connection moves to a thread of a small
+pool, so at most ``transfers`` payloads are on their way at a time, and back when it has been quiet for a moment.
+
+======= ================================= ==========================================================================
+request sent                              answered
+======= ================================= ==========================================================================
+GET     [1, name, attempt, ...]           for each: [None, header...] and the bytes, or [[error, text]]
+PUT     [2, [header...], ...]             [None or [error, text]...]; then the client sends the bytes of the accepted
+                                          ones one after the other; then [None or [error, text]...]
+DROP    [3, name, attempt, ...]           [0]
+======= ================================= ==========================================================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import select
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from redist.errors import RedistError, SegmentCorrupt, SegmentError, TransferError
+from redist.memory.directory import SegmentDirectory
+from redist.memory.frames import MAX_FRAME, FrameParser, error_fields, pack_frame
+from redist.memory.headers import Header, header_of
+from redist.memory.hello import HELLO_LIMIT, check_client, new_nonce, server_hello, server_proof
+from redist.memory.reader import open_segment
+from redist.memory.receive import PIECE, SegmentSink, Target
+
+__all__ = ["DROP", "GET", "PUT", "DataServer", "ip_towards"]
+
+logger = logging.getLogger("redist.memory")
+
+GET, PUT, DROP = 1, 2, 3
+
+SEND_PIECE = 512 * 1024
+_GATHERED = 128 * 1024
+_LINGER = 0.005
+_HELLO_SECONDS = 5.0
+
+
+class DataServer:
+    """Serves the payloads of one segment directory over TCP.
+
+    Parameters
+    ----------
+    directory : SegmentDirectory
+        Whose payloads are served, and where those of remote clients go.
+    token : str
+        The secret of the namespace.
+    tls : ssl.SSLContext, optional
+        Server-side context.
+    transfers : int
+        Most connections that are served at the same time; others wait.
+    timeout : float
+        Seconds without progress after which a connection is closed.
+    on_committed : callable, optional
+        Called in the event loop with name, attempt and file size when a remote client has put a payload.
+    on_dropped : callable, optional
+        Called in the event loop with name and attempt when a remote client took one back.
+    """
+
+    def __init__(
+        self,
+        directory: SegmentDirectory,
+        token: str,
+        *,
+        tls: ssl.SSLContext | None = None,
+        transfers: int = 8,
+        timeout: float = 30.0,
+        on_committed: Callable[[str, int, int], None] | None = None,
+        on_dropped: Callable[[str, int], None] | None = None,
+    ) -> None:
+        if not token:
+            raise ValueError("a data server needs a token")
+        self.directory = directory
+        self.timeout = timeout
+        #: bytes sent and received since the start
+        self.sent = 0
+        self.received = 0
+        self._token = token
+        self._tls = tls
+        self._transfers = transfers
+        self._on_committed = on_committed
+        self._on_dropped = on_dropped
+        self._sink = SegmentSink(directory)
+        self._connections: set[_Connection] = set()
+        self._mutex = threading.Lock()
+        self._closed = False
+        self._listening: socket.socket | None = None
+
+    async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
+        """Listen, and return the address (``tcp://host:port``) for peers; see `ip_towards` for a wildcard host."""
+        self._loop = asyncio.get_running_loop()
+        infos = await self._loop.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        family, kind, protocol, _, address = infos[0]
+        listening = socket.socket(family, kind, protocol)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+            listening.listen(256)
+        except OSError as error:
+            listening.close()
+            raise TransferError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+        listening.setblocking(False)
+        self._listening = listening
+        self._pool = ThreadPoolExecutor(self._transfers, thread_name_prefix="redist-data")
+        # strangers, who may be slow on purpose, never take a thread from those who are let in
+        self._door = ThreadPoolExecutor(2, thread_name_prefix="redist-data-hello")
+        self._loop.add_reader(listening.fileno(), self._accept)
+        host, port = listening.getsockname()[:2]
+        return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+
+    async def close(self) -> None:
+        """Stop listening and close all connections."""
+        self._closed = True
+        if self._listening is None:
+            return
+        self._loop.remove_reader(self._listening.fileno())
+        self._listening.close()
+        self._listening = None
+        with self._mutex:
+            connections = list(self._connections)
+        for connection in connections:
+            if connection.parked:
+                self._loop.remove_reader(connection.socket.fileno())
+                self._forget(connection)
+            else:
+                with contextlib.suppress(OSError):
+                    connection.socket.shutdown(socket.SHUT_RDWR)
+        for pool in (self._pool, self._door):
+            await self._loop.run_in_executor(None, pool.shutdown)
+
+    # --- in the event loop ------------------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        assert self._listening is not None
+        for _ in range(64):
+            try:
+                accepted, _ = self._listening.accept()
+            except OSError:  # nobody left, or out of descriptors: the next turn of the loop tries again
+                return
+            connection = _Connection(accepted)
+            with self._mutex:
+                self._connections.add(connection)
+            self._door.submit(self._greet, connection)
+
+    def _park(self, connection: _Connection) -> None:
+        if self._closed:
+            self._forget(connection)
+            return
+        connection.parked = True
+        self._loop.add_reader(connection.socket.fileno(), self._unpark, connection)
+
+    def _unpark(self, connection: _Connection) -> None:
+        connection.parked = False
+        self._loop.remove_reader(connection.socket.fileno())
+        self._pool.submit(self._serve, connection)
+
+    def _call_in_loop(self, callback: Callable[..., None], *args: Any) -> bool:
+        try:
+            self._loop.call_soon_threadsafe(callback, *args)
+        except RuntimeError:  # the loop was closed meanwhile
+            return False
+        return True
+
+    # --- in threads -------------------------------------------------------------------------------------------------
+
+    def _greet(self, connection: _Connection) -> None:
+        try:
+            connection.socket.settimeout(_HELLO_SECONDS)
+            connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._tls is not None:
+                connection.socket = self._tls.wrap_socket(connection.socket, server_side=True)
+            nonce = new_nonce()
+            connection.socket.sendall(pack_frame(server_hello(nonce)))
+            items = connection.next_frame(time.monotonic() + _HELLO_SECONDS)
+            client_nonce = check_client(items, nonce, self._token)
+            connection.socket.sendall(pack_frame(server_proof(nonce, client_nonce, self._token)))
+            connection.let_in(self.timeout)
+        except (OSError, RedistError) as error:
+            logger.warning("a data connection was refused: %s", error)
+            self._forget(connection)
+        else:
+            self._hand_back(connection)
+
+    def _serve(self, connection: _Connection) -> None:
+        try:
+            while True:
+                self._obey(connection, connection.next_frame())
+                if not connection.more_within(_LINGER):
+                    break
+        except _Ended:
+            self._forget(connection)
+        except (OSError, RedistError) as error:
+            logger.warning("closing a data connection: %s", error)
+            self._forget(connection)
+        except Exception:
+            logger.exception("closing a data connection")
+            self._forget(connection)
+        else:
+            self._hand_back(connection)
+
+    def _hand_back(self, connection: _Connection) -> None:
+        if self._closed or not self._call_in_loop(self._park, connection):
+            self._forget(connection)
+
+    def _forget(self, connection: _Connection) -> None:
+        with self._mutex:
+            self._connections.discard(connection)
+        connection.socket.close()
+
+    def _obey(self, connection: _Connection, items: list[Any]) -> None:
+        kind = items[0]
+        if kind == GET:
+            self._send(connection.socket, _pairs(items))
+        elif kind == PUT:
+            self._receive(connection, [header_of(fields, "a request") for fields in items[1:]])
+        elif kind == DROP:
+            for name, attempt in _pairs(items):
+                self.directory.drop(name, attempt)
+                if self._on_dropped is not None:
+                    self._call_in_loop(self._on_dropped, name, attempt)
+            connection.socket.sendall(pack_frame([0]))
+        else:
+            raise SegmentCorrupt(f"request {kind!r:.40} is unknown")
+
+    def _send(self, sock: socket.socket, wanted: list[tuple[str, int]]) -> None:
+        gathered: list[bytes] = []
+        waiting = 0
+        for name, attempt in wanted:
+            path = self.directory.path_of(name, attempt)
+            mapping = None
+            try:
+                mapping = open_segment(path)
+                header = mapping.header()
+            except SegmentError as error:
+                # the path is this host's affair
+                mapping = None
+                short = type(error)(f"{name!r:.80} attempt {attempt}: {_without_path(error, path)}")
+                gathered.append(pack_frame([error_fields(short)]))
+                waiting += len(gathered[-1])
+            if mapping is not None:
+                fields = [header.name, header.attempt, header.nbytes, header.type, list(header.contains)]
+                frame = pack_frame([None, *fields])
+                gathered.append(frame)
+                waiting += len(frame)
+                if mapping.nbytes <= _GATHERED:
+                    gathered.append(bytes(mapping.view))
+                    waiting += mapping.nbytes
+                else:
+                    sock.sendall(b"".join(gathered))
+                    gathered, waiting = [], 0
+                    for start in range(0, mapping.nbytes, SEND_PIECE):
+                        sock.sendall(mapping.view[start : start + SEND_PIECE])
+                self.sent += mapping.nbytes
+            if waiting >= SEND_PIECE:
+                sock.sendall(b"".join(gathered))
+                gathered, waiting = [], 0
+        if gathered:
+            sock.sendall(b"".join(gathered))
+
+    def _receive(self, connection: _Connection, headers: list[Header]) -> None:
+        targets: list[Target] = []
+        refused: RedistError | None = None
+        try:
+            for header in headers:
+                try:
+                    targets.append(self._sink.start(header))
+                except SegmentError as error:
+                    refused = error
+                    break
+            if refused is not None:
+                connection.socket.sendall(pack_frame([error_fields(refused)] * len(headers)))
+                return
+            connection.socket.sendall(pack_frame([None] * len(headers)))
+            outcomes: list[Any] = []
+            for header in headers:
+                error_met = connection.receive_into(targets[0], header.nbytes)
+                target = targets.pop(0)
+                if error_met is None:
+                    try:
+                        target.finish()
+                    except SegmentError as error:
+                        error_met = error
+                if error_met is not None:
+                    target.abort()
+                    outcomes.append(error_fields(error_met))
+                else:
+                    outcomes.append(None)
+                    self.received += header.nbytes
+                    if self._on_committed is not None:
+                        size = header.nbytes + len(header.footer())
+                        self._call_in_loop(self._on_committed, header.name, header.attempt, size)
+            connection.socket.sendall(pack_frame(outcomes))
+        finally:
+            for target in targets:
+                target.abort()
+
+
+class _Ended(Exception):
+    """The peer closed the connection between two requests."""
+
+
+class _Connection:
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self.parked = False
+        self._parser = FrameParser(HELLO_LIMIT)
+        self._scratch = bytearray(0)
+
+    def let_in(self, timeout: float) -> None:
+        self.socket.settimeout(timeout)
+        self._parser.limit = MAX_FRAME
+        self._scratch = bytearray(PIECE)
+
+    def next_frame(self, deadline: float | None = None) -> list[Any]:
+        while (items := self._parser.next()) is None:
+            if deadline is not None and time.monotonic() > deadline:
+                raise TransferError("the hello took too long")
+            data = self.socket.recv(65536)
+            if not data:
+                self._parser.close()
+                raise _Ended if deadline is None else TransferError("the peer left before its hello")
+            self._parser.feed(data)
+        return items
+
+    def more_within(self, seconds: float) -> bool:
+        if isinstance(self.socket, ssl.SSLSocket) and self.socket.pending():
+            return True
+        poll = select.poll()
+        poll.register(self.socket, select.POLLIN)
+        return bool(poll.poll(int(seconds * 1000)))
+
+    def receive_into(self, target: Target, nbytes: int) -> RedistError | None:
+        """Receive `nbytes` into `target`; return the error that storing them met (they are received all the same)."""
+        failed: RedistError | None = None
+        view = memoryview(self._scratch)
+        while nbytes:
+            count = self.socket.recv_into(view, min(PIECE, nbytes))
+            if not count:
+                raise TransferError(f"the connection ended {nbytes} bytes before the end of a payload")
+            nbytes -= count
+            if failed is None:
+                try:
+                    target.write(view[:count])
+                except SegmentError as error:
+                    failed = error
+        return failed
+
+
+def ip_towards(host: str, port: int = 9) -> str:
+    """Return the address of this host that others on the way to `host` can reach; nothing is sent."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind, protocol) as sock:
+            sock.connect(address)
+            found: str = sock.getsockname()[0]
+            return found
+    except OSError:
+        return "127.0.0.1"
+
+
+def _pairs(items: list[Any]) -> list[tuple[str, int]]:
+    names, attempts = items[1::2], items[2::2]
+    if len(names) != len(attempts):
+        raise SegmentCorrupt("a request has a name without an attempt")
+    if not all(isinstance(name, str) for name in names) or not all(
+        type(attempt) is int for attempt in attempts
+    ):
+        raise SegmentCorrupt("a request holds something else than names and attempts")
+    if any(attempt < 0 for attempt in attempts):
+        raise SegmentCorrupt("a request holds a negative attempt")
+    return list(zip(names, attempts, strict=True))
+
+
+def _without_path(error: Exception, path: str) -> str:
+    return str(error).replace(f"{path}: ", "")

@@ -1,0 +1,154 @@
+"""Who owns a segment directory: the lock file that the living worker holds, and the directories of the dead."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+
+from redist.memory.space import format_size
+
+__all__ = [
+    "DeadDirectory",
+    "dead_directories",
+    "default_parent",
+    "lock_if_free",
+    "small_shm_warning",
+    "sweep_dead",
+    "try_lock",
+]
+
+SHM = "/dev/shm"  # noqa: S108 -- what lies in it is owner-only
+LOCK_FILE = "lock"
+BEING_MADE = ".new-"
+
+
+def default_parent() -> str:
+    """Return where segment directories of this user go: shared memory, or the temporary directory without it."""
+    base = SHM if os.path.isdir(SHM) and os.access(SHM, os.W_OK | os.X_OK) else tempfile.gettempdir()
+    return os.path.join(base, f"redist-{os.getuid()}")
+
+
+def lock_if_free(path: str) -> int | None:
+    """Lock a segment directory whose worker is gone; return the descriptor, None if it lives or is none of ours."""
+    lock = os.path.join(path, LOCK_FILE)
+    try:
+        if os.lstat(path).st_uid != os.getuid():
+            return None
+        fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        if try_lock(fd) and os.stat(lock).st_ino == os.fstat(fd).st_ino:
+            return fd
+    except OSError:
+        pass
+    os.close(fd)
+    return None
+
+
+def try_lock(fd: int) -> bool:
+    """Take the exclusive lock of an open file unless somebody else has a lock on it."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class DeadDirectory:
+    """A segment directory whose worker is gone.
+
+    Parameters
+    ----------
+    path : str
+        The directory.
+    owner : str
+        What its worker gave as ``owner``.
+    age : float
+        Seconds since a payload came or went.
+    """
+
+    path: str
+    owner: str
+    age: float
+
+
+def dead_directories(parent: str | None = None) -> list[DeadDirectory]:
+    """List this user's segment directories below `parent` whose worker is gone, the youngest first."""
+    parent = parent if parent is not None else default_parent()
+    found = []
+    now = time.time()
+    try:
+        entries = [entry for entry in os.scandir(parent) if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
+    for entry in entries:
+        if entry.name.startswith(BEING_MADE):
+            continue
+        lock_fd = lock_if_free(entry.path)
+        if lock_fd is None:
+            continue
+        try:
+            owner = os.pread(lock_fd, 4096, 0).decode("utf-8", "replace").split("\n")[0]
+            found.append(DeadDirectory(entry.path, owner, now - os.stat(entry.path).st_mtime))
+        except OSError:
+            pass
+        finally:
+            os.close(lock_fd)
+    return sorted(found, key=lambda dead: dead.age)
+
+
+def sweep_dead(parent: str | None = None, *, older_than: float = 300.0) -> list[str]:
+    """Remove directories whose worker has been gone for a while.
+
+    Parameters
+    ----------
+    parent : str, optional
+        Where to look; default `default_parent`.
+    older_than : float
+        Seconds since a payload last came or went there. Younger ones are left for a restarted worker to adopt.
+
+    Returns
+    -------
+    list of str
+        The removed directories.
+    """
+    parent = parent if parent is not None else default_parent()
+    removed = []
+    for dead in dead_directories(parent):
+        if dead.age < older_than:
+            continue
+        lock_fd = lock_if_free(dead.path)
+        if lock_fd is not None:
+            shutil.rmtree(dead.path, ignore_errors=True)
+            os.close(lock_fd)
+            removed.append(dead.path)
+    try:
+        for entry in os.scandir(parent):
+            if entry.name.startswith(BEING_MADE) and time.time() - entry.stat().st_mtime >= max(
+                older_than, 60.0
+            ):
+                shutil.rmtree(entry.path, ignore_errors=True)
+    except OSError:
+        pass
+    return removed
+
+
+def small_shm_warning(path: str, wanted: int) -> str | None:
+    """Return a warning if the file system of `path` is smaller than `wanted` bytes, with the option that mends it."""
+    stat = os.statvfs(path)
+    size = stat.f_blocks * stat.f_frsize
+    if size >= wanted:
+        return None
+    text = f"{path} has room for {format_size(size)}, the memory limit is {format_size(wanted)}: "
+    if path.startswith(SHM + "/"):
+        return text + (
+            "in Docker start the container with --shm-size (compose: shm_size), in Kubernetes mount an emptyDir with"
+            f" medium: Memory at {SHM}, elsewhere `mount -o remount,size=... {SHM}`; or give another segment directory"
+        )
+    return text + "give a segment directory on a larger file system"
