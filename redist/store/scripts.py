@@ -17,6 +17,7 @@ __all__ = ["Script", "load", "names"]
 
 _INCLUDE = re.compile(r"^--\s*@include\s+([a-z_]+)\s*$", re.MULTILINE)
 _LAZY = re.compile(r"^--\s*@lazy\s*$", re.MULTILINE)
+_OPERATION = re.compile(r"^function S\.([a-z_]+)\(", re.MULTILINE)
 _COMMENT = re.compile(r"^\s*--.*$", re.MULTILINE)
 
 
@@ -57,21 +58,26 @@ def load(name: str) -> Script:
         If parts include each other in a circle.
     """
     parts: list[str] = []
-    body = _resolve(_read(f"{name}.lua"), parts, set(), ())
+    owners: dict[str, str] = {}
+    body = _resolve(_read(f"{name}.lua"), parts, owners, set(), ())
     text = "\n".join([*parts, body])
+    text = text.replace("--[[OWNERS]]", ", ".join(f"{operation} = '{part}'" for operation, part in owners.items()))
     text = re.sub(r"\n{2,}", "\n", _COMMENT.sub("", text)).strip() + "\n"
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-def _resolve(text: str, parts: list[str], seen: set[str], path: tuple[str, ...]) -> str:
+def _resolve(text: str, parts: list[str], owners: dict[str, str], seen: set[str], path: tuple[str, ...]) -> str:
     for part in _INCLUDE.findall(text):
         if part in path:
             raise ValueError(f"scripts include each other in a circle: {' -> '.join((*path, part))}")
         if part not in seen:
             seen.add(part)
-            resolved = _resolve(_read(f"include/{part}.lua"), parts, seen, (*path, part))
+            resolved = _resolve(_read(f"include/{part}.lua"), parts, owners, seen, (*path, part))
             lazy = _LAZY.search(resolved)
-            parts.append(f"lazy[#lazy + 1] = function()\n{resolved}\nend\n" if lazy else resolved)
+            if lazy:
+                resolved = f"lazy.{part} = function()\nlazy.{part} = nil\n{resolved}\nend\n"
+                owners.update(dict.fromkeys(_OPERATION.findall(resolved), part))
+            parts.append(resolved)
     return _INCLUDE.sub("", text)
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Wire", "pack_command"]
 
 #: Return a command (a tuple of str, bytes and numbers) as RESP. hiredis's own stub knows tuples of one item only.
-pack_command: Callable[[tuple[str | bytes | int | float, ...]], bytes] = hiredis.pack_command
+pack_command: Callable[[tuple[str | bytes | int | float, ...]], bytes] = cast(Any, hiredis.pack_command)
 
 _BUFFER = 128 * 1024
 _NOTHING = object()

@@ -58,6 +58,49 @@ local function hand_in(name, h, attempt, status, nbytes, kind, value, names)
   end
 end
 
+-- The hot path: a short inline value of a task without dependencies, options or dependents, told to those who refer to it.
+-- Returns false for anything else.
+local prefix = 'processing e' .. ME .. '.'
+local over = {} -- tasks so finished, by function
+need('outbox')
+local function hand_in_brief(name, attempt, nbytes, kind, value)
+  if cache[name] ~= nil or #value > COMPACT then
+    return false
+  end
+  local key = RECORD .. name
+  local flat = call('HGETALL', key)
+  local fn, holders = nil, {}
+  for k = 1, #flat, 2 do
+    local f = flat[k]
+    if f == 'state' then
+      if flat[k + 1] ~= prefix .. attempt then
+        return false
+      end
+    elseif f == 'fn' then
+      fn = flat[k + 1]
+    elseif f == 'data' then
+      if flat[k + 1] == '' then
+        return false
+      end
+    else
+      local holder = match(f, '^refs:([1-9]%d*)$')
+      if not holder then
+        return false
+      end
+      holders[#holders + 1] = holder
+    end
+  end
+  if not fn then
+    return false
+  end
+  call('HSET', key, 'state', 'memory', 'nbytes', nbytes, 'type', kind, 'data', value)
+  over[fn] = (over[fn] or 0) + 1
+  for k = 1, #holders do
+    S.push(holders[k], name, 'memory', '0', nbytes, kind, '', value)
+  end
+  return true
+end
+
 local finished = i
 i = i + 1 + a[i]
 local results = a[i]
@@ -67,24 +110,29 @@ for k = finished + 1, finished + a[finished] do
   call('HDEL', P .. 'batches:' .. ME, int(a[k]))
 end
 for _ = 1, results do
-  local name, attempt, status, nbytes, kind, value, n = unpack(a, i, i + 6)
-  attempt = int(attempt)
+  local name, attempt, status, nbytes, kind, value, n = a[i], int(a[i + 1]), a[i + 2], a[i + 3], a[i + 4], a[i + 5], a[i + 6]
   i = i + 7
   local names
   if n > 0 then
     names = { unpack(a, i, i + n - 1) }
     i = i + n
   end
-  local h = rec(name)
-  if h and h.state == 'processing e' .. ME .. '.' .. attempt then
+  local done = status == 'memory' and value ~= '' and not names and hand_in_brief(name, attempt, nbytes, kind, value)
+  local h = not done and rec(name)
+  if h and h.state == prefix .. attempt then
     hand_in(name, h, attempt, status, nbytes, kind, value, names)
   elseif status == 'memory' and value == '' then
     S.evict(worker, name, attempt)
   end
 end
+for fn, count in pairs(over) do
+  S.use_function(fn, -count)
+end
 
 -- What became ready here goes through the queues: the turn's own executor takes first, then those that are idle.
 S.drain(SLICE)
+need('hand_out')
+need('take')
 S.flush_queues()
 if not paused and want ~= 0 then
   if want > 0 or S.assigned(ME, list) == 0 then

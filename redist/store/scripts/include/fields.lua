@@ -92,3 +92,15 @@ function S.create(name, h)
   end
   cache[name] = h
 end
+
+-- Items `VERB CURSOR NAME` walk a set. Returns the name, the members of this step, and whether it was the last; puts the
+-- next step on the list.
+function S.step(verb, argument, set)
+  local cursor, name = match(argument, '^(%d+) (.*)$')
+  local reply = call('SSCAN', P .. set .. name, cursor, 'COUNT', SLICE)
+  local ended = reply[1] == '0'
+  if not ended then
+    S.later(verb .. ' ' .. reply[1] .. ' ' .. name)
+  end
+  return name, reply[2], ended
+end

@@ -47,9 +47,12 @@ end
 -- The task as it travels to an executor.
 function S.append_task(list, batch, attempt, name, h)
   local n = #list
-  local deps = tonumber(h.deps or 0)
-  list[n + 1], list[n + 2], list[n + 3], list[n + 4] = batch, attempt, name, h.fn
-  list[n + 5], list[n + 6] = S.read_data(name, h) or '', deps
+  local deps = h.deps and tonumber(h.deps) or 0
+  local spec = h.data
+  if spec == '' then
+    spec = S.read_data(name, h)
+  end
+  list[n + 1], list[n + 2], list[n + 3], list[n + 4], list[n + 5], list[n + 6] = batch, attempt, name, h.fn, spec or '', deps
   if deps > 64 then
     list[n + 6] = -deps
   elseif deps > 0 then
@@ -89,20 +92,22 @@ function S.suffix(h)
 end
 
 -- Put a task into its queue and return its state; the caller writes the state.
-function S.enqueue(name, h, front)
+local now_text
+function S.enqueue(name, h, front, suffix)
   if not numbers or numbers.left == 0 then
     numbers = { next = call('HINCRBY', META, 'enqueued', 500) - 499, left = 500 }
+    now_text = now_text or ' ' .. int(S.now()) .. ' '
   end
   local number = int(numbers.next)
   numbers.next, numbers.left = numbers.next + 1, numbers.left - 1
-  local suffix = S.suffix(h)
+  suffix = suffix or S.suffix(h)
   local into = front and fronts or queued
   local list = into[suffix]
   if not list then
     list = {}
     into[suffix] = list
   end
-  list[#list + 1] = number .. ' ' .. int(S.now()) .. ' ' .. name
+  list[#list + 1] = number .. now_text .. name
   return 'queued ' .. number
 end
 

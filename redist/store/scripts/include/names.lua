@@ -10,24 +10,25 @@ local COMPACT = 64       -- bytes of a field, beyond which a hash loses its comp
 local S = {}             -- operations on state; one table, so that parts may call each other whatever their order
 local closers = {}       -- what loaded parts have to flush when the script ends
 
--- Creating a closure costs more than most calls, so a part is loaded when one of its operations is first asked for. The
--- script loader wraps parts marked `@lazy` into functions and lists them here.
-local lazy = {}
+-- Creating closures costs more than most calls, so a part marked `@lazy` is a function in `lazy` that is run when one of its
+-- operations is first missed; hot paths run the parts that they need themselves. The loader writes OWNERS: operation -> part.
+local lazy, owners = {}, nil
 setmetatable(S, {
   __index = function(_, operation)
-    for i = 1, #lazy do
-      local load_part = lazy[i]
-      if load_part then
-        lazy[i] = false
-        load_part()
-        local found = rawget(S, operation)
-        if found then
-          return found
-        end
-      end
+    owners = owners or { --[[OWNERS]] }
+    local load_part = lazy[owners[operation]]
+    if load_part then
+      load_part()
+      return rawget(S, operation)
     end
   end,
 })
+
+local function need(part)
+  if lazy[part] then
+    lazy[part]()
+  end
+end
 
 -- Lua would write 1e+14 for a large integer.
 local function int(number)

@@ -31,10 +31,14 @@ local function best_queue(x, refused)
   return best
 end
 
--- The task of a queue entry if the entry is still good, with its record.
+-- The task of a queue entry if the entry is still good, with those fields of its record that a hand-out needs.
 local function current(entry)
   local number, name = match(entry, '^(%d+) %d+ (.*)$')
-  local h = rec(name)
+  local h = cache[name]
+  if h == nil then
+    local v = call('HMGET', RECORD .. name, 'state', 'fn', 'data', 'deps', 'class')
+    h = { state = v[1], fn = v[2], data = v[3], deps = v[4], class = v[5] }
+  end
   if h and h.state == 'queued ' .. number then
     return name, h
   end
@@ -91,7 +95,7 @@ function S.take(x, want, quick, list)
     local attempt = int(batch + i - 1)
     names[i] = name
     S.append_task(list, int(batch), attempt, name, h)
-    h.state = 'processing e' .. x .. '.' .. attempt
+    h.state = 'processing e' .. x .. '.' .. attempt -- also in the cache, where the record is there
     call('HSET', RECORD .. name, 'state', h.state)
   end
   call('HSET', P .. 'batches:' .. x, int(batch), concat(names, '\n'))
