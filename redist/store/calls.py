@@ -339,10 +339,10 @@ def turn(
     count = 0
     for name, attempt, status, nbytes, type_, value, contains in results:
         count += 1
-        items += (name, attempt, status, nbytes, type_, value, len(contains))
+        items += (name, str(attempt), status, nbytes, type_, value, len(contains))
         if contains:
             items += contains
-    body: list[Any] = [capacity, want, len(quick), *quick, len(batches), *batches, count]
+    body: list[Any] = [capacity, want, len(quick), *quick, len(batches), *map(str, batches), count]
     return Call(load("turn"), body + items, ageless=True)
 
 

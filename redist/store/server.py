@@ -1,8 +1,6 @@
 """The embedded server: a real ``valkey-server``, started for one process and gone with it.
 
-It listens on a socket in a private directory, in a process session of its own, so that Ctrl-C in the terminal does not reach
-it. A small shell guard is its parent and holds the other end of a pipe from the owner: when the owner stops it, exits or is
-killed, the pipe closes, and the guard stops the server and removes the private directory.
+It listens on a socket in a private directory that goes with it; `redist.store.guard` ends it with its owner.
 """
 
 from __future__ import annotations
@@ -11,19 +9,19 @@ import fcntl
 import importlib.util
 import os
 import shutil
-import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 from urllib.parse import quote
 
 from redist.errors import StoreError
+from redist.store.guard import Guard
 
 __all__ = ["EmbeddedServer", "default_maxmemory", "server_binary"]
 
@@ -31,32 +29,7 @@ _SOCKET = "redist.sock"
 _LONGEST_SOCKET_PATH = 100
 _START_TIMEOUT = 10.0
 _LOAD_TIMEOUT = 600.0
-_STOP_TIMEOUT = 15.0
 _POLL = 0.001
-
-# Arguments: the private directory, the signal that stops the server, the server's command. Descriptor 0 is the owner's pipe.
-_GUARD = """
-exec 3<&0 </dev/null
-dir=$1 stop=$2
-shift 2
-"$@" 3<&- &
-server=$!
-echo $server >"$dir/pid"
-{
-  read -r _
-  kill -"$stop" $server
-  i=0
-  while [ $i -lt 100 ] && kill -0 $server; do sleep 0.1; i=$((i + 1)); done
-  kill -KILL $server
-} <&3 3<&- >/dev/null 2>&1 &
-watch=$!
-exec 3<&-
-wait $server
-status=$?
-kill $watch 2>/dev/null
-rm -rf "$dir"
-exit $status
-"""
 
 
 class EmbeddedServer:
@@ -80,6 +53,10 @@ class EmbeddedServer:
         keeps it in ``directory/password``.
     log : file, optional
         Where the server's log goes; default: warnings are kept, see `log_tail`.
+    settings : mapping, optional
+        Further settings of the server, as in its configuration file.
+    program : str, optional
+        The server's program; default: `server_binary`.
 
     Attributes
     ----------
@@ -97,6 +74,8 @@ class EmbeddedServer:
         *,
         password: str | None = None,
         log: IO[Any] | None = None,
+        settings: Mapping[str, object] | None = None,
+        program: str | None = None,
     ) -> None:
         self.persistent = directory is not None if persistent is None else persistent
         if self.persistent and directory is None:
@@ -110,10 +89,13 @@ class EmbeddedServer:
         self.port = port
         self.maxmemory = default_maxmemory() if maxmemory is None else maxmemory
         self._password = password
+        self._settings = dict(settings or {})
+        self._program = program
         self._log = log
+        self._kept_log: IO[bytes] | None = None
         self._private = ""
         self._socket = ""
-        self._guard: _Guard | None = None
+        self._guard: Guard | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
 
     def __repr__(self) -> str:
@@ -125,7 +107,7 @@ class EmbeddedServer:
     @property
     def running(self) -> bool:
         """Whether the server process lives."""
-        return self._guard is not None and self._guard.process.poll() is None
+        return self._guard is not None and self._guard.running
 
     @property
     def pid(self) -> int:
@@ -136,10 +118,10 @@ class EmbeddedServer:
         StoreError
             If it does not run.
         """
-        try:
-            return int(Path(self._private, "pid").read_text())
-        except (OSError, ValueError) as error:
-            raise StoreError("the embedded server does not run") from error
+        pid = self._guard.pid if self._guard is not None else None
+        if pid is None:
+            raise StoreError("the embedded server does not run")
+        return pid
 
     @property
     def url(self) -> str:
@@ -200,24 +182,23 @@ class EmbeddedServer:
         if guard is None:
             raise StoreError("the embedded server has not been started")
         deadline = time.monotonic() + _START_TIMEOUT
+        loading = False
         while True:
             answer = _ask(self._socket)
             if answer.startswith((b"+PONG", b"-NOAUTH")):
                 return
-            if answer.startswith(b"-LOADING") and not guard.loading:
-                guard.loading = True
+            if answer.startswith(b"-LOADING") and not loading:
+                loading = True
                 deadline = time.monotonic() + _LOAD_TIMEOUT
-            if guard.process.poll() is not None:
-                log = self.log_tail()
-                self._release()
-                raise StoreError(
-                    f"the embedded server did not start (exit status {guard.process.returncode}): {log}"
+            running = guard.running
+            if not running or time.monotonic() > deadline:
+                what = (
+                    f"did not start (exit status {guard.status})" if not running else "did not answer in time"
                 )
-            if time.monotonic() > deadline:
                 log = self.log_tail()
                 self.stop()
-                raise StoreError(f"the embedded server did not answer in time: {log}")
-            time.sleep(_POLL if not guard.loading else 0.02)
+                raise StoreError(f"the embedded server {what}: {log}")
+            time.sleep(0.02 if loading else _POLL)
 
     def stop(self) -> None:
         """Stop the server and wait until it is gone; a persistent one writes out its data first."""
@@ -233,7 +214,7 @@ class EmbeddedServer:
 
     def log_tail(self, size: int = 4000) -> str:
         """Return the end of what the server logged; empty if its log goes elsewhere."""
-        log = self._guard.log if self._guard is not None else None
+        log = self._kept_log
         if log is None:
             return "see its log"
         end = log.seek(0, os.SEEK_END)
@@ -244,7 +225,7 @@ class EmbeddedServer:
         if self._finalizer is not None:
             self._finalizer()
             self._finalizer = None
-        self._guard = None
+        self._guard = self._kept_log = None
 
     # --- starting ---------------------------------------------------------------------------------------------------
 
@@ -315,93 +296,26 @@ class EmbeddedServer:
             settings["bind"] = self.bind
         if self._password:
             settings["requirepass"] = self._password
-        # The file is read by sdssplitargs, which knows C's escapes within quotes.
+        settings |= self._settings
         return "".join(f"{name} {_quoted(str(value))}\n" for name, value in settings.items())
 
     def _spawn(self, lock: int | None) -> None:
-        reader, writer = os.pipe()
-        log = tempfile.TemporaryFile() if self._log is None else None  # noqa: SIM115  # lives as long as the server
-        stop = "TERM" if self.persistent else "KILL"
-        conf = str(Path(self._private, "conf"))
-        try:
-            process = subprocess.Popen(
-                ["/bin/sh", "-c", _GUARD, "redist-guard", self._private, stop, server_binary(), conf],
-                stdin=reader,
-                stdout=log if log is not None else self._log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                pass_fds=() if lock is None else (lock,),
-                cwd="/",
-            )
-        except BaseException:
-            os.close(writer)
-            shutil.rmtree(self._private, ignore_errors=True)
-            raise
-        finally:
-            os.close(reader)
-        guard = self._guard = _Guard(process, writer, log, self._private)
-        self._finalizer = weakref.finalize(self, guard.release)
-        _guards.add(guard)
+        if self._log is None:
+            self._kept_log = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the server
+        self._guard = Guard(
+            [self._program or server_binary(), str(Path(self._private, "conf"))],
+            self._private,
+            graceful=self.persistent,
+            output=self._log or self._kept_log,
+            pass_fds=() if lock is None else (lock,),
+        )
+        self._finalizer = weakref.finalize(self, _end, self._guard, self._kept_log)
 
 
-class _Guard:
-    """The guard process of a running server, with the pipe that keeps it."""
-
-    def __init__(
-        self, process: subprocess.Popen[bytes], writer: int, log: IO[bytes] | None, private: str
-    ) -> None:
-        self.process = process
-        self.log = log
-        self.loading = False
-        self._writer = writer
-        self._private = private
-        self._owner = os.getpid()
-
-    def release(self) -> None:
-        """Let the guard stop the server, and wait until both are gone."""
-        if os.getpid() != self._owner:
-            return
-        self.close_pipe()
-        try:
-            self.process.wait(_STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            self._kill()
-        if self.process.returncode and self.process.returncode < 0:
-            # Somebody killed the guard itself.
-            self._kill()
-        if self.log is not None:
-            self.log.close()
-        shutil.rmtree(self._private, ignore_errors=True)
-
-    def _kill(self) -> None:
-        try:
-            os.kill(int(Path(self._private, "pid").read_text()), signal.SIGKILL)
-        except (OSError, ValueError):
-            pass
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-
-    def close_pipe(self) -> None:
-        if self._writer >= 0:
-            os.close(self._writer)
-            self._writer = -1
-
-    def forget(self) -> None:
-        """In a forked child: let go of the pipe, so that the server still ends with its owner."""
-        self.close_pipe()
-        self.process.returncode = 0
-
-
-_guards: weakref.WeakSet[_Guard] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for guard in list(_guards):
-        guard.forget()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
+def _end(guard: Guard, log: IO[bytes] | None) -> None:
+    guard.release()
+    if log is not None:
+        log.close()
 
 
 # --- what the machine offers ----------------------------------------------------------------------------------------

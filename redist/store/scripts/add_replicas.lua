@@ -22,8 +22,8 @@ for i = BODY, #a, 2 do
     end
   elseif recovering and (not h or h.state == 'released') then
     if not h then
-      h = { state = 'released' }
-      S.create(name, h)
+      h = S.placeholder(name)
+    else
       call('RPUSH', P .. 'deferred', 'free ' .. name)
     end
     S.remember(name, h, attempt, ME, h.nbytes or '0', h.type or '', '', nil)

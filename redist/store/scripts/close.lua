@@ -6,13 +6,10 @@
 -- KEYS[1] META
 -- ARGV[1] header
 -- Reply OK more (said again: UNKNOWN)
-local c = call('HMGET', me, 'kind', 'name')
-if c[1] == 'client' then
-  if call('HGET', P .. 'named', c[2]) == ME then
-    call('HDEL', P .. 'named', c[2])
-  end
+local kind = call('HGET', me, 'kind')
+if kind == 'client' then
   S.gone_client(ME)
-elseif c[1] == 'executor' then
+elseif kind == 'executor' then
   S.gone_executor(ME, 'it was closed', {})
 else
   S.gone_worker(ME, 'closed')

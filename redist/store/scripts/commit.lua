@@ -17,7 +17,10 @@ while i <= #a do
   i = i + 9
   local names
   if n > 0 then
-    names = { unpack(a, i, i + n - 1) }
+    names = {} -- not by unpack, which takes some 8,000 at most
+    for k = i, i + n - 1 do
+      names[#names + 1] = a[k]
+    end
     i = i + n
   end
   local h = rec(name)
@@ -50,8 +53,19 @@ while i <= #a do
       if attempt == 0 then
         attempt = call('HINCRBY', META, 'attempt', 1)
       end
+      if state == 'erred' and not h.cause then
+        call('UNLINK', P .. 'error:' .. name)
+      end
       S.unset(name, h, 'lost', 'cause')
-      S.remember(name, h, int(attempt), int(worker), int(nbytes), kind, value, names)
+      if worker > 0 and call('HEXISTS', P .. 'workers', int(worker)) == 0 then
+        S.set(name, h, 'state', 'released', 'nbytes', int(nbytes), 'type', kind, 'lost', 'worker ' .. int(worker))
+        S.later('revive ' .. name)
+      else
+        S.remember(name, h, int(attempt), int(worker), int(nbytes), kind, value, names)
+      end
+    end
+    if not wanted(h) then
+      S.later('free ' .. name)
     end
   end
   if known[#known] == name and worker > 0 and (not h or h['w:' .. int(worker)] ~= int(attempt)) then
@@ -59,5 +73,8 @@ while i <= #a do
   end
 end
 S.many('SADD', P .. 'holds:' .. ME, held)
-local more = S.settle_up()
-return S.done(more, unpack(known))
+local reply = S.done(S.settle_up())
+for _, name in ipairs(known) do
+  reply[#reply + 1] = name
+end
+return reply

@@ -1,10 +1,11 @@
 -- @include lane
 -- @include growing
--- @include fields
+-- @include recover
+-- @include clock
 -- Keep unfinished tasks wanted until they are finished, whoever lets go.
 -- KEYS[1] META
 -- ARGV[1] header, names
--- Reply OK 0
+-- Reply OK more
 if repeated then
   return { 'REPEAT', 0 }
 end
@@ -13,6 +14,7 @@ for i = BODY, #a do
   if h and h.state ~= 'memory' and h.state ~= 'erred' and h.state ~= 'forgetting' and not h['refs:0'] then
     S.set(a[i], h, 'refs:0', '1')
     call('SADD', P .. 'holds:0', a[i])
+    S.later('revive ' .. a[i])
   end
 end
-return S.done(0)
+return S.done(S.settle_up())

@@ -1,11 +1,11 @@
 -- @include lane
 -- @include growing
--- @include fields
+-- @include recover
 -- @include clock
 -- Keep keys wanted for some time under tokens: references that travel where nobody counts them.
 -- KEYS[1] META
 -- ARGV[1] header, seconds, then pairs: token, name
--- Reply OK 0
+-- Reply OK more
 if repeated then
   return { 'REPEAT', 0 }
 end
@@ -15,6 +15,7 @@ for i = BODY + 1, #a, 2 do
   local h = rec(name)
   if h and h.state ~= 'forgetting' and call('ZADD', P .. 'handoffs', deadline, token .. ' ' .. name) == 1 then
     S.bump(name, h, 'refs:h', 1)
+    S.later('revive ' .. name)
   end
 end
-return S.done(0)
+return S.done(S.settle_up())

@@ -48,6 +48,10 @@ for i = BODY, #a, 2 do
   local name, count = a[i], a[i + 1]
   local done = count == 0 and forget_plain(name)
   local h = not done and rec(name)
+  while h and h.state == 'forgetting' and recovering and count > 0 do
+    S.cut(name)
+    h = rec(name)
+  end
   if h and h.state == 'forgetting' then
     h = false
   end
@@ -59,9 +63,7 @@ for i = BODY, #a, 2 do
     end
   elseif not h then
     if recovering then
-      S.create(name, { state = 'released', [field] = int(count) })
-      call('HSET', RECORD .. name, 'state', 'released', field, int(count))
-      call('RPUSH', P .. 'deferred', 'revive ' .. name)
+      S.set(name, S.placeholder(name), field, int(count))
       held[#held + 1] = name
       sum = sum + count
     else

@@ -7,7 +7,11 @@
 -- ARGV[1] header, values, bytes in all, host id of the caller or '', then names, addresses, hosts or ordinals of workers
 -- Reply OK 0 first attempt, then a worker's ordinal for each value | NO workers message
 if repeated then
-  return { 'REPEAT', 0, unpack(S.kept_answer()) }
+  local reply = { 'REPEAT', 0 }
+  for _, value in ipairs(S.kept_answer()) do
+    reply[#reply + 1] = value
+  end
+  return reply
 end
 local count, host = a[BODY], a[BODY + 2]
 local list = '\n' .. concat(a, '\n', BODY + 3) .. '\n'
@@ -34,4 +38,8 @@ for i = 1, count do
   answer[i + 1] = choice[(turn + i) % #choice + 1]
 end
 S.keep_answer(answer)
-return S.done(0, unpack(answer))
+local reply = S.done(0)
+for _, value in ipairs(answer) do
+  reply[#reply + 1] = value
+end
+return reply

@@ -6,11 +6,11 @@
 -- Everything that the caller's connection must be allowed to do is done once before anything is kept.
 -- KEYS[1] META
 -- ARGV[1] (0, incarnation, 0, 0, 0,) kind, name, ordinal held before or 0, parent worker or 0, highest attempt and generation
---   seen, lease in ms, 1 for a named session, then pairs: further fields of caller:ORD
+--   seen, lease in ms, 1 for a named session, 1 if the caller knows that the server lost writes, then pairs: further fields of caller:ORD
 -- Reply OK 0 ordinal generation attempt adopted secret | NO code message
 local a = cmsgpack.unpack(ARGV[1])
 local incarnation = a[2]
-local kind, name, ordinal, parent, attempt, generation, lease, named = unpack(a, 6, 13)
+local kind, name, ordinal, parent, attempt, generation, lease, named, missed = unpack(a, 6, 14)
 local now = int(S.now())
 S.publish('to:0', { 'p' })
 S.publish('evict:0', { 'p' })
@@ -34,9 +34,10 @@ if not schema then
 end
 call('HSETNX', META, 'secret', a[2])
 
--- A caller that has seen more than the server knows tells that the server lost writes.
+-- A caller that has seen more than the server knows tells that the server lost writes, if its lane did not tell it so.
 local known = call('HMGET', META, 'attempt', 'generation', 'ordinal')
-local lost = attempt > tonumber(known[1] or 0) or generation > tonumber(known[2] or 1)
+local lost = missed == 1 or attempt > tonumber(known[1] or 0) or generation > tonumber(known[2] or 1)
+  or ordinal > tonumber(known[3] or 0)
 if attempt > tonumber(known[1] or 0) then
   call('HSET', META, 'attempt', int(attempt))
 end
@@ -58,8 +59,8 @@ if ordinal > 0 then
   local holder = call('HMGET', P .. 'caller:' .. int(ordinal), 'kind', 'name', 'inc')
   if holder[1] and (holder[1] ~= kind or holder[2] ~= name or holder[3] == '') then
     ordinal, adopted = 0, 0
-  elseif not holder[1] then
-    lost = true
+  elseif not holder[1] and not lost and call('HEXISTS', META, 'recovering') == 0 then
+    ordinal = 0 -- it was gone for longer than its lease, and slices of its end may still be on the work list
   end
 end
 if ordinal == 0 then
@@ -71,9 +72,9 @@ if lost then
 end
 
 local me = P .. 'caller:' .. ord
-local fields = { 'kind', kind, 'name', name, 'inc', incarnation, 'n', '0', 'sum', '0', 'since', now, 'seen', now,
+local fields = { 'kind', kind, 'name', name, 'inc', incarnation, 'n', '0', 'since', now, 'seen', now,
   'lease', int(lease) }
-for i = 14, #a do
+for i = 15, #a do
   fields[#fields + 1] = a[i]
 end
 if parent > 0 then
@@ -82,8 +83,13 @@ if parent > 0 then
 end
 call('HSET', me, unpack(fields))
 call('UNLINK', P .. 'answers:' .. ord)
-if call('EXISTS', P .. 'holds:' .. ord) == 1 and call('EXISTS', P .. 'stale:' .. ord) == 0 then
-  call('RENAME', P .. 'holds:' .. ord, P .. 'stale:' .. ord)
+if call('EXISTS', P .. 'holds:' .. ord) == 1 then
+  if call('EXISTS', P .. 'stale:' .. ord) == 0 then
+    call('RENAME', P .. 'holds:' .. ord, P .. 'stale:' .. ord)
+  else
+    call('SUNIONSTORE', P .. 'stale:' .. ord, P .. 'stale:' .. ord, P .. 'holds:' .. ord)
+    call('UNLINK', P .. 'holds:' .. ord)
+  end
 end
 if named == 1 then
   call('HSET', P .. 'named', name, ord)
@@ -96,7 +102,7 @@ else
 end
 if kind == 'worker' then
   for resource, amount in string.gmatch(call('HGET', me, 'resources') or '', '([^=,]+)=([%d%.]+)') do
-    call('HSET', me, 'free:' .. resource, amount)
+    call('HSETNX', me, 'free:' .. resource, amount) -- what executors of before have taken they give back
   end
   call('HSET', me, 'status', 'running')
 end

@@ -10,9 +10,11 @@ if repeated then
 end
 local generation = call('HINCRBY', META, 'generation', 1)
 call('HSET', META, 'wiping', '1')
+call('HDEL', META, 'recovering')
+recovering = false
 call('UNLINK', P .. 'datasets')
 S.publish('all', { 'g', generation })
-for _, kind in ipairs({ 'clients', 'executors' }) do
+for _, kind in ipairs({ 'clients', 'workers', 'executors' }) do
   for _, ordinal in ipairs(call('HKEYS', P .. kind)) do
     S.later('wipe ' .. ordinal)
   end
@@ -20,7 +22,8 @@ end
 S.later('wipe 0')
 S.later('wipe d')
 S.later('hand_back -')
-S.later('wiped -')
+S.later('undefer -')
+S.later('wiped ' .. int(generation))
 local more = S.settle_up()
 call('HSET', me, 'n', N, 'sum', '0')
 return { 'OK', more, generation }

@@ -12,7 +12,7 @@ end
 for i = BODY, #a do
   local h = rec(a[i])
   if h and h.state == 'erred' then
-    S.later('revive ' .. a[i])
+    S.later('retry ' .. a[i])
   end
 end
 return S.done(S.settle_up())

@@ -82,7 +82,9 @@ end
 local function unknown(deps)
   for _, d in ipairs(deps) do
     local hd = rec(d)
-    if not hd or hd.state == 'forgetting' then
+    if not hd and recovering then
+      S.placeholder(d)
+    elseif not hd or hd.state == 'forgetting' then
       return d
     end
   end
@@ -101,7 +103,9 @@ local function admit(name, fn, spec, options, deps)
       h = rec(name)
     end
   end
-  if h then
+  -- A name that is known without any way to compute it takes this one.
+  local bare = h and h.state == 'released' and not h.fn and not h.data
+  if h and not bare then
     if refer(name, h, fn, count) and flags % 2 == 1 and not h['refs:0'] and word(h.state) ~= 'memory' then
       S.set(name, h, 'refs:0', '1')
       call('SADD', P .. 'holds:0', name)
@@ -113,8 +117,11 @@ local function admit(name, fn, spec, options, deps)
     S.tell_cancelled(ME, name, format('its dependency %s is not known (released, cancelled, or from before a restart)', lost))
     return
   end
-  h = { fn = fn }
-  S.create(name, h)
+  if not bare then
+    h = {}
+    S.create(name, h)
+  end
+  h.fn = fn
   S.use_function(fn, 1)
   h.data = S.data_field(name, spec)
   local fields = { 'fn', fn, 'data', h.data }
@@ -124,9 +131,9 @@ local function admit(name, fn, spec, options, deps)
     fields[#fields + 1] = value
   end
   if count > 0 then
+    sum = sum + count - tonumber(h[field] or 0)
     add(field, int(count))
     held[#held + 1] = name
-    sum = sum + count
   end
   if flags % 2 == 1 then
     add('refs:0', '1')
@@ -146,6 +153,12 @@ local function admit(name, fn, spec, options, deps)
     add('deps', int(#deps))
     missing, erred = link(name, deps)
   end
+  if missing > 0 then
+    add('missing', int(missing))
+  end
+  if not wanted(h) then
+    S.later('free ' .. name)
+  end
   if erred then
     h.state = 'waiting'
     call('HSET', RECORD .. name, 'state', 'waiting', unpack(fields))
@@ -153,7 +166,6 @@ local function admit(name, fn, spec, options, deps)
     return
   end
   if missing > 0 then
-    add('missing', int(missing))
     add('state', 'waiting')
   else
     local x = S.pick(class)

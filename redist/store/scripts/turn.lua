@@ -106,15 +106,18 @@ i = i + 1 + a[i]
 local results = a[i]
 i = i + 1
 for k = finished + 1, finished + a[finished] do
-  S.unclaim(ME, int(a[k]))
-  call('HDEL', P .. 'batches:' .. ME, int(a[k]))
+  S.unclaim(ME, a[k])
+  call('HDEL', P .. 'batches:' .. ME, a[k])
 end
 for _ = 1, results do
-  local name, attempt, status, nbytes, kind, value, n = a[i], int(a[i + 1]), a[i + 2], a[i + 3], a[i + 4], a[i + 5], a[i + 6]
+  local name, attempt, status, nbytes, kind, value, n = a[i], a[i + 1], a[i + 2], a[i + 3], a[i + 4], a[i + 5], a[i + 6]
   i = i + 7
   local names
   if n > 0 then
-    names = { unpack(a, i, i + n - 1) }
+    names = {} -- not by unpack, which takes some 8,000 at most
+    for k = i, i + n - 1 do
+      names[#names + 1] = a[k]
+    end
     i = i + n
   end
   local done = status == 'memory' and value ~= '' and not names and hand_in_brief(name, attempt, nbytes, kind, value)
@@ -143,6 +146,9 @@ S.note_idle(ME, capacity, paused)
 S.queue_only = false
 if call('EXISTS', P .. 'queues') == 1 then
   S.serve_idle()
+end
+if S.unserved then
+  S.later('serve -')
 end
 list[2] = S.settle_up(0)
 call('HSET', me, 'n', N, 'sum', int(sum))

@@ -1,10 +1,32 @@
 -- @include recover
 -- @lazy
+-- @include take
 -- How callers go: what they held, ran and stored.
+
+-- The sum of a caller's counts; a numbered script keeps its own caller's until it is done.
+function S.count(ordinal, by)
+  if S.own_sum then
+    by = S.own_sum(ordinal, by)
+  end
+  if by ~= 0 then
+    call('HINCRBY', P .. 'caller:' .. ordinal, 'sum', by)
+  end
+end
+
+-- A slice of the names that a caller holds, taken from its index and from the one before it registered anew.
+function S.held(ordinal)
+  local names = call('SPOP', P .. 'holds:' .. ordinal, SLICE)
+  if #names < SLICE then
+    for _, name in ipairs(call('SPOP', P .. 'stale:' .. ordinal, SLICE - #names)) do
+      names[#names + 1] = name
+    end
+  end
+  return names
+end
 
 -- Release a slice of what a caller holds; the record of one that has gone follows with the last slice.
 function S.drop(ordinal)
-  local names = call('SPOP', P .. 'holds:' .. ordinal, SLICE)
+  local names = S.held(ordinal)
   local field = 'refs:' .. ordinal
   for _, name in ipairs(names) do
     local h = rec(name)
@@ -35,6 +57,10 @@ local function strike(kind, ordinal)
 end
 
 function S.gone_client(ordinal)
+  local name = call('HGET', P .. 'caller:' .. ordinal, 'name')
+  if name and call('HGET', P .. 'named', name) == ordinal then
+    call('HDEL', P .. 'named', name)
+  end
   strike('clients', ordinal)
 end
 
@@ -42,7 +68,7 @@ end
 function S.gone_executor(x, reason, running)
   local e = S.caller(x)
   strike('executors', x)
-  call('ZREM', P .. 'idle', x)
+  S.not_idle(x)
   local batches = call('HGETALL', P .. 'batches:' .. x)
   call('UNLINK', P .. 'batches:' .. x)
   for i = 1, #batches, 2 do
@@ -64,12 +90,19 @@ function S.gone_executor(x, reason, running)
   if e and e.worker then
     call('SREM', P .. 'executors:' .. e.worker, x)
   end
+  if call('EXISTS', P .. 'queues') == 1 then
+    S.later('serve -') -- the resources that it had are free
+  end
 end
 
 -- Give up a worker: its executors, then the copies it had.
 function S.gone_worker(w, reason)
   local record = S.caller(w)
-  for _, x in ipairs(call('SMEMBERS', P .. 'executors:' .. w)) do
+  local executors = call('SMEMBERS', P .. 'executors:' .. w)
+  for _, x in ipairs(executors) do
+    S.not_idle(x) -- so that none of them is given what another one had
+  end
+  for _, x in ipairs(executors) do
     S.gone_executor(x, reason, {})
   end
   call('HSET', P .. 'caller:' .. w, 'lost', sub(format('worker %s (%s)', record and record.name or w, reason), 1, COMPACT))
@@ -108,6 +141,7 @@ function S.stale(ordinal)
     if call('SISMEMBER', P .. 'holds:' .. ordinal, name) == 0 then
       local h = rec(name)
       if h and h[field] then
+        S.count(ordinal, -h[field])
         S.let_go(name, h, field)
       end
     end

@@ -18,16 +18,6 @@ local function strip_reference(name, h, ordinal, reason)
   S.unset(name, h, field)
 end
 
--- The sum of a caller's counts; a numbered script keeps its own caller's until it is done.
-function S.count(ordinal, by)
-  if S.own_sum then
-    by = S.own_sum(ordinal, by)
-  end
-  if by ~= 0 then
-    call('HINCRBY', P .. 'caller:' .. ordinal, 'sum', by)
-  end
-end
-
 function S.cancel(argument)
   local ordinal, force, reason, name = match(argument, '^(%d+) (%d) ([^\n]*)\n(.*)$')
   local h = rec(name)

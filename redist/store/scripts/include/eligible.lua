@@ -87,11 +87,9 @@ function S.unclaim(x, batch)
   if resources then
     call('HDEL', P .. 'caller:' .. x, 'claim:' .. batch)
     e['claim:' .. batch] = nil
-    for resource, amount in each_resource(resources) do
-      local left = call('HINCRBYFLOAT', P .. 'caller:' .. e.worker, 'free:' .. resource, amount)
-      if S.caller(e.worker) then
-        S.caller(e.worker)['free:' .. resource] = left
-      end
+    local w = S.caller(e.worker)
+    for resource, amount in each_resource(w and resources or '') do
+      w['free:' .. resource] = call('HINCRBYFLOAT', P .. 'caller:' .. e.worker, 'free:' .. resource, amount)
     end
   end
 end

@@ -26,12 +26,14 @@ function S.come(name)
   return 1 + 3 * #members
 end
 
--- Nothing that belonged to the run is left on a finished record.
+-- Nothing that belonged to the run is left on a finished record. (`missing` stays in step with the sets that it counts.)
 local function tidy(name, h)
-  if h.retries or h.deaths or h.missing or h.reviving then
-    S.unset(name, h, 'retries', 'deaths', 'missing', 'reviving')
+  if h.retries or h.deaths or h.reviving then
+    S.unset(name, h, 'retries', 'deaths', 'reviving')
   end
 end
+
+local UNFINISHED = { waiting = true, queued = true, processing = true }
 
 local function unfire(name, h)
   if h['refs:0'] then
@@ -113,7 +115,11 @@ function S.blame(name)
       S.bump(name, h, 'needed', -#members)
       for _, dependent in ipairs(members) do
         local hd = rec(dependent)
-        if hd then
+        if hd and set == 'waiters:' then
+          S.bump(dependent, hd, 'missing', -1)
+        end
+        -- One that is finished or let go has only not been settled yet.
+        if hd and UNFINISHED[word(hd.state)] then
           S.err(dependent, hd, h.type, nil, h.cause or name)
         end
       end

@@ -35,6 +35,10 @@ local function part(name, d, keep)
   local parted = call('SREM', P .. 'users:' .. d, name)
   if parted == 0 then
     parted = call('SREM', P .. 'waiters:' .. d, name)
+    local waiter = parted == 1 and rec(name)
+    if waiter then
+      S.bump(name, waiter, 'missing', -1)
+    end
   end
   if keep then
     if h then
@@ -72,11 +76,14 @@ end
 -- A forgotten task, or one whose value is as durable as its record, drops its edges for good. Until the last is cut the
 -- record stays (`forgetting` where the task is forgotten), so that the name cannot come again in between.
 function S.cut(name)
+  local h = rec(name)
+  if h and h.state ~= 'forgetting' and (word(h.state) ~= 'memory' or S.where(h)) then
+    return 1 -- the name has come again
+  end
   local members = call('SPOP', P .. 'deps:' .. name, SLICE)
   for _, d in ipairs(members) do
     part(name, d, false)
   end
-  local h = rec(name)
   if #members == SLICE then
     S.later('cut ' .. name)
   elseif h and h.state == 'forgetting' then
@@ -90,13 +97,26 @@ end
 
 -- Pins of a container. Its id is `ATTEMPT NAME`: a name that comes again is another container.
 function S.pin(id, names)
+  local container = match(id, '^%d+ (.*)$')
   for _, name in ipairs(names) do
-    local h = rec(name)
-    if h and call('SADD', P .. 'contains:' .. id, name) == 1 then
+    local h = rec(name) or recovering and S.placeholder(name)
+    if h and h.state ~= 'forgetting' and name ~= container and call('SADD', P .. 'contains:' .. id, name) == 1 then
       call('SADD', P .. 'containers:' .. name, id)
       S.bump(name, h, 'pins', 1)
+      if h.state == 'released' then
+        S.later('revive ' .. name)
+      end
     end
   end
+end
+
+-- After a loss of writes a name may be met before whoever has its payload or its run spec has registered anew.
+function S.placeholder(name)
+  local h = { state = 'released' }
+  S.create(name, h)
+  call('HSET', RECORD .. name, 'state', 'released')
+  call('RPUSH', P .. 'deferred', 'revive ' .. name, 'free ' .. name)
+  return h
 end
 
 function S.unpin(id)
@@ -134,7 +154,7 @@ local function forget(name, h)
   if word(h.state) == 'erred' and not h.cause then
     S.remove(P .. 'error:' .. name)
   end
-  if tonumber(h.deps or 0) > SLICE then
+  if tonumber(h.deps or 0) >= SLICE then
     S.set(name, h, 'state', 'forgetting')
     S.later('cut ' .. name)
     return
@@ -186,7 +206,7 @@ function S.rest(name, h)
     S.set(name, h, 'state', 'released')
   elseif state == 'waiting' or state == 'queued' or state == 'processing' then
     S.set(name, h, 'state', 'released')
-    S.unset(name, h, 'missing', 'reviving')
+    S.unset(name, h, 'reviving')
     if h.deps then
       S.later('settle 0 ' .. name)
     end

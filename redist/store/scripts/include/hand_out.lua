@@ -8,19 +8,19 @@ local queued, fronts = {}, {}          -- entries by queue suffix
 local given = {}                       -- messages by executor
 
 function S.load_idle()
-  idle, idle_changed = {}, {}
-  local flat = call('ZREVRANGE', P .. 'idle', 0, 127, 'WITHSCORES')
-  for i = 1, #flat, 2 do
-    idle[#idle + 1] = { flat[i], tonumber(flat[i + 1]) }
+  if not idle then
+    idle, idle_changed = {}, {}
+    local flat = call('ZREVRANGE', P .. 'idle', 0, 127, 'WITHSCORES')
+    for i = 1, #flat, 2 do
+      idle[#idle + 1] = { flat[i], tonumber(flat[i + 1]) }
+    end
   end
   return idle, idle_changed, given
 end
 
 -- An idle executor that may run the class, or nil. One of its free threads is taken. A worker that the class names comes first.
 function S.pick(hash)
-  if not idle then
-    S.load_idle()
-  end
+  S.load_idle()
   local choice
   for i = 1, #idle do
     local entry = idle[i]
@@ -42,6 +42,20 @@ function S.pick(hash)
     idle_changed[choice[1]] = choice[2]
     return choice[1]
   end
+end
+
+-- Executor x is given nothing more.
+function S.not_idle(x)
+  call('ZREM', P .. 'idle', x)
+  if idle then
+    for i = #idle, 1, -1 do
+      if idle[i][1] == x then
+        table.remove(idle, i)
+      end
+    end
+    idle_changed[x] = nil
+  end
+  given[x] = nil
 end
 
 -- The task as it travels to an executor.

@@ -2,16 +2,11 @@
 -- @lazy
 -- How a lost or dropped value is computed again, from its run spec and, where those went too, from its dependencies'.
 
--- A wanted record without a value: run it again, or say that its data is lost.
-function S.revive(name)
-  local h = rec(name)
-  local state = h and word(h.state)
-  if not h or not (state == 'released' or state == 'erred') or not wanted(h) then
-    return 1
-  end
+-- Run a record without a value again, or say that its data is lost. What erred because of it is run again with it.
+local function rerun(name, h, verb)
   if not h.data then
     if recovering then
-      call('RPUSH', P .. 'deferred', 'revive ' .. name)
+      call('RPUSH', P .. 'deferred', verb .. name)
     else
       S.err(name, h, 'DataLost', format(
         '!DataLost\0the data of %s is lost: its last copy went%s, and nothing can compute it again', name,
@@ -19,19 +14,67 @@ function S.revive(name)
     end
     return 2
   end
-  if state == 'erred' and not h.cause then
-    S.remove(P .. 'error:' .. name)
+  if word(h.state) == 'erred' then
+    if h.fan then
+      S.later('rouse 0 ' .. (h.cause or name) .. '\n' .. name)
+    end
+    if not h.cause then
+      call('UNLINK', P .. 'error:' .. name)
+    end
   end
   S.unset(name, h, 'cause', 'nbytes', 'type', 'attempt')
-  -- The mark keeps the task from starting before every dependency was looked at.
-  S.set(name, h, 'state', 'waiting', 'reviving', '1')
+  -- The mark keeps the task from starting before every dependency was looked at; its number voids the steps of earlier looks.
+  local epoch = int(call('HINCRBY', META, 'revivals', 1))
+  S.set(name, h, 'state', 'waiting', 'reviving', epoch)
   S.tell(name, h)
   if h.deps then
-    S.later('attach 0 ' .. name)
+    S.later('attach 0 ' .. epoch .. ' ' .. name)
   else
     S.attached(name, h)
   end
-  return 2
+  return 3
+end
+
+-- A released record is wanted.
+function S.revive(name)
+  local h = rec(name)
+  if not h or h.state ~= 'released' or not wanted(h) then
+    return 1
+  end
+  return rerun(name, h, 'revive ')
+end
+
+-- An erred record is to be run again.
+function S.retry(name)
+  local h = rec(name)
+  if not h or h.state ~= 'erred' or not wanted(h) then
+    return 1
+  end
+  return rerun(name, h, 'retry ')
+end
+
+-- `CURSOR ROOT\nNAME`: what erred with NAME for the error of ROOT, which is being run again, cannot stay so.
+function S.rouse(argument)
+  local cursor, root, name = match(argument, '^(%d+) ([^\n]*)\n(.*)$')
+  local reply = call('SSCAN', P .. 'dependents:' .. name, cursor, 'COUNT', SLICE)
+  if reply[1] ~= '0' then
+    S.later('rouse ' .. reply[1] .. ' ' .. root .. '\n' .. name)
+  end
+  for _, dependent in ipairs(reply[2]) do
+    local h = rec(dependent)
+    if h and h.state == 'erred' and h.cause == root then
+      if wanted(h) then
+        S.later('retry ' .. dependent)
+      else
+        if h.fan then
+          S.later('rouse 0 ' .. root .. '\n' .. dependent)
+        end
+        S.unset(dependent, h, 'cause', 'type')
+        S.set(dependent, h, 'state', 'released')
+      end
+    end
+  end
+  return 1 + 3 * #reply[2]
 end
 
 function S.attached(name, h)
@@ -41,34 +84,42 @@ function S.attached(name, h)
   end
 end
 
--- One step over the dependencies of a task that is needed again. Membership decides, so a step may be repeated.
+-- `CURSOR EPOCH NAME`: one step over the dependencies of a task that is needed again. Each has the task in exactly one of its
+-- sets, so a step may be repeated.
 function S.attach(argument)
-  local name, members, ended = S.step('attach', argument, 'deps:')
+  local cursor, epoch, name = match(argument, '^(%d+) (%d+) (.*)$')
   local h = rec(name)
-  if not h or not h.reviving then
+  if not h or h.reviving ~= epoch then
     return 1
   end
-  for _, d in ipairs(members) do
+  local reply = call('SSCAN', P .. 'deps:' .. name, cursor, 'COUNT', SLICE)
+  for _, d in ipairs(reply[2]) do
     local hd = rec(d)
-    if not hd then
+    if not hd or hd.state == 'forgetting' then
       S.err(name, h, 'DataLost', format(
         '!DataLost\0%s cannot be computed again: its dependency %s is not known any more', name, d))
       return 2
     end
-    local there = word(hd.state) == 'memory'
-    if call('SADD', P .. (there and 'users:' or 'waiters:') .. d, name) == 1 then
-      call('SREM', P .. 'dependents:' .. d, name)
+    local state = word(hd.state)
+    local there = state == 'memory'
+    if call('SMOVE', P .. 'dependents:' .. d, P .. (there and 'users:' or 'waiters:') .. d, name) == 1 then
       S.bump(d, hd, 'needed', 1)
       if not there then
         S.bump(name, h, 'missing', 1)
-        S.later('revive ' .. d)
       end
     end
+    if state == 'released' then
+      S.later('revive ' .. d)
+    elseif state == 'erred' then
+      S.later('retry ' .. d)
+    end
   end
-  if ended then
+  if reply[1] ~= '0' then
+    S.later('attach ' .. reply[1] .. ' ' .. epoch .. ' ' .. name)
+  else
     S.attached(name, h)
   end
-  return 1 + 4 * #members
+  return 1 + 4 * #reply[2]
 end
 
 -- One copy of a value is gone. When it was the last, the value is lost.

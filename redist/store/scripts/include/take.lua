@@ -86,20 +86,21 @@ function S.take(x, want, quick, list)
   end
   local n = #chosen
   if n == 0 then
+    S.unserved = true
     return 0
   end
   local batch = call('HINCRBY', META, 'attempt', n) - n + 1
-  local names = {}
+  local names, first_attempt, prefix = {}, int(batch), 'processing e' .. x .. '.'
   for i = 1, n do
     local name, h = chosen[i][1], chosen[i][2]
     local attempt = int(batch + i - 1)
     names[i] = name
-    S.append_task(list, int(batch), attempt, name, h)
-    h.state = 'processing e' .. x .. '.' .. attempt -- also in the cache, where the record is there
+    S.append_task(list, first_attempt, attempt, name, h)
+    h.state = prefix .. attempt -- also in the cache, where the record is there
     call('HSET', RECORD .. name, 'state', h.state)
   end
-  call('HSET', P .. 'batches:' .. x, int(batch), concat(names, '\n'))
-  S.claim(x, int(batch), chosen[1][2].class or '')
+  call('HSET', P .. 'batches:' .. x, first_attempt, concat(names, '\n'))
+  S.claim(x, first_attempt, chosen[1][2].class or '')
   return n
 end
 
@@ -137,10 +138,20 @@ function S.serve_idle()
   for _, entry in ipairs(idle) do
     local x = entry[1]
     local m = given[x] or { 't', 0 }
-    while entry[2] > 0 and S.take(x, 1, {}, m) > 0 do
+    while entry[2] > 0 and not S.unserved and S.take(x, 1, {}, m) > 0 do
       entry[2] = entry[2] - 1
       idle_changed[x] = entry[2]
       given[x] = m
     end
   end
+end
+
+-- As work: idle executors look again, where too many entries were void to find a good one at once, or resources came free.
+function S.serve()
+  S.unserved = nil
+  S.serve_idle()
+  if S.unserved then
+    S.later('serve -')
+  end
+  return SLICE
 end

@@ -3,7 +3,7 @@
 -- A restart forgets everything: all references go, and the memory rule does the rest. Meanwhile lanes answer WAIT.
 
 function S.wipe(ordinal)
-  local names = call('SPOP', P .. 'holds:' .. ordinal, SLICE)
+  local names = S.held(ordinal)
   local field = 'refs:' .. ordinal
   for _, name in ipairs(names) do
     local h = rec(name)
@@ -19,14 +19,29 @@ function S.wipe(ordinal)
   return 1 + 3 * #names
 end
 
--- The last item: it waits until nothing else is on the list.
-function S.wiped()
+-- The last item of the newest restart: it waits until nothing else is on the list.
+function S.wiped(generation)
+  if call('HGET', META, 'generation') ~= generation then
+    return 1
+  end
   if first <= last or call('EXISTS', P .. 'work') == 1 then
-    S.later('wiped -')
+    S.later('wiped ' .. generation)
     return SLICE
   end
   call('HDEL', META, 'wiping')
   return 1
+end
+
+-- What was put off until a lease had passed after a loss of writes is put off no more.
+function S.undefer()
+  local deferred = call('LPOP', P .. 'deferred', SLICE) or {}
+  for _, item in ipairs(deferred) do
+    S.later(item)
+  end
+  if #deferred == SLICE then
+    S.later('undefer -')
+  end
+  return 1 + #deferred
 end
 
 -- Hand-offs are forgotten with their keys.
