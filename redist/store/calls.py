@@ -121,6 +121,7 @@ def register(
     generation: int = 0,
     lease_ms: int = 10_000,
     named: bool = False,
+    lost: bool = False,
     details: Mapping[str, str] | None = None,
 ) -> Call:
     """Register a caller under the header's incarnation; unnumbered, and the header's other fields are ignored.
@@ -141,10 +142,12 @@ def register(
         How long the caller lives without a heartbeat, ms.
     named : bool
         A client's session that survives it: `name` takes up what the session held.
+    lost : bool
+        The caller knows that the server lost writes: a ``GAP`` named a number older than the last answer that it read.
     details : mapping of str
         Further fields of ``caller:ORD``.
     """
-    body: list[Any] = [kind, name, ordinal, parent, attempt, generation, lease_ms, int(named)]
+    body: list[Any] = [kind, name, ordinal, parent, attempt, generation, lease_ms, int(named), int(lost)]
     for field, value in (details or {}).items():
         body += (field, value)
     return Call(load("register"), body, numbered=False, grows=True)

@@ -79,12 +79,12 @@ local function link(name, deps)
   return missing, erred
 end
 
-local function unknown(deps)
+local function unknown(name, deps)
   for _, d in ipairs(deps) do
     local hd = rec(d)
     if not hd and recovering then
       S.placeholder(d)
-    elseif not hd or hd.state == 'forgetting' then
+    elseif not hd or hd.state == 'forgetting' or d == name then
       return d
     end
   end
@@ -106,13 +106,14 @@ local function admit(name, fn, spec, options, deps)
   -- A name that is known without any way to compute it takes this one.
   local bare = h and h.state == 'released' and not h.fn and not h.data
   if h and not bare then
-    if refer(name, h, fn, count) and flags % 2 == 1 and not h['refs:0'] and word(h.state) ~= 'memory' then
+    local ended = h.state == 'memory' or h.state == 'erred'
+    if refer(name, h, fn, count) and flags % 2 == 1 and not h['refs:0'] and not ended then
       S.set(name, h, 'refs:0', '1')
       call('SADD', P .. 'holds:0', name)
     end
     return
   end
-  local lost = deps and unknown(deps)
+  local lost = deps and unknown(name, deps)
   if lost then
     S.tell_cancelled(ME, name, format('its dependency %s is not known (released, cancelled, or from before a restart)', lost))
     return
