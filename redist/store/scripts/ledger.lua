@@ -40,6 +40,7 @@ local function forget_plain(name)
     gone[#gone + 1] = P .. 'data:' .. name
   end
   cache[name] = false
+  born = born - 1
   sum = sum - count
   return true
 end

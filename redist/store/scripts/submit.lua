@@ -191,6 +191,7 @@ local function admit_brief(name, fn, spec)
   call('HSET', key, 'fn', fn, 'data', spec, field, '1', 'state', S.enqueue(name, nil, nil, '0'))
   held[#held + 1] = name
   admitted[fn] = (admitted[fn] or 0) + 1
+  born = born + 1
   return true
 end
 

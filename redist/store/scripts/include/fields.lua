@@ -90,6 +90,9 @@ function S.create(name, h)
   if cache[name] == false and gone[1] then
     flush_gone()
   end
+  if not cache[name] then
+    born = born + 1
+  end
   cache[name] = h
 end
 

@@ -89,6 +89,7 @@ function S.cut(name)
   elseif h and h.state == 'forgetting' then
     S.remove(RECORD .. name)
     cache[name] = false
+    born = born - 1
   elseif h then
     S.unset(name, h, 'deps')
   end
@@ -161,6 +162,7 @@ local function forget(name, h)
   end
   S.remove(RECORD .. name)
   cache[name] = false
+  born = born - 1
   if h.deps then
     S.cut(name)
   end

@@ -30,5 +30,9 @@ function S.settle_up(limit)
     closers[i]()
   end
   flush_gone()
+  if born ~= 0 then
+    call('HINCRBY', META, 'keys', born)
+    born = 0
+  end
   return more
 end
