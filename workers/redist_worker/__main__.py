@@ -1,0 +1,6 @@
+"""``python -m redist_worker ADDRESS``: run a worker in the foreground."""
+
+from redist_worker.main import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,269 @@
+"""A worker's executors: started, watched, reported when they die, and replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import pickle
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from redist_worker.forkserver import ForkServer
+from redist_worker.marks import Marks
+
+__all__ = ["Executor", "Executors"]
+
+logger = logging.getLogger("redist.worker")
+
+_LONGEST_PAUSE = 10.0
+_STEADY = 5.0  # an executor that lived so long, s, did not die of its start
+
+
+@dataclass(slots=True)
+class Executor:
+    """One executor process as its worker sees it.
+
+    Parameters
+    ----------
+    index : int
+        Its place among the worker's executors; a successor takes the same.
+    name : str
+        Name for people.
+    marks : Marks
+        What its threads run.
+    control : socket.socket
+        The worker's end of its control socket.
+    """
+
+    index: int
+    name: str
+    marks: Marks
+    control: socket.socket
+    pid: int = 0
+    started: float = field(default_factory=time.monotonic)
+    #: resident bytes and monotonic time of the last sample
+    rss: int = 0
+    sampled: float = 0.0
+    #: why it is being killed, for the report
+    killed: str = ""
+    stopping: bool = False
+    exited: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def ordinal(self) -> int:
+        """Ordinal on the server, 0 until it is registered."""
+        return self.marks.ordinal
+
+
+class Executors:
+    """Keeps `count` executors running.
+
+    Parameters
+    ----------
+    server : ForkServer
+        What forks them.
+    count : int
+        How many.
+    name : str
+        The worker's name.
+    segments : str
+        The segment directory, where marks are kept.
+    options : callable
+        Returns what an executor is told, to be pickled.
+    on_lost : callable
+        Coroutine called with an executor that died, a text that says how, and the attempts that ran.
+    """
+
+    def __init__(
+        self,
+        server: ForkServer,
+        count: int,
+        name: str,
+        segments: str,
+        options: Callable[[Executor], object],
+        on_lost: Callable[[Executor, str, list[int]], Awaitable[None]],
+    ) -> None:
+        self._server = server
+        self._count = count
+        self._name = name
+        self._segments = segments
+        self._options = options
+        self._on_lost = on_lost
+        self._number = 0
+        self._living: dict[int, Executor] = {}
+        self._failures = 0
+        self._closing = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        server.on_exit = self._exited
+        server.on_lost = self._server_lost
+
+    def __iter__(self) -> Iterator[Executor]:
+        return iter(list(self._living.values()))
+
+    def __len__(self) -> int:
+        return len(self._living)
+
+    async def start(self) -> None:
+        """Start all executors."""
+        await asyncio.gather(*(self._start(index) for index in range(self._count)))
+
+    async def _start(self, index: int) -> None:
+        self._number += 1
+        number = self._number
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        marks = Marks(os.path.join(self._segments, f"marks-{os.getpid()}-{number}"))
+        executor = Executor(index, f"{self._name}-{index}", marks, ours)
+        self._living[number] = executor
+        try:
+            options = pickle.dumps(self._options(executor))
+            executor.pid = await self._server.spawn(number, options, [theirs.fileno()])
+        except OSError as error:
+            self._living.pop(number, None)
+            self._discard(executor)
+            if not self._closing:
+                logger.error("%s cannot be started: %s", executor.name, error)
+                self._start_later(index)
+        finally:
+            theirs.close()
+
+    def _start_later(self, index: int) -> None:
+        self._failures += 1
+        pause = min(_LONGEST_PAUSE, 0.05 * 2 ** min(self._failures, 20))
+        self._spawn(self._start_after(index, pause))
+
+    async def _start_after(self, index: int, pause: float) -> None:
+        await asyncio.sleep(pause)
+        if not self._closing:
+            await self._start(index)
+
+    # --- death ------------------------------------------------------------------------------------------------------
+
+    def _exited(self, number: int, status: int) -> None:
+        executor = self._living.pop(number, None)
+        if executor is not None:
+            self._spawn(self._bury(executor, _how(status), clean=executor.stopping and status == 0))
+
+    def _server_lost(self) -> None:
+        lost, self._living = list(self._living.values()), {}
+        if self._closing:
+            return
+        logger.error("the fork server died and its executors with it; starting another one")
+        self._server.start_again()
+        for executor in lost:
+            self._spawn(self._bury(executor, "died with the fork server", clean=False))
+
+    async def _bury(self, executor: Executor, how: str, *, clean: bool) -> None:
+        running = [attempt for attempt, _ in executor.marks.running()]
+        if time.monotonic() - executor.started > _STEADY:
+            self._failures = 0
+        text = self._reason(executor, how)
+        if not executor.stopping:
+            logger.warning("%s", text)
+        if not self._closing and not executor.stopping:
+            # its successor first: it is needed at once, and the report may have to wait for the server
+            if executor.ordinal and self._failures == 0:
+                self._spawn(self._start(executor.index))
+            else:
+                self._start_later(executor.index)
+        try:
+            if not clean:
+                await self._on_lost(executor, text, running)
+        finally:
+            self._discard(executor)
+            executor.exited.set()
+
+    def _reason(self, executor: Executor, how: str) -> str:
+        text = f"executor {executor.name} (pid {executor.pid}) {executor.killed or how}"
+        if executor.rss:
+            ago = time.monotonic() - executor.sampled
+            text += f"; its last memory sample, {ago:.1f} s before, was {executor.rss / 2**20:.0f} MiB"
+        return text
+
+    def _discard(self, executor: Executor) -> None:
+        executor.control.close()
+        executor.marks.close(remove=True)
+
+    # --- control ----------------------------------------------------------------------------------------------------
+
+    def sample(self) -> None:
+        """Note how much memory each executor has."""
+        import psutil
+
+        now = time.monotonic()
+        for executor in self._living.values():
+            with contextlib.suppress(psutil.Error):
+                executor.rss = psutil.Process(executor.pid).memory_info().rss
+                executor.sampled = now
+
+    def kill(self, why: str, ordinals: list[int] | None = None) -> None:
+        """Kill executors, all or those with `ordinals`; successors are started.
+
+        Parameters
+        ----------
+        why : str
+            Ends a sentence that begins with the executor's name.
+        """
+        for executor in self._living.values():
+            if executor.pid and (ordinals is None or executor.ordinal in ordinals):
+                executor.killed = why
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(executor.pid, signal.SIGKILL)
+
+    def tell(self, message: dict[str, Any]) -> None:
+        """Send a message to every executor."""
+        data = json.dumps(message).encode()
+        for executor in self._living.values():
+            with contextlib.suppress(OSError):
+                executor.control.send(data, socket.MSG_DONTWAIT)
+
+    async def stop(self, grace: float) -> None:
+        """Let executors finish what they run for `grace` seconds, hand back the rest, and end."""
+        self._closing = True
+        living = list(self._living.values())
+        for executor in living:
+            executor.stopping = True
+        self.tell({"op": "stop", "grace": grace})
+        ends = [asyncio.ensure_future(executor.exited.wait()) for executor in living]
+        if ends:
+            # what hangs beyond its grace is killed with the fork server
+            await asyncio.wait(ends, timeout=grace + 2.0)
+        for executor, end in zip(living, ends, strict=True):
+            if not end.done():
+                end.cancel()
+                executor.killed = "did not stop in time and was killed"
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(executor.pid, signal.SIGKILL)
+        if self._living:
+            await asyncio.wait([asyncio.ensure_future(e.exited.wait()) for e in living], timeout=2.0)
+        for task in list(self._tasks):
+            task.cancel()
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("watching an executor failed", exc_info=task.exception())
+
+
+def _how(status: int) -> str:
+    if status >= 0:
+        return f"ended with exit code {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    text = f"was killed by {name}"
+    if -status == signal.SIGKILL:
+        text += " (the kernel does so when memory runs out)"
+    return text

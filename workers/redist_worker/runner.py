@@ -1,0 +1,537 @@
+"""The threads of an executor: they take tasks from the server, run them and hand in what came of it.
+
+Any thread that needs work makes the `turn`. A thread that runs a task holds one of T *slots*; one that waits for other
+tasks inside its task gives its slot up until it has what it waited for, so tasks that wait for tasks never starve an
+executor. What one turn brought is a *batch*; its unstarted tail goes to another thread when its thread blocks, and back to
+the server when the current task drags on.
+
+Invariants: an attempt is started once; a batch is open from its arrival until its last task's hand-in was answered; no
+result is dropped before the turn that carries it is on the lane.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from redist.store import calls
+from redist.store.calls import Call, HandOut, Result, Turn
+from redist_worker.deadline import Deadline
+from redist_worker.marks import Marks
+from redist_worker.pace import Pace
+
+__all__ = ["Lane", "Runner"]
+
+logger = logging.getLogger("redist.worker")
+
+_SILENCE = 1.0  # s without a word from the server, after which an idle executor asks
+_DRAGS = 0.005  # s of one task, after which the rest of its batch goes back
+_HAND_IN_AFTER = 0.02  # s of a batch, after which it is cut short
+_SPARE_THREADS = 1
+
+
+class Lane(Protocol):
+    """What a runner needs of the executor's session."""
+
+    def call(self, call: Call) -> Any:
+        """Send a call and wait for its reply."""
+
+    def post(self, call: Call, on_reply: Callable[[Any], None]) -> None:
+        """Send a call; `on_reply` is called with its reply, by any thread."""
+
+    def wait(self, ready: Callable[[], bool], timeout: float) -> bool:
+        """Wait until `ready` answers True; False on timeout."""
+
+    def wake(self) -> None:
+        """Have every `wait` look at its condition again."""
+
+
+@dataclass(slots=True, eq=False)
+class _Thread:
+    """One thread's own state; `queue` alone is touched by others, by single deque operations."""
+
+    slot: int = -1
+    queue: deque[HandOut] = field(default_factory=deque)
+    started: float = 0.0
+    results: list[Result] = field(default_factory=list)
+    batches: list[int] = field(default_factory=list)
+    # what keeps Futures inside results alive until the turn that pins them is on the lane
+    values: list[object] = field(default_factory=list)
+    holds: bool = False
+    task: HandOut | None = None
+    blocks: int = 0
+    seceded: bool = False
+
+
+_local = threading.local()
+
+
+class Runner:
+    """Runs the tasks of one executor in T threads.
+
+    Parameters
+    ----------
+    lane : Lane
+        The executor's session.
+    execute : callable
+        Runs one task, and returns its result and the object to be kept alive until the result is handed in. Never raises.
+    marks : Marks
+        Where each thread says what it runs.
+    threads : int
+        T, how many tasks run at a time.
+    before_hand_in : callable
+        Called before results leave.
+    """
+
+    threads: int
+
+    def __init__(
+        self,
+        lane: Lane,
+        execute: Callable[[HandOut], tuple[Result, object]],
+        marks: Marks,
+        threads: int,
+        before_hand_in: Callable[[], None],
+    ) -> None:
+        self.threads = threads
+        self._lane = lane
+        self._execute = execute
+        self._marks = marks
+        self._before_hand_in = before_hand_in
+        self._pace = Pace()
+        self._lock = threading.Lock()
+        self._slot_free = threading.Condition(self._lock)
+        self._all: set[_Thread] = set()
+        self._deadline = Deadline(_DRAGS)
+        # under the lock:
+        self._pending: deque[list[HandOut]] = deque()
+        self._running = 0
+        self._returning = 0
+        self._blocked = 0
+        self._alive = 0
+        self._left: dict[int, int] = {}  # open batch -> tasks without a result
+        self._closing_batches: set[int] = set()  # handed in, not yet answered
+        self._relisted: set[int] = set()  # batches that came by a list, so that their push may come late
+        self._told_free = 0  # how many idle threads the server believes in
+        self._stopping = False
+        self._heard = time.monotonic()
+
+    # --- life -------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the threads."""
+        threading.Thread(target=self._watch, name="redist-watch", daemon=True).start()
+        with self._lock:
+            self._alive += self.threads
+        for _ in range(self.threads):
+            self._start_thread()
+
+    def _start_thread(self) -> None:
+        threading.Thread(target=self._main, name="redist-task", daemon=True).start()
+
+    def stop(self, grace: float) -> None:
+        """Take nothing more, wait `grace` seconds for what runs, and give back what then still runs or never started."""
+        deadline = time.monotonic() + grace
+        with self._lock:
+            self._stopping = True
+            pending, self._pending = list(self._pending), deque()
+        back = [task for batch in pending for task in batch]
+        for thread in list(self._all):
+            back += _take_tail(thread)
+        if back:
+            self._give_back(back)
+        self._lane.wake()
+        while self._all and time.monotonic() < deadline:
+            time.sleep(0.005)
+        running = [thread.task for thread in list(self._all) if thread.task is not None]
+        if running:
+            self._give_back(running)
+
+    @property
+    def busy(self) -> int:
+        """How many tasks run or wait inside this executor now."""
+        return self._running + self._blocked
+
+    # --- what the server sends --------------------------------------------------------------------------------------
+
+    def on_tasks(self, tasks: Sequence[HandOut]) -> None:
+        """Take what was pushed; an empty list says that there may be something to take. Called by whoever reads."""
+        with self._lock:
+            self._heard = time.monotonic()
+            if not tasks:
+                self._told_free = 0
+                return
+            new = self._new(tasks, pushed=True)
+            self._told_free -= len(new)
+            self._pending += new
+            surplus = self._surplus()
+        if surplus:
+            self._give_back(surplus)
+
+    def _new(self, tasks: Sequence[HandOut], *, pushed: bool = False, listed: bool = False) -> list[list[HandOut]]:
+        """Open the batches that were not known yet; the lock is held."""
+        batches: dict[int, list[HandOut]] = {}
+        for task in tasks:
+            number = task.batch
+            if number in batches:
+                batches[number].append(task)
+            elif number in self._left or number in self._closing_batches:
+                continue
+            elif pushed and number in self._relisted:
+                self._relisted.discard(number)
+            else:
+                batches[number] = [task]
+        for number, members in batches.items():
+            self._left[number] = len(members)
+            if listed:
+                self._relisted.add(number)
+        return list(batches.values())
+
+    def _surplus(self) -> list[HandOut]:
+        """Return what no thread is free for, taken off the pending batches; the lock is held."""
+        surplus: list[HandOut] = []
+        while self._pending and (self._stopping or self._free() < 0):
+            surplus += self._pending.pop()
+        return surplus
+
+    def _free(self) -> int:
+        """Return how many slots neither run a task nor have one waiting for them; the lock is held."""
+        return self.threads - self._running - self._returning - len(self._pending)
+
+    def _give_back(self, tasks: Sequence[HandOut]) -> None:
+        results = [Result(task.name, task.attempt, "back") for task in tasks]
+        self._post(results, [task.batch for task in tasks])
+
+    # --- turns ------------------------------------------------------------------------------------------------------
+
+    def _turn(self, results: list[Result], batches: list[int], *, resync: bool = False) -> tuple[Call, list[int]]:
+        """Return the call that hands in `results` of `batches` and takes what this executor has threads for."""
+        with self._lock:
+            left = self._left
+            finished = []
+            for number in batches:
+                count = left[number] - 1
+                if count:
+                    left[number] = count
+                else:
+                    del left[number]
+                    self._closing_batches.add(number)
+                    finished.append(number)
+            free = max(0, self._free())
+            if free == 0 or self._stopping:
+                want = free = 0
+            elif resync:
+                want = calls.RESYNC
+            else:
+                want = self._pace.want
+            self._told_free = free
+            capacity = len(left) + free
+        quick = self._pace.quick if want > 1 else ()
+        return calls.turn(capacity, want, quick, finished, results), finished
+
+    def _answered(self, reply: Any, finished: Sequence[int], *, resync: bool = False) -> list[list[HandOut]]:
+        """Take in the reply of a turn; return the new batches that it brought."""
+        code = reply[0]
+        with self._lock:
+            self._heard = time.monotonic()
+            self._closing_batches.difference_update(finished)
+            if code not in (b"OK", b"REPEAT"):
+                return []
+            turn: Turn = calls.parse_turn(reply)
+            if not turn.tasks:
+                return []
+            new = self._new(turn.tasks, listed=resync or code == b"REPEAT")
+            self._told_free -= len(new)
+            return new
+
+    def _post(self, results: list[Result], batches: list[int]) -> None:
+        """Make a turn without waiting; what it brings goes to whichever thread is free."""
+        call, finished = self._turn(results, batches)
+        self._lane.post(call, lambda reply: self._posted(reply, finished))
+
+    def _posted(self, reply: Any, finished: Sequence[int]) -> None:
+        new = self._answered(reply, finished)
+        if new:
+            with self._lock:
+                self._pending += new
+                surplus = self._surplus()
+            if surplus:
+                self._give_back(surplus)
+            self._lane.wake()
+
+    def _hand_in(self, me: _Thread) -> None:
+        """Hand in what `me` has finished, without waiting."""
+        self._before_hand_in()
+        results, batches, values = me.results, me.batches, me.values
+        me.results, me.batches, me.values = [], [], []
+        self._post(results, batches)
+        values.clear()
+
+    def _take(self, me: _Thread, *, resync: bool) -> list[HandOut] | None:
+        """Hand in what `me` has finished, and wait for what comes next."""
+        results, batches, values = me.results, me.batches, me.values
+        if results:
+            self._before_hand_in()
+            me.results, me.batches, me.values = [], [], []
+        call, finished = self._turn(results, batches, resync=resync)
+        reply = self._lane.call(call)
+        values.clear()
+        new = self._answered(reply, finished, resync=resync)
+        if not new:
+            return None
+        with self._lock:
+            if self._running + self._returning < self.threads and not self._stopping:
+                mine: list[HandOut] | None = new.pop(0)
+                self._running += 1
+                me.holds = True
+            else:
+                mine = None
+            self._pending += new
+            surplus = self._surplus()
+        if surplus:
+            self._give_back(surplus)
+        if new:
+            self._lane.wake()
+        return mine
+
+    # --- a thread ---------------------------------------------------------------------------------------------------
+
+    def _main(self) -> None:
+        me = _Thread(slot=self._marks.take_slot())
+        self._all.add(me)
+        _local.thread = me
+        _local.runner = self
+        try:
+            while (work := self._next(me)) is not None:
+                self._run(me, work)
+        except Exception:
+            if not self._stopping:
+                logger.exception("a task thread failed")
+        finally:
+            with self._lock:
+                self._leave_slot(me)
+                self._alive -= 1
+            self._marks.give_slot(me.slot)
+            self._all.discard(me)
+
+    def _next(self, me: _Thread) -> list[HandOut] | None:
+        """Return what `me` runs next, with a slot for it; None when the thread is to end."""
+        resync = False
+        while True:
+            work, ask = None, False
+            with self._lock:
+                self._leave_slot(me)
+                ends = self._stopping or self._alive - self._blocked > self.threads + _SPARE_THREADS
+                if not ends:
+                    free = self._free()
+                    if self._pending and free + len(self._pending) > 0:
+                        work = self._pending.popleft()
+                        self._running += 1
+                        me.holds = True
+                    elif free > 0 and (resync or free > self._told_free):
+                        # nobody else asks for the same slots
+                        self._told_free = free
+                        ask = True
+            if ask:
+                work = self._take(me, resync=resync)
+                resync = False
+                if work is not None:
+                    return work
+                continue
+            if me.results:
+                self._hand_in(me)
+            if work is not None or ends:
+                return work
+            if not self._lane.wait(self._something, _SILENCE):
+                resync = self._silent()
+
+    def _something(self) -> bool:
+        """Whether a waiting thread has a reason to look."""
+        if self._stopping:
+            return True
+        waiting = len(self._pending)
+        free = self.threads - self._running - self._returning - waiting
+        return free + waiting > 0 and (waiting > 0 or free > self._told_free)
+
+    def _silent(self) -> bool:
+        """Whether nothing was heard for long; true for one thread at a time."""
+        with self._lock:
+            now = time.monotonic()
+            if now - self._heard < 0.9 * _SILENCE:
+                return False
+            self._heard = now
+            return True
+
+    def _leave_slot(self, me: _Thread) -> None:
+        if me.holds:
+            me.holds = False
+            self._running -= 1
+            if self._returning:
+                self._slot_free.notify()
+
+    def _run(self, me: _Thread, work: list[HandOut]) -> None:
+        queue = me.queue
+        if len(work) == 1:
+            self._run_one(me, work[0])
+            return
+        queue += work
+        self._deadline.arm()
+        clock = time.perf_counter
+        begun = clock()
+        while True:
+            try:
+                task = queue.popleft()
+            except IndexError:
+                return
+            self._run_one(me, task)
+            if me.started - begun > _HAND_IN_AFTER and queue:
+                # not as quick as they were: others get the rest
+                back = _take_tail(me)
+                me.results += [Result(task.name, task.attempt, "back") for task in back]
+                me.batches += [task.batch for task in back]
+                return
+
+    def _run_one(self, me: _Thread, task: HandOut) -> None:
+        clock = time.perf_counter
+        slot = me.slot
+        me.task = task
+        self._marks.set(slot, task.attempt)
+        me.started = begun = clock()
+        result, value = self._execute(task)
+        ended = clock()
+        self._marks.clear(slot)
+        me.task = None
+        me.started = ended
+        me.results.append(result)
+        me.batches.append(task.batch)
+        if result.contains:
+            me.values.append(value)
+        if me.seceded or me.blocks:
+            self._come_back_unslotted(me)
+        else:
+            self._pace.note(task.fn, ended - begun, 1, inline=result.value != b"")
+
+    def _come_back_unslotted(self, me: _Thread) -> None:
+        """The task ended while it was seceded: it held no slot, and its thread looks for work like any other."""
+        with self._lock:
+            self._blocked -= 1
+        me.seceded = False
+        me.blocks = 0
+
+    # --- blocking ---------------------------------------------------------------------------------------------------
+
+    def block(self) -> None:
+        """Give up this thread's slot, because its task is about to wait; nested calls count."""
+        me = self._mine()
+        if me is None:
+            return
+        me.blocks += 1
+        if me.blocks == 1 and not me.seceded:
+            self._secede(me)
+
+    def unblock(self) -> None:
+        """Take a slot again, waiting until one is free."""
+        me = self._mine()
+        if me is None or not me.blocks:
+            return
+        me.blocks -= 1
+        if me.blocks == 0 and not me.seceded:
+            self._rejoin(me)
+
+    def secede(self) -> None:
+        """Run the current task outside of the slots, until it ends or `rejoin` is called."""
+        me = self._mine()
+        if me is None:
+            raise ValueError("secede() can only be called inside a task")
+        if not me.seceded:
+            me.seceded = True
+            if not me.blocks:
+                self._secede(me)
+
+    def rejoin(self) -> None:
+        """Take a slot again after `secede`, waiting until one is free."""
+        me = self._mine()
+        if me is None:
+            raise ValueError("rejoin() can only be called inside a task")
+        if me.seceded:
+            me.seceded = False
+            if not me.blocks:
+                self._rejoin(me)
+
+    def _mine(self) -> _Thread | None:
+        """The calling thread's state if it runs a task of this executor."""
+        me: _Thread | None = getattr(_local, "thread", None)
+        if me is None or me.task is None or getattr(_local, "runner", None) is not self:
+            return None
+        return me
+
+    def _secede(self, me: _Thread) -> None:
+        tail = _take_tail(me)
+        with self._lock:
+            self._blocked += 1
+            self._leave_slot(me)
+            if tail:
+                self._pending.appendleft(tail)
+            needed = self._alive - self._blocked < self.threads and not self._stopping
+            if needed:
+                self._alive += 1
+        # hands in what is finished; what this turn takes is for the thread that takes over
+        self._hand_in(me)
+        if needed:
+            self._start_thread()
+        elif tail:
+            self._lane.wake()
+
+    def _rejoin(self, me: _Thread) -> None:
+        with self._lock:
+            self._blocked -= 1
+            self._returning += 1
+            while self._running >= self.threads:
+                self._slot_free.wait()
+            self._returning -= 1
+            self._running += 1
+            me.holds = True
+            surplus = self._surplus()
+            wrong = self._told_free > max(0, self._free())
+        if surplus:
+            self._give_back(surplus)
+        elif wrong:
+            self._post([], [])
+
+    # --- tasks that drag on -----------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """Give back the tails of batches whose current task takes too long."""
+        while True:
+            self._deadline.wait()
+            if self._stopping:
+                return
+            again = False
+            now = time.perf_counter()
+            for thread in list(self._all):
+                if not thread.queue:
+                    continue
+                if thread.task is None or now - thread.started < _DRAGS:
+                    again = True
+                    continue
+                tail = _take_tail(thread)
+                if tail:
+                    self._give_back(tail)
+            if again:
+                self._deadline.arm()
+
+
+def _take_tail(thread: _Thread) -> list[HandOut]:
+    """Take what `thread` has not started, in order; the thread itself may be taking from the other end."""
+    tail: list[HandOut] = []
+    while True:
+        try:
+            tail.append(thread.queue.pop())
+        except IndexError:
+            tail.reverse()
+            return tail
