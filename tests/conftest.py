@@ -1,0 +1,75 @@
+"""Servers, namespaces and stores that tests ask for. What they are is in servers.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+import servers
+from servers import FakeStore, SentinelServer, Server, Store, WireStore
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[Server]:
+    """The embedded Valkey."""
+    with servers.running("valkey") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis7() -> Iterator[Server]:
+    """Debian's redis-server."""
+    with servers.running("redis7") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def cluster3() -> Iterator[Server]:
+    """A Cluster of three nodes."""
+    with servers.running_cluster() as server:
+        yield server
+
+
+@pytest.fixture
+def sentinel() -> Iterator[SentinelServer]:
+    """A master, its replica and a Sentinel; the test's own, for tests fail them over."""
+    with servers.running_sentinel() as server:
+        yield server
+
+
+@pytest.fixture
+def namespace() -> str:
+    """A fresh namespace."""
+    return servers.fresh_namespace()
+
+
+@pytest.fixture
+def acl_server(valkey: Server, namespace: str) -> Iterator[Server]:
+    """The embedded Valkey, seen by a user who has the rights of `redist acl` in `namespace` and no others."""
+    from redist.store.acl import acl_line
+
+    valkey.admin(*acl_line("tenant", namespace, password="secret").split(" "))
+    yield Server("acl", valkey.url.replace("unix://", "unix://tenant:secret@"), valkey.nodes)
+    valkey.admin("ACL", "DELUSER", "tenant")
+
+
+@pytest.fixture
+def fake(namespace: str) -> Iterator[FakeStore]:
+    """A store of fakeredis."""
+    store = FakeStore(namespace)
+    yield store
+    store.close()
+
+
+@pytest.fixture(params=["fake", "valkey", "redis7"])
+def store(request: pytest.FixtureRequest, namespace: str) -> Iterator[Store]:
+    """A store with an empty namespace: fakeredis, the embedded Valkey, and Redis 7."""
+    if request.param == "fake":
+        yield request.getfixturevalue("fake")
+        return
+    server: Server = request.getfixturevalue(request.param)
+    store = WireStore(server.endpoint(namespace), request.param)
+    yield store
+    store.close()
+    server.forget(namespace)
