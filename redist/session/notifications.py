@@ -1,0 +1,172 @@
+"""What is pushed to a caller: decoded, counted, and asked for again when something is missing.
+
+Messages with states are numbered a caller. Whoever misses one, or subscribed anew, asks for the states of all its
+unfinished keys; nothing else is lost with a message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+
+from redist.session.states import CANCELLED, FutureState, States
+
+if TYPE_CHECKING:
+    from redist.store.calls import State
+
+__all__ = ["Notifications", "decode_message"]
+
+_PENDING = frozenset(["waiting", "queued", "processing"])
+
+#: How long pushes that a heartbeat spoke of may still be on their way, s.
+_LATE = 0.25
+
+
+def decode_message(data: bytes) -> list[Any]:
+    """Return a message's flat list; strings are bytes."""
+    result = msgpack.unpackb(data, raw=True, strict_map_key=False)
+    if not isinstance(result, list):
+        raise ValueError(f"not a message: {data!r:.80}")
+    return result
+
+
+class Notifications:
+    """Applies pushed states to records and notices what is missing.
+
+    Parameters
+    ----------
+    states : States
+        The records.
+    on_forfeit : callable
+        Called with a record that the server let go of by itself.
+    on_miss : callable
+        Called without arguments when the states of unfinished keys have to be asked for.
+    on_doubt : callable
+        Called with a record whose cancellation may be an old one.
+
+    Attributes
+    ----------
+    number : int
+        The number of the last message, -1 if unknown.
+    doubtful : dict
+        Names that this caller cancelled itself lately: their ``cancelled`` may arrive after a new life of the name began.
+    """
+
+    def __init__(
+        self,
+        states: States,
+        on_forfeit: Callable[[FutureState], object],
+        on_miss: Callable[[], object],
+        on_doubt: Callable[[FutureState], object],
+    ) -> None:
+        self.number = -1
+        self.doubtful: dict[str, float] = {}
+        self.suspect: tuple[int, float] | None = None
+        self._states = states
+        self._on_forfeit = on_forfeit
+        self._on_miss = on_miss
+        self._on_doubt = on_doubt
+
+    # --- numbers ----------------------------------------------------------------------------------------------------
+
+    def subscribed(self) -> None:
+        """A new subscription: what came before it is unknown."""
+        self.number = -1
+        self.suspect = None
+
+    def beat(self, pushed: int, now: float) -> None:
+        """A heartbeat answered that `pushed` messages had been sent to us; later ones may have come before the answer."""
+        if self.number < 0:
+            self.number = pushed
+        elif pushed > self.number and self.suspect is None:
+            self.suspect = (pushed, now + _LATE)
+
+    @property
+    def deadline(self) -> float | None:
+        """When `tick` has something to do, or None."""
+        return self.suspect[1] if self.suspect else None
+
+    def tick(self, now: float) -> None:
+        """Ask for states if what a heartbeat spoke of did not come."""
+        if self.suspect and now >= self.suspect[1]:
+            pushed, _ = self.suspect
+            self.suspect = None
+            if self.number < pushed:
+                self.number = pushed
+                self._on_miss()
+
+    # --- states -----------------------------------------------------------------------------------------------------
+
+    def states(self, message: list[Any]) -> None:
+        """Apply an ``s`` message."""
+        number = message[1]
+        expected = self.number + 1
+        if number != expected:
+            if self.number >= 0 and number < expected:
+                return  # a repeat: what it says may be old
+            if self.number >= 0:
+                self._on_miss()
+        self.number = number
+        if self.suspect and number >= self.suspect[0]:
+            self.suspect = None
+        get = self._states.records.get
+        for i in range(2, len(message), 7):
+            state = get(message[i].decode())
+            if state is None:
+                continue
+            word = message[i + 1]
+            if word == b"memory":
+                if state.status != CANCELLED:
+                    state.finish(
+                        int(message[i + 3] or 0),
+                        message[i + 4].decode(),
+                        message[i + 5].decode(),
+                        message[i + 6],
+                    )
+            else:
+                self._apply(
+                    state,
+                    word.decode(),
+                    message[i + 4].decode(),
+                    message[i + 5].decode(),
+                    message[i + 6],
+                    pushed=True,
+                )
+
+    def read(self, read: State) -> None:
+        """Apply what a `states` call answered of one key; `forgotten` if the server does not know it."""
+        state = self._states.get(read.name)
+        if state is None:
+            return
+        if read.state == "memory":
+            if state.status != CANCELLED:
+                state.finish(read.nbytes, read.type, read.where, read.value)
+        else:
+            self._apply(state, read.state, read.type, read.where, read.value, pushed=False)
+
+    def _apply(
+        self, state: FutureState, word: str, type_: str, where: str, value: bytes, *, pushed: bool
+    ) -> None:
+        word = word.split(" ", 1)[0]
+        if word == "erred":
+            if type_ == "KeyTaken":
+                # The server refused us: the key is another function's, and our count was not taken.
+                if state.status == "finished":
+                    return
+                self._on_forfeit(state)
+            state.err(type_, where, value)
+        elif word == "cancelled":
+            if state.name in self.doubtful:
+                self._on_doubt(state)
+            else:
+                self._on_forfeit(state)
+                state.cancel(value.decode(errors="replace") or "cancelled")
+        elif word == "forgotten":
+            self._on_forfeit(state)
+            state.cancel(
+                "the key is not known any more (released everywhere, cancelled, or lost with the server)"
+            )
+        elif word in _PENDING and pushed:
+            state.again()

@@ -1,0 +1,70 @@
+"""How something that waits is written once, for threads and for event loops.
+
+An operation is a generator. It yields what it needs and is sent the outcome; a driver runs it: the thread driver blocks,
+the asyncio driver awaits. What it does between two yields happens in the caller's thread or loop without any lock: it takes
+`Session.lock` (nothing, in a loop) to touch records or counts, and what may block belongs into a `Run`.
+
+=========== ==========================================================================================================
+yielded     outcome
+=========== ==========================================================================================================
+`Ask`       the reply of one call; its error is raised at the yield
+`AskAll`    the replies of several calls, in order; the first error is raised
+`Post`      None at once: the call leaves, nobody waits for it
+`Until`     True when the waiter is ready, False if the timeout came first
+`Run`       what a blocking function returns; an event loop runs it in a thread
+=========== ==========================================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+from redist.session.states import Waiter
+from redist.store.calls import Call
+
+__all__ = ["Ask", "AskAll", "Operation", "Post", "Request", "Run", "Until"]
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Ask:
+    """Send one call and have its reply."""
+
+    call: Call
+
+
+@dataclass(slots=True)
+class AskAll:
+    """Send several calls and have all replies."""
+
+    calls: Sequence[Call]
+
+
+@dataclass(slots=True)
+class Post:
+    """Send a call and go on."""
+
+    call: Call
+
+
+@dataclass(slots=True)
+class Until:
+    """Wait for `waiter`, at most `timeout` seconds."""
+
+    waiter: Waiter
+    timeout: float | None = None
+
+
+@dataclass(slots=True)
+class Run:
+    """Call a function that may block."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...] = ()
+
+
+Request: TypeAlias = Ask | AskAll | Post | Until | Run
+Operation: TypeAlias = Generator[Request, Any, T]

@@ -1,0 +1,661 @@
+"""One caller's session: lane, ledger, states and notifications put together. Sans-IO.
+
+A driver opens two connections, one for commands and one for the subscription, tells the session what arrives on them, sends
+what stands in `Session.outgoing` and `Session.subscriptions`, and calls `tick` by `deadline`. Nothing here blocks, and
+nothing here may be called without the driver's lock unless it says so.
+
+Life: `connected` -> register -> subscribe -> ready. After a broken connection the driver connects again: a lane that is
+still registered sends what is unanswered, a new subscription asks for the states of unfinished keys. When the server does
+not know the caller, or lost writes of it, the session registers anew under a new incarnation and brings what it has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import msgpack
+
+from redist.errors import ClientClosed, SchemaMismatch, ServerRefused
+from redist.session.lane import Entry, Lane, OldGeneration, Refused
+from redist.session.ledger import Ledger
+from redist.session.notifications import Notifications, decode_message
+from redist.session.states import FINISHED, PENDING, FutureState, States
+from redist.store import calls
+from redist.store.calls import Call, EligibilityClass, HandOut, Task
+
+__all__ = ["EndpointLike", "Session"]
+
+#: Submissions without an answer beyond which tasks are collected.
+WINDOW = 4
+#: Tasks, counts or names of one call.
+SLICE = 500
+#: Bytes of specs and functions of one submission.
+BULK = 1 << 20
+#: How long a release may wait for others, s.
+RELEASE_DELAY = 0.002
+
+
+class EndpointLike(Protocol):
+    """What a session needs to know of the server."""
+
+    prefix: str
+    subscribe: str
+
+
+class Session:
+    """A registered caller: a client, a worker or an executor.
+
+    Parameters
+    ----------
+    endpoint : Endpoint
+        The server and the namespace.
+    kind : {'client', 'worker', 'executor'}
+        What registers.
+    name : str
+        Name for people; of a `named` client also what its holdings are found by.
+    details : mapping of str
+        Further fields of ``caller:ORD``.
+    parent : int
+        The worker's ordinal, for an executor.
+    ordinal : int
+        An ordinal to be taken over, 0 for none.
+    lease : float
+        How long the caller is believed to live without a heartbeat, s.
+    named : bool
+        A client's session that survives it.
+    clock : callable
+        Returns seconds that only grow.
+
+    Attributes
+    ----------
+    lane, ledger, states, notifications
+        The parts.
+    lock : context manager
+        The driver's lock; guards all of this.
+    ready : bool
+        Whether it is registered and subscribed.
+    failure : BaseException or None
+        Why the session can never work again.
+    attempt : int
+        The highest attempt that was seen.
+    on_tasks, on_control, on_evict, on_output, on_worker, on_generation, on_beat : callable or None
+        What a face does with pushes: hand-outs, ``look at the inbox``, (name, attempt) pairs to drop, (stream, worker, text)
+        of printing tasks, an ordinal that joined or left, the new generation, a heartbeat's answer.
+    on_lost : callable or None
+        Called when the server lost this caller; returns the calls that bring what it has besides counts and tasks.
+    bring_functions : callable or None
+        Called after a loss with the hashes of functions that tasks need again, to `add_function` them.
+    heartbeat : callable or None
+        Makes the heartbeat call of a worker.
+    """
+
+    def __init__(
+        self,
+        endpoint: EndpointLike,
+        kind: str,
+        name: str,
+        details: Mapping[str, str] | None = None,
+        parent: int = 0,
+        *,
+        ordinal: int = 0,
+        lease: float = 10.0,
+        named: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.endpoint = endpoint
+        self.kind = kind
+        self.name = name
+        self.details = dict(details or {})
+        self.parent = parent
+        self.lease = lease
+        self.named = named
+        self.clock = clock
+        self.lock: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+        self.ready = False
+        self.closing = False
+        self.failure: BaseException | None = None
+        self.secret = ""
+        self.adopted = False
+        self.attempt = 0
+        self.functions: set[str] = set()
+        self.subscriptions: list[bytes] = []
+        self.states = States()
+        self.ledger = Ledger(self.states)
+        self.notifications = Notifications(self.states, self.ledger.forfeit, self._ask_states, self._doubt)
+        self.lane = Lane(endpoint.prefix, clock, self._register, self.set_generation, self._moved)
+        self.lane.incarnation = _new_incarnation()
+        self.lane.ordinal = ordinal
+        self.on_tasks: Callable[[list[HandOut]], object] | None = None
+        self.on_control: Callable[[], object] | None = None
+        self.on_evict: Callable[[list[tuple[str, int]]], object] | None = None
+        self.on_output: Callable[[int, str, str], object] | None = None
+        self.on_worker: Callable[[int], object] | None = None
+        self.on_generation: Callable[[int], object] | None = None
+        self.on_beat: Callable[[calls.Beat], object] | None = None
+        self.on_lost: Callable[[], Iterable[Call]] | None = None
+        self.heartbeat: Callable[[], Call] | None = None
+        self.bring_functions: Callable[[set[str]], object] | None = None
+        #: Set by the driver: the command connection leads to the wrong server.
+        self.reconnect: Callable[[str], object] | None = None
+        self._outbox: deque[tuple[FutureState, Task]] = deque()
+        self._new_functions: dict[str, bytes] = {}
+        self._new_classes: dict[str, EligibilityClass] = {}
+        self._classes: set[str] = set()
+        self._submissions = 0
+        self._subscribed: set[str] = set()
+        self._wanted: set[str] = set()
+        self._was_registered = False
+        self._kept: list[Entry] = []
+        self._beat_at: float | None = None
+        self._beating = False
+        self._disagreed = 0
+        self._release_at: float | None = None
+
+    # --- what a driver asks -----------------------------------------------------------------------------------------
+
+    @property
+    def outgoing(self) -> list[bytes]:
+        """Commands to be sent on the command connection; the driver empties it."""
+        return self.lane.outgoing
+
+    @property
+    def ordinal(self) -> int:
+        """Our ordinal, 0 before the registration."""
+        return self.lane.ordinal
+
+    @property
+    def generation(self) -> int:
+        """The generation that we know of."""
+        return self.lane.generation
+
+    @property
+    def incarnation(self) -> str:
+        """This registration's id."""
+        return self.lane.incarnation
+
+    @property
+    def collected(self) -> int:
+        """How many tasks wait for an acknowledgement to leave."""
+        return len(self._outbox)
+
+    @property
+    def deadline(self) -> float:
+        """When `tick` has something to do, by the clock; infinite if nothing is planned."""
+        times = (self._beat_at, self._release_at, self.lane.deadline, self.notifications.deadline)
+        return min((t for t in times if t is not None), default=float("inf"))
+
+    def tick(self, now: float | None = None) -> None:
+        """Do what is due."""
+        now = self.clock() if now is None else now
+        self.lane.tick(now)
+        self.notifications.tick(now)
+        if self._beat_at is not None and now >= self._beat_at:
+            self._beat(now)
+        if self._release_at is not None and now >= self._release_at:
+            self.flush()
+
+    def dirty(self) -> None:
+        """Releases came in: they leave within 2 ms."""
+        if self._release_at is None:
+            self._release_at = self.clock() + RELEASE_DELAY
+
+    # --- connections ------------------------------------------------------------------------------------------------
+
+    def connected(self) -> None:
+        """The command connection stands."""
+        self.lane.connect()
+        if not self.lane.registered:
+            self._register()
+        elif self._beat_at is None or self.ready:
+            self._beat_at = self.clock()
+            self._beating = False
+
+    def disconnected(self) -> None:
+        """The command connection broke."""
+        self.lane.lost()
+        self._beating = False
+
+    def subscription_connected(self) -> None:
+        """The subscription's connection stands."""
+        self._subscribed.clear()
+        self.subscriptions.clear()
+        self._subscribe()
+
+    def subscription_lost(self) -> None:
+        """The subscription's connection broke."""
+        self._subscribed.clear()
+        self.subscriptions.clear()
+
+    def _moved(self, message: str) -> None:
+        if self.reconnect is not None:
+            self.reconnect(message)
+
+    # --- registration -----------------------------------------------------------------------------------------------
+
+    def _register(self) -> None:
+        """Register, for the first time or anew: the server does not know us, or lost writes of ours."""
+        lane = self.lane
+        if self.closing and self._was_registered:
+            # Nothing is held any more by a caller that the server forgot.
+            for entry in lane.unregister(lane.incarnation):
+                _settle_closed(entry)
+            return
+        self._kept += lane.unregister(_new_incarnation())
+        self._beat_at = None
+        if not lane.connected:
+            return
+        call = calls.register(
+            self.kind, self.name, ordinal=lane.ordinal, parent=self.parent, attempt=self.attempt,
+            generation=lane.generation, lease_ms=int(self.lease * 1000), named=self.named, details=self.details,
+        )  # fmt: skip
+        lane.transmit_registration(call, self._registered, self._register_failed)
+
+    def _registered(self, reply: list[Any]) -> None:
+        registered = calls.parse_register(reply)
+        anew, self._was_registered = self._was_registered, True
+        self.secret = registered.secret
+        self.attempt = max(self.attempt, registered.attempt)
+        if not anew:
+            self.adopted = registered.adopted
+            self.lane.generation = self.ledger.generation = registered.generation
+        elif registered.generation > self.generation:
+            self.set_generation(registered.generation)
+        kept, self._kept = self._kept, []
+        kept += self.lane.unregister(self.lane.incarnation)
+        if anew or kept:
+            self._bring(kept)
+        self.lane.register(registered.ordinal)
+        self.lane.resume()
+        self._subscribe()
+
+    def _register_failed(self, error: BaseException) -> None:
+        if isinstance(error, Refused):
+            if error.code == "schema":
+                error = SchemaMismatch(
+                    f"the namespace was written with schema {error.message}, this version of redist has another one: "
+                    "use the same version everywhere, or another namespace"
+                )
+            else:
+                error = ServerRefused(error.message)
+        self.fail(error)
+
+    def _bring(self, kept: list[Entry]) -> None:
+        """After a loss: say again what we hold, and what the server may not have applied."""
+        self.functions.clear()
+        self._classes.clear()
+        self._submissions = 0
+        enqueue = self.lane.enqueue
+        for call in self.on_lost() if self.on_lost is not None else ():
+            enqueue(call)
+        pending: list[FutureState] = []
+        counts: list[tuple[str, int]] = []
+        values: list[calls.Value] = []
+        for name, count in self.ledger.pairs():
+            state = self.states.records[name]
+            if state.status == PENDING and state.task is not None:
+                pending.append(state)
+            elif state.status == FINISHED and state.value and not state.where:
+                values.append(calls.Value(name, count, 0, 0, state.nbytes, state.type, state.value))
+            else:
+                counts.append((name, count))
+        for i in range(0, len(values), SLICE):
+            enqueue(calls.commit(values[i : i + SLICE]))
+        self._enqueue_counts(counts)
+        unsent = {id(state) for state, _ in self._outbox}
+        again = [
+            (state, state.task) for state in pending if state.task is not None and id(state) not in unsent
+        ]
+        if self.bring_functions is not None:
+            self.bring_functions({task.fn for _, task in again})
+        while again:
+            self._submit_slice(again)
+        for entry in kept:
+            # Counts are said above, in their present form.
+            if entry.call.script.name not in ("ledger", "registered", "noop"):
+                self._submissions += entry.call.script.name == "submit"
+                enqueue(entry.call, entry.on_reply, entry.on_error)
+        if any(entry.call.script.name in ("submit", "commit", "cancel") for entry in kept):
+            # Those brought the counts of their time.
+            self._enqueue_counts(self.ledger.pairs())
+        enqueue(calls.registered())
+
+    def _enqueue_counts(self, pairs: list[tuple[str, int]]) -> None:
+        for i in range(0, len(pairs), SLICE):
+            self.lane.enqueue(calls.ledger(pairs[i : i + SLICE]))
+
+    def fail(self, error: BaseException) -> None:
+        """The session will never work (again): everything that waits hears why."""
+        if self.failure is None:
+            self.failure = error
+        for entry in self.lane.unregister(self.lane.incarnation):
+            if entry.on_error is not None:
+                entry.on_error(error)
+        self.states.cancel_all(str(error), lambda _: error)
+
+    # --- subscription -----------------------------------------------------------------------------------------------
+
+    def _subscribe(self) -> None:
+        if not self.lane.registered:
+            return
+        prefix = self.endpoint.prefix
+        wanted = {f"{prefix}to:{self.ordinal}", f"{prefix}all"}
+        if self.kind == "worker":
+            wanted.add(f"{prefix}evict:{self.ordinal}")
+        self._wanted = wanted
+        for channel in sorted(wanted - self._subscribed):
+            self.subscriptions.append(_command(self.endpoint.subscribe, channel))
+        for channel in sorted(self._subscribed - wanted):
+            self.subscriptions.append(_command(self.endpoint.subscribe.replace("SUB", "UNSUB"), channel))
+            self._subscribed.discard(channel)
+        if wanted <= self._subscribed:
+            self._became_ready()
+
+    def _became_ready(self) -> None:
+        first = not self.ready
+        self.ready = True
+        self.notifications.subscribed()
+        # The heartbeat tells the number of the last push, and the states that are read after it stand for what was pushed.
+        self._beating = False
+        self._beat(self.clock())
+        if not first or self.adopted:
+            self._ask_states()
+
+    # --- what arrives -----------------------------------------------------------------------------------------------
+
+    def on_reply(self, reply: Any) -> None:
+        """Take the next reply of the command connection."""
+        self.lane.on_reply(reply)
+
+    def on_push(self, frame: Any) -> None:
+        """Take the next frame of the subscription's connection."""
+        if isinstance(frame, Exception):
+            self.fail(
+                ServerRefused(
+                    f"the subscription was refused: {frame}; `redist acl USER` prints the rights that it needs"
+                )
+            )
+            return
+        kind = frame[0]
+        if kind == b"message" or kind == b"smessage":
+            self.on_message(frame[1], frame[2])
+        elif kind in (b"subscribe", b"ssubscribe"):
+            self._subscribed.add(frame[1].decode())
+            if self._wanted and self._wanted <= self._subscribed:
+                self._became_ready()
+
+    def on_message(self, channel: bytes, data: bytes) -> None:
+        """Take a published message."""
+        message = decode_message(data)
+        if channel.rfind(b"}:evict:") >= 0:
+            if self.on_evict is not None:
+                flat = iter(message)
+                self.on_evict([(name.decode(), int(attempt)) for name, attempt in zip(flat, flat)])
+            return
+        kind = message[0]
+        if kind == b"s":
+            self.notifications.states(message)
+        elif kind == b"t":
+            if self.on_tasks is not None:
+                tasks = calls.parse_tasks(message, 2)
+                for task in tasks:
+                    self.attempt = max(self.attempt, task.attempt)
+                self.on_tasks(tasks)
+        elif kind == b"c":
+            if self.on_control is not None:
+                self.on_control()
+        elif kind == b"g":
+            self.set_generation(int(message[1]))
+        elif kind == b"o":
+            if self.on_output is not None:
+                self.on_output(int(message[1]), message[2].decode(), message[3].decode(errors="replace"))
+        elif kind == b"w" and self.on_worker is not None:
+            self.on_worker(int(message[1]))
+
+    def set_generation(self, generation: int) -> None:
+        """The cluster is of `generation` now: what belongs to an older one is cancelled."""
+        if generation <= self.generation:
+            return
+        self.lane.generation = generation
+        self._outbox.clear()
+        self.functions.clear()
+        self._new_functions.clear()
+        self.ledger.reset(generation)
+        self.states.cancel_all("the cluster was restarted")
+        if self.on_generation is not None:
+            self.on_generation(generation)
+
+    # --- tasks ------------------------------------------------------------------------------------------------------
+
+    def knows_function(self, fn: str) -> bool:
+        """Return whether the pickle of function `fn` is on the lane or about to be."""
+        return fn in self.functions
+
+    def add_function(self, fn: str, data: bytes) -> None:
+        """Have the pickle of function `fn` leave with the next submission."""
+        if fn not in self.functions:
+            self.functions.add(fn)
+            self._new_functions[fn] = data
+
+    def add_class(self, eligibility: EligibilityClass) -> None:
+        """Have an eligibility class leave with the next submission."""
+        if eligibility.hash not in self._classes:
+            self._classes.add(eligibility.hash)
+            self._new_classes[eligibility.hash] = eligibility
+
+    def submit(self, state: FutureState, task: Task) -> None:
+        """Have `task` leave with the next `pump`; its count is the one that `state` has then."""
+        state.task = task
+        self._outbox.append((state, task))
+
+    def pump(self) -> None:
+        """Send what is collected as far as few enough submissions are unanswered."""
+        outbox = self._outbox
+        while outbox and self._submissions < WINDOW:
+            self._submit_slice(outbox)
+
+    def _submit_slice(self, source: deque[tuple[FutureState, Task]] | list[tuple[FutureState, Task]]) -> None:
+        tasks: list[Task] = []
+        sent, clean = self.ledger.sent, self.ledger.clean
+        size = 0
+        taken = 0
+        states: list[FutureState] = []
+        for state, task in source:
+            count = state.count
+            if task.count != count:
+                # Dropped before it left: it is counted for this moment, and the release follows.
+                task = task._replace(count=max(count, 1))
+                count = task.count
+            if state.status == PENDING:
+                tasks.append(task)
+                states.append(state)
+                sent(state, count)
+                clean(state)
+            size += len(task.spec)
+            taken += 1
+            if taken >= SLICE or size >= BULK:
+                break
+        if taken == len(source):
+            source.clear()
+        elif isinstance(source, deque):
+            for _ in range(taken):
+                source.popleft()
+        else:
+            del source[:taken]
+        if not tasks:
+            return
+        functions: Sequence[tuple[str, bytes]] = ()
+        classes: Sequence[EligibilityClass] = ()
+        if self._new_functions:
+            functions = list(self._new_functions.items())
+            self._new_functions.clear()
+        if self._new_classes:
+            classes = list(self._new_classes.values())
+            self._new_classes.clear()
+        self._submissions += 1
+        hashes = [fn for fn, _ in functions]
+        self.lane.enqueue(
+            calls.submit(tasks, functions, classes),
+            self._submitted,
+            lambda error: self._not_submitted(states, hashes, error),
+        )
+
+    def _submitted(self, _: list[Any]) -> None:
+        self._submissions = max(0, self._submissions - 1)
+        if self._outbox:
+            self.pump()
+
+    def _not_submitted(self, states: list[FutureState], hashes: list[str], error: BaseException) -> None:
+        self._submissions = max(0, self._submissions - 1)
+        self.functions.difference_update(hashes)
+        for state in states:
+            self.ledger.forfeit(state)
+            if isinstance(error, OldGeneration):
+                state.cancel("the cluster was restarted")
+            elif state.status == PENDING:
+                state.fail(error)
+        if self._outbox:
+            self.pump()
+
+    def flush(self) -> None:
+        """Send counts that the server has not heard, after the submissions that came before them."""
+        if not self.ledger.drain():
+            self._release_at = None
+            return
+        self.pump()
+        if self._outbox:
+            # Submissions leave first; a chain would hang if a release overtook the task that needs the key.
+            self._release_at = self.clock() + RELEASE_DELAY
+            return
+        self._release_at = None
+        self._enqueue_counts(self.ledger.take())
+
+    # --- heartbeats and repair --------------------------------------------------------------------------------------
+
+    def _beat(self, now: float) -> None:
+        self._beat_at = now + self.lease / 5
+        if self._beating or not self.lane.open:
+            return
+        self._beating = True
+        doubtful = self.notifications.doubtful
+        for name in [name for name, until in doubtful.items() if until < now]:
+            del doubtful[name]
+        ledger = self.ledger
+        if self.heartbeat is not None:
+            call = self.heartbeat()
+        else:
+            call = calls.client_heartbeat(
+                ledger.keys, ledger.total, ledger.checksum, self.lane.n, int(self.lease * 1000)
+            )
+        incarnation = self.incarnation
+
+        def answered(reply: list[Any]) -> None:
+            if incarnation == self.incarnation:
+                self._beat_answered(reply)
+
+        self.lane.enqueue(call, answered, self._beat_failed)
+
+    def _beat_failed(self, _: BaseException) -> None:
+        self._beating = False
+
+    def _beat_answered(self, reply: list[Any]) -> None:
+        self._beating = False
+        beat = calls.parse_heartbeat(reply)
+        if beat.generation > self.generation:
+            self.set_generation(beat.generation)
+        self.notifications.beat(beat.pushed, self.clock())
+        first = self.lane.unanswered[0].n if self.lane.unanswered else self.lane.n + 1
+        if beat.n < first - 1:
+            self._register()  # the server lost writes
+            return
+        if beat.agree or self.kind == "worker":
+            self._disagreed = 0
+        else:
+            # Once may be a cancellation whose push is on its way; registering anew compares all counts.
+            self._disagreed += 1
+            if self._disagreed >= 3:
+                self._disagreed = 0
+                self._register()
+                return
+        if self.on_beat is not None:
+            self.on_beat(beat)
+
+    def _ask_states(self) -> None:
+        """Read the states of all unfinished keys."""
+        self.ask(self.states.unfinished())
+
+    def ask(self, names: Sequence[str]) -> None:
+        """Read the states of those of `names` that are unfinished and on the lane, and apply them."""
+        unsent = {state.name for state, _ in self._outbox}
+        get = self.states.get
+        names = [
+            n for n in names if n not in unsent and (state := get(n)) is not None and state.status == PENDING
+        ]
+        for i in range(0, len(names), SLICE):
+            self._read(names[i : i + SLICE])
+
+    def _read(self, names: Sequence[str]) -> None:
+        sent_in = self.lane.round
+
+        def answered(reply: list[Any]) -> None:
+            # If calls were sent again meanwhile, what this read did not see may just not have been there yet.
+            if self.lane.round != sent_in:
+                self.ask(names)
+                return
+            for state in calls.parse_states(reply):
+                self.notifications.read(state)
+
+        self.lane.enqueue(calls.states(names), answered)
+
+    def _doubt(self, state: FutureState) -> None:
+        if state.status == PENDING:
+            self.ask([state.name])
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+
+    def close(self, on_done: Callable[[], object] | None = None) -> None:
+        """Leave: what is collected goes out, then everything is released. Futures become inert."""
+        self._outbox_out()
+        self.closing = True
+        self._beat_at = None
+        self._release_at = None
+
+        def done(_: object) -> None:
+            if on_done is not None:
+                on_done()
+
+        self.lane.enqueue(calls.close(), done, done)
+
+    def _outbox_out(self) -> None:
+        while self._outbox:
+            self._submit_slice(self._outbox)
+
+
+def _settle_closed(entry: Entry) -> None:
+    if entry.call.script.name == "close":
+        if entry.on_reply is not None:
+            entry.on_reply([b"OK", 0])
+    elif entry.on_error is not None:
+        entry.on_error(ClientClosed("the client is closed"))
+
+
+def _new_incarnation() -> str:
+    return os.urandom(8).hex()
+
+
+def _command(*words: str) -> bytes:
+    parts = [b"*%d\r\n" % len(words)]
+    for word in words:
+        data = word.encode()
+        parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
+    return b"".join(parts)
+
+
+def pack_message(message: list[Any]) -> bytes:
+    """Return a control message for `calls.send`."""
+    packed: bytes = msgpack.packb(message, use_bin_type=True)
+    return packed

@@ -1,0 +1,740 @@
+"""The thread driver: callers send, and whoever waits reads.
+
+One lock guards a session. A caller that waits takes the *reader's role* and polls the sockets itself: the answer wakes the
+very thread that needs it (a reader thread in between would cost a third of the round trip). Others that wait meanwhile are
+parked, and the role passes on when its holder has what it came for. A background thread sends releases and heartbeats,
+connects again, and receives only while nobody waits: it takes the role back some 20 ms after the last wait.
+
+Polling takes nothing away, and receiving is non-blocking and under the lock, so that two threads that poll at once do no
+harm; the role only keeps the others asleep.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from redist.errors import ClientClosed, ConnectionLost, ForkedClientError, RedistError
+from redist.session.operations import Ask, AskAll, Operation, Post, Request, Run, Until
+from redist.session.session import Session
+from redist.session.states import Condition, Waiter
+from redist.store.calls import Call
+from redist.store.connect import Endpoint
+from redist.store.wire import Wire
+
+__all__ = ["ThreadDriver"]
+
+T = TypeVar("T")
+
+logger = logging.getLogger("redist.session")
+
+#: How long after the last wait the background thread receives again, s.
+TAKE_BACK = 0.02
+#: How long a wait looks only at the push socket before it looks at replies too, ms.
+PUSHES_ONLY = 2.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
+
+_monotonic = time.monotonic
+
+
+class _Outcome(Waiter):
+    """A wait for the replies of some calls."""
+
+    __slots__ = ("error", "replies")
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.replies: list[Any] = [None] * count
+        self.error: BaseException | None = None
+
+    def take(self, index: int) -> Callable[[list[Any]], None]:
+        def taken(reply: list[Any]) -> None:
+            self.replies[index] = reply
+            self.remaining -= 1
+            if self.remaining <= 0 and self.wake is not None:
+                self.wake()
+
+        return taken
+
+    def fail(self, error: BaseException) -> None:
+        self.remaining -= 1
+        if self.error is None:
+            self.error = error
+        if self.remaining <= 0 and self.wake is not None:
+            self.wake()
+
+
+class _Parked:
+    """A thread that waits without the reader's role."""
+
+    __slots__ = ("gate", "promoted", "waiter", "woken")
+
+    def __init__(self, waiter: Waiter) -> None:
+        self.waiter = waiter
+        self.gate = threading.Lock()
+        self.gate.acquire()
+        self.promoted = False
+        self.woken = False
+
+    def wake(self) -> None:
+        if not self.woken:
+            self.woken = True
+            self.gate.release()
+
+
+class ThreadDriver:
+    """Runs a session for threads that block.
+
+    Parameters
+    ----------
+    session : Session
+        The session; from now on only touched under `lock`.
+    endpoint : Endpoint
+        Where to connect.
+    check : bool
+        Whether to see at the start if the server is fit.
+
+    Attributes
+    ----------
+    lock : threading.Lock
+        Guards the session. Not re-entrant.
+    on_block, on_unblock : callable or None
+        Called, without the lock, before and after an operation of a client waits.
+    """
+
+    def __init__(self, session: Session, endpoint: Endpoint, *, check: bool = True) -> None:
+        self.session = session
+        self.endpoint = endpoint
+        self.lock = threading.Lock()
+        session.lock = self.lock
+        session.ledger.wake = self._kick
+        session.reconnect = self._moved
+        self.on_block: Callable[[], object] | None = None
+        self.on_unblock: Callable[[], object] | None = None
+        self._check = check
+        self._command: Wire | None = None
+        self._push: Wire | None = None
+        self._rest = b""
+        self._reader: Waiter | None = None
+        self._parked: deque[_Parked] = deque()
+        self._last_wait = 0.0
+        self._dozing = False
+        self._closed: BaseException | None = None
+        self._thread: threading.Thread | None = None
+        self._wake_in, self._wake_out = _wake_pair()
+        self._pauses = {"command": 0.0, "push": 0.0}
+        self._retry_at = 0.0
+        self._make_polls()
+        self._pid = os.getpid()
+        _drivers.add(self)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "up" if self._up else "down"
+        return f"<ThreadDriver of {self.session.kind} {self.session.name!r} {state}>"
+
+    # --- start and end ----------------------------------------------------------------------------------------------
+
+    def start(self, timeout: float = 10.0) -> None:
+        """Connect, register and subscribe.
+
+        Raises
+        ------
+        ConnectionLost
+            If that did not come about within `timeout` seconds.
+        ServerRefused
+            If the server is not fit or does not let us in.
+        """
+        deadline = _monotonic() + timeout
+        session = self.session
+        try:
+            command = self.endpoint.open(timeout)
+            try:
+                if self._check:
+                    self.endpoint.check(command)
+                push = self.endpoint.open(max(0.001, deadline - _monotonic()))
+            except BaseException:
+                command.close()
+                raise
+            with self.lock:
+                self._command, self._push = command, push
+                self._make_polls()
+                session.connected()
+                session.subscription_connected()
+                self._transmit()
+            self._thread = threading.Thread(target=self._run, name=f"redist-{session.name}", daemon=True)
+            self._thread.start()
+            ready = self.wait(
+                lambda: session.ready or session.failure is not None, deadline - _monotonic(), replies=True
+            )
+            if session.failure is not None:
+                raise session.failure
+            if not ready:
+                raise ConnectionLost(f"{self.endpoint.url} did not register us within {timeout:g} s")
+        except BaseException as error:
+            self._shut(ClientClosed(f"the connection could not be made: {error}"))
+            raise
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Release everything, leave, and end the background thread. What waits raises `ClientClosed`."""
+        if self._closed is not None:
+            return
+        outcome = _Outcome(1)
+        done = outcome.take(0)
+        try:
+            if self.session.failure is None and self._thread is not None:
+                with self.lock:
+                    self.session.close(lambda: done([]))
+                    self._transmit()
+                if self._up:
+                    self.wait(outcome, timeout, replies=True)
+        except RedistError:
+            pass
+        finally:
+            self._shut(ClientClosed("the client is closed"))
+
+    def _shut(self, error: BaseException) -> None:
+        with self.lock:
+            if self._closed is not None:
+                return
+            self._closed = error
+            self.session.ledger.wake = None
+            self.session.fail(error)
+            for parked in self._parked:
+                parked.wake()
+            self._parked.clear()
+            self._kick()
+            wires = (self._command, self._push)
+            self._command = self._push = None
+        for wire in wires:
+            if wire is not None:
+                wire.close()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(5.0)
+        if thread is None or not thread.is_alive():
+            self._close_wake()
+
+    def _close_wake(self) -> None:
+        fds = {self._wake_in, self._wake_out}
+        self._wake_in = self._wake_out = -1
+        for fd in fds:
+            if fd >= 0:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+
+    def _forked(self) -> None:
+        """In a forked child: everything of the parent's is dropped without a word to the server."""
+        self.lock = self.session.lock = threading.Lock()
+        self._closed = ForkedClientError(
+            "this client belongs to the parent process; make a new one in the child"
+        )
+        self.session.failure = self._closed
+        self.session.ledger.wake = None
+        self._reader = None
+        self._parked.clear()
+        for wire in (self._command, self._push):
+            if wire is not None:
+                wire.close()
+        self._command = self._push = None
+        self._close_wake()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called, or this is a forked child."""
+        return self._closed is not None
+
+    def check_alive(self) -> None:
+        """Raise if calls are not possible any more.
+
+        Raises
+        ------
+        ClientClosed
+            After `close`; in a forked child `ForkedClientError`.
+        """
+        if self._closed is not None:
+            raise self._closed.with_traceback(None)
+
+    # --- sending ----------------------------------------------------------------------------------------------------
+
+    def post(
+        self,
+        call: Call,
+        on_reply: Callable[[list[Any]], object] | None = None,
+        on_error: Callable[[BaseException], object] | None = None,
+    ) -> None:
+        """Send a call and go on; the callbacks run under the lock, in whatever thread reads."""
+        with self.lock:
+            self.check_alive()
+            self.session.lane.enqueue(call, on_reply, on_error)
+            self._transmit()
+
+    def call(self, call: Call, timeout: float | None = None) -> list[Any]:
+        """Send a call and return its reply.
+
+        Raises
+        ------
+        Refused
+            If the script refused it.
+        TimeoutError
+            If there was no reply within `timeout` seconds; the call stays on the lane.
+        """
+        return self.call_all([call], timeout)[0]
+
+    def call_all(self, calls: Sequence[Call], timeout: float | None = None) -> list[list[Any]]:
+        """Send calls together and return their replies; raises the first error."""
+        outcome = _Outcome(len(calls))
+        with self.lock:
+            self.check_alive()
+            for i, call in enumerate(calls):
+                self.session.lane.enqueue(call, outcome.take(i), outcome.fail)
+            self._transmit()
+        if not self.wait(outcome, timeout, replies=True):
+            raise TimeoutError(f"no reply from {self.endpoint.url} within {timeout:g} s")
+        if outcome.error is not None:
+            raise outcome.error
+        return outcome.replies
+
+    def push_out(self) -> None:
+        """Send what the session has to say. Under the lock."""
+        self._transmit()
+
+    def submitted(self) -> None:
+        """After `Session.submit`: send what may leave now. Under the lock."""
+        session = self.session
+        session.pump()
+        if session.collected and session.collected % 32 == 1:
+            # What was acknowledged meanwhile lets more go; nobody reads while the caller only submits.
+            self._take_replies()
+        self._transmit()
+
+    def _transmit(self) -> None:
+        session = self.session
+        if session.lane.outgoing and self._command is not None:
+            out = session.lane.outgoing
+            data = out[0] if len(out) == 1 else b"".join(out)
+            out.clear()
+            if self._rest:
+                self._rest += data
+            else:
+                self._send(data)
+        if session.subscriptions and self._push is not None:
+            data = b"".join(session.subscriptions)
+            session.subscriptions.clear()
+            try:
+                self._push.send(data)
+            except ConnectionLost:
+                self._lost_push()
+
+    def _send(self, data: bytes) -> None:
+        assert self._command is not None
+        try:
+            sent = self._command.try_send(data)
+        except ConnectionLost:
+            self._lost_command()
+            return
+        except BaseException:
+            self._lost_command()
+            raise
+        self._rest = data[sent:] if sent < len(data) else b""
+        if self._rest:
+            self._kick()
+
+    # --- receiving --------------------------------------------------------------------------------------------------
+
+    @property
+    def _up(self) -> bool:
+        return self._command is not None and self._push is not None
+
+    def _take_replies(self) -> None:
+        wire = self._command
+        if wire is None:
+            return
+        on_reply = self.session.on_reply
+        try:
+            try:
+                wire.receive_ready()
+            finally:
+                for reply in wire.replies():
+                    on_reply(reply)
+        except RedistError as error:
+            if not isinstance(error, ConnectionLost):
+                logger.warning("%r; connecting again", error)
+            self._lost_command()
+        except BaseException:
+            # Interrupted half way: what was read is lost, so everything unanswered is sent again.
+            self._lost_command()
+            raise
+
+    def _take_pushes(self) -> None:
+        wire = self._push
+        if wire is None:
+            return
+        on_push = self.session.on_push
+        try:
+            try:
+                wire.receive_ready()
+            finally:
+                for frame in wire.replies():
+                    on_push(frame)
+        except RedistError as error:
+            if not isinstance(error, ConnectionLost):
+                logger.warning("%r; connecting again", error)
+            self._lost_push()
+        except BaseException:
+            self._lost_push()
+            raise
+
+    def _take(self, events: list[tuple[int, int]]) -> None:
+        """Receive where there is something, and act on it. Under the lock."""
+        push, command = self._push, self._command
+        for fd, _ in events:
+            if push is not None and fd == push.fileno():
+                self._take_pushes()
+            elif command is not None and fd == command.fileno():
+                if self._rest:
+                    self._send(self._rest)
+                self._take_replies()
+        self._transmit()
+        if self._parked:
+            self._look()
+
+    def _look(self) -> None:
+        """Wake parked threads that have what they wait for."""
+        for parked in list(self._parked):
+            if parked.waiter.ready():
+                self._parked.remove(parked)
+                parked.wake()
+
+    def _moved(self, message: str) -> None:
+        logger.warning("connecting again: %s", message)
+        self._lost_command()
+
+    def _lost_command(self) -> None:
+        wire, self._command = self._command, None
+        self._rest = b""
+        if wire is not None:
+            wire.close()
+        self.session.disconnected()
+        self._make_polls()
+        self._kick()
+
+    def _lost_push(self) -> None:
+        wire, self._push = self._push, None
+        if wire is not None:
+            wire.close()
+        self.session.subscription_lost()
+        self._make_polls()
+        self._kick()
+
+    def _make_polls(self) -> None:
+        """Make the poll objects for the present descriptors. Under the lock."""
+        self._poll_pushes = select.poll()
+        self._poll_both = select.poll()
+        self._poll_all = select.poll()
+        self._poll_all.register(self._wake_in, select.POLLIN)
+        for wire, polls in (
+            (self._push, (self._poll_pushes, self._poll_both, self._poll_all)),
+            (self._command, (self._poll_both, self._poll_all)),
+        ):
+            if wire is not None and not wire.closed:
+                for poll in polls:
+                    poll.register(wire.fileno(), select.POLLIN)
+
+    # --- waiting ----------------------------------------------------------------------------------------------------
+
+    def wait(
+        self, what: Waiter | Callable[[], Any], timeout: float | None = None, *, replies: bool = False
+    ) -> bool:
+        """Wait until `what` is ready.
+
+        Parameters
+        ----------
+        what : Waiter or callable
+            A waiter, or a predicate that is looked at, under the lock, whenever something arrived.
+        timeout : float, optional
+            Seconds; None waits for ever.
+        replies : bool
+            Whether it is replies that are waited for, not pushes.
+
+        Returns
+        -------
+        bool
+            False if the timeout came first.
+
+        Raises
+        ------
+        ClientClosed
+            If the driver is closed meanwhile.
+        """
+        waiter = what if isinstance(what, Waiter) else Condition(what)
+        deadline = None if timeout is None else _monotonic() + timeout
+        with self.lock:
+            if waiter.ready():
+                return True
+            self.check_alive()
+            session = self.session
+            if session.collected:
+                self._take_replies()
+                session.pump()
+                replies = replies or session.collected > 0
+            self._transmit()
+            parked = None
+            if self._reader is None and self._up:
+                self._reader = waiter
+            else:
+                parked = _Parked(waiter)
+                self._parked.append(parked)
+        try:
+            while True:
+                if parked is not None:
+                    if not self._stay(parked, deadline):
+                        return waiter.ready()
+                    parked = None
+                if self._read(waiter, deadline, replies):
+                    return True
+                with self.lock:
+                    if waiter.ready():
+                        return True
+                    self.check_alive()
+                    if deadline is not None and _monotonic() >= deadline:
+                        return False
+                    # The connection broke: the background thread makes it anew and passes the role on.
+                    self._leave(waiter)
+                    parked = _Parked(waiter)
+                    self._parked.append(parked)
+        finally:
+            with self.lock:
+                self._leave(waiter)
+                if parked is not None and parked in self._parked:
+                    self._parked.remove(parked)
+
+    def _read(self, waiter: Waiter, deadline: float | None, replies: bool) -> bool:
+        """Hold the role until `waiter` is ready, the deadline came or the connection broke; return whether it is ready."""
+        lock = self.lock
+        poll = self._poll_both if replies else self._poll_pushes
+        limit = None if replies else PUSHES_ONLY
+        while True:
+            span = limit
+            if deadline is not None:
+                left = max(0.0, (deadline - _monotonic()) * 1000)
+                span = left if span is None else min(left, span)
+            events = poll.poll(span)
+            with lock:
+                if events:
+                    self._take(events)
+                    if waiter.ready():
+                        # Given up here, to take the lock once less.
+                        self._leave(waiter)
+                        return True
+                if not self._up or self._closed is not None:
+                    return False
+                if not events:
+                    if deadline is not None and _monotonic() >= deadline:
+                        return waiter.ready()
+                    limit = None
+                poll = self._poll_both if limit is None else self._poll_pushes
+
+    def _stay(self, parked: _Parked, deadline: float | None) -> bool:
+        """Stay parked; return True when the role was passed to us."""
+        if deadline is None:
+            parked.gate.acquire()
+        elif not parked.gate.acquire(timeout=max(0.0, deadline - _monotonic())):
+            with self.lock:
+                if not parked.woken:
+                    return False
+        if parked.promoted:
+            return True
+        with self.lock:
+            if not parked.waiter.ready():
+                self.check_alive()
+        return False
+
+    def _leave(self, waiter: Waiter) -> None:
+        """Give up the reader's role, if we have it, to the next that waits. Under the lock."""
+        if self._reader is not waiter:
+            return
+        self._reader = None
+        self._last_wait = _monotonic()
+        if self._parked:
+            self._look()
+            self._promote()
+        if self._reader is None and not self._dozing:
+            # The background thread sleeps without a look at the sockets; it is to take them back after a while.
+            self._dozing = True
+            self._kick()
+
+    def _promote(self) -> None:
+        if self._parked and self._reader is None and self._up:
+            parked = self._parked.popleft()
+            self._reader = parked.waiter
+            parked.promoted = True
+            parked.wake()
+
+    # --- operations -------------------------------------------------------------------------------------------------
+
+    def run(self, operation: Operation[T]) -> T:
+        """Run an operation to its end and return what it returns."""
+        value: Any = None
+        error: BaseException | None = None
+        try:
+            while True:
+                request = operation.send(value) if error is None else operation.throw(error)
+                value = error = None
+                try:
+                    value = self._perform(request)
+                except BaseException as raised:
+                    error = raised
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    def _perform(self, request: Request) -> Any:
+        kind = type(request)
+        if kind is Run:
+            return request.function(*request.args)  # type: ignore[union-attr]
+        if kind is Post:
+            return self.post(request.call)  # type: ignore[union-attr]
+        block = self.on_block
+        if block is None:
+            return self._await(request)
+        if kind is Until and request.waiter.ready():  # type: ignore[union-attr]
+            return True
+        block()
+        try:
+            return self._await(request)
+        finally:
+            if self.on_unblock is not None:
+                self.on_unblock()
+
+    def _await(self, request: Request) -> Any:
+        if isinstance(request, Until):
+            return self.wait(request.waiter, request.timeout)
+        if isinstance(request, Ask):
+            return self.call(request.call)
+        assert isinstance(request, AskAll)
+        return self.call_all(request.calls) if request.calls else []
+
+    # --- the background thread --------------------------------------------------------------------------------------
+
+    def _kick(self) -> None:
+        """Wake the background thread. From anywhere, in a garbage collection too."""
+        with contextlib.suppress(OSError):
+            os.write(self._wake_out, b"\1\0\0\0\0\0\0\0")
+
+    def _run(self) -> None:
+        while True:
+            try:
+                if not self._round():
+                    return
+            except Exception:
+                logger.exception("the background thread goes on after an error")
+                time.sleep(0.1)
+
+    def _round(self) -> bool:
+        with self.lock:
+            if self._closed is not None:
+                return False
+            now = _monotonic()
+            session = self.session
+            if session.ledger.armed:
+                session.dirty()
+            session.tick()
+            self._transmit()
+            self._look()
+            self._promote()
+            rest = self._last_wait + TAKE_BACK - now
+            span = session.deadline - session.clock()
+            if not self._up:
+                span = min(span, self._retry_at - now)
+                poll = self._poll_all
+            elif self._reader is not None:
+                self._dozing = False
+                poll = self._poll_wake()
+            elif rest > 0:
+                self._dozing = True
+                span = min(span, rest)
+                poll = self._poll_wake()
+            else:
+                self._dozing = False
+                poll = self._poll_all
+                if self._rest:
+                    poll.modify(self._command.fileno(), select.POLLIN | select.POLLOUT)  # type: ignore[union-attr]
+        if span > 0:
+            events = poll.poll(None if span == float("inf") else max(0.0, span * 1000))
+            if events:
+                if any(fd == self._wake_in for fd, _ in events):
+                    with contextlib.suppress(OSError):
+                        os.read(self._wake_in, 4096)
+                    events = [event for event in events if event[0] != self._wake_in]
+                if events:
+                    with self.lock:
+                        self._take(events)
+                        if self._command is not None and not self._rest:
+                            self._poll_all.modify(self._command.fileno(), select.POLLIN)
+        if not self._up and self._closed is None:
+            self._connect_again()
+        return True
+
+    def _poll_wake(self) -> select.poll:
+        poll = select.poll()
+        poll.register(self._wake_in, select.POLLIN)
+        if self._rest and self._command is not None:
+            poll.register(self._command.fileno(), select.POLLIN | select.POLLOUT)
+        return poll
+
+    def _connect_again(self) -> None:
+        if _monotonic() < self._retry_at:
+            return
+        for which in ("command", "push"):
+            if (self._command if which == "command" else self._push) is not None or self._closed is not None:
+                continue
+            try:
+                wire = self.endpoint.open(5.0)
+            except RedistError as error:
+                pause = self._pauses[which] = min(max(_FIRST_PAUSE, 2 * self._pauses[which]), _LONGEST_PAUSE)
+                self._retry_at = _monotonic() + pause
+                logger.info("%s; trying again in %.2f s", error, pause)
+                return
+            self._pauses[which] = 0.0
+            with self.lock:
+                if self._closed is not None:
+                    wire.close()
+                    return
+                if which == "command":
+                    self._command = wire
+                    self._make_polls()
+                    self.session.connected()
+                else:
+                    self._push = wire
+                    self._make_polls()
+                    self.session.subscription_connected()
+                self._transmit()
+
+
+def _wake_pair() -> tuple[int, int]:
+    if hasattr(os, "eventfd"):
+        fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        return fd, fd
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    os.set_blocking(writing, False)
+    return reading, writing
+
+
+_drivers: weakref.WeakSet[ThreadDriver] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for driver in list(_drivers):
+        driver._forked()
+
+
+os.register_at_fork(after_in_child=_after_fork)
