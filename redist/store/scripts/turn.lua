@@ -62,6 +62,7 @@ end
 -- Returns false for anything else.
 local prefix = 'processing e' .. ME .. '.'
 local over = {} -- tasks so finished, by function
+local holder_of = {} -- refs:7 -> 7, read once; false for holders that are no callers
 need('outbox')
 local function hand_in_brief(name, attempt, nbytes, kind, value)
   if cache[name] ~= nil or #value > COMPACT then
@@ -83,7 +84,11 @@ local function hand_in_brief(name, attempt, nbytes, kind, value)
         return false
       end
     else
-      local holder = match(f, '^refs:([1-9]%d*)$')
+      local holder = holder_of[f]
+      if holder == nil then
+        holder = match(f, '^refs:([1-9]%d*)$') or false
+        holder_of[f] = holder
+      end
       if not holder then
         return false
       end

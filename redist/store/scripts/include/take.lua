@@ -2,15 +2,12 @@
 -- @lazy
 -- What an executor takes from the queues: the best head among those that it may serve.
 
--- The non-empty queue with the highest priority, and of equals the one whose head waits longest. `refused` are passed over.
-local function best_queue(x, refused)
+-- The non-empty queue with the highest priority, and of equals the one whose head waits longest.
+local function best_queue(x)
   local flat = call('ZRANGE', P .. 'queues', 0, 255, 'WITHSCORES')
   if #flat == 2 then
     local suffix = flat[1]
-    if not refused[suffix] and S.may_run(x, match(suffix, ':(.*)$') or '') then
-      return suffix
-    end
-    return nil
+    return S.may_run(x, match(suffix, ':(.*)$') or '') and suffix or nil
   end
   local best, best_score, best_number
   for i = 1, #flat, 2 do
@@ -18,7 +15,7 @@ local function best_queue(x, refused)
     if best and score > best_score then
       break
     end
-    if not refused[suffix] and S.may_run(x, match(suffix, ':(.*)$') or '') then
+    if S.may_run(x, match(suffix, ':(.*)$') or '') then
       local head = call('LINDEX', P .. 'queue:' .. suffix, 0)
       local number = head and tonumber(match(head, '^%d+'))
       if not number then
@@ -31,76 +28,93 @@ local function best_queue(x, refused)
   return best
 end
 
--- The task of a queue entry if the entry is still good, with those fields of its record that a hand-out needs.
+-- The task of a queue entry, if the entry is still good: its name, and of its record state, function, data, count of
+-- dependencies and class.
 local function current(entry)
   local number, name = match(entry, '^(%d+) %d+ (.*)$')
   local h = cache[name]
-  if h == nil then
-    local v = call('HMGET', RECORD .. name, 'state', 'fn', 'data', 'deps', 'class')
-    h = { state = v[1], fn = v[2], data = v[3], deps = v[4], class = v[5] }
+  local v
+  if h then
+    v = { h.state, h.fn, h.data, h.deps, h.class }
+  else
+    v = call('HMGET', RECORD .. name, 'state', 'fn', 'data', 'deps', 'class')
   end
-  if h and h.state == 'queued ' .. number then
-    return name, h
+  if v[1] == 'queued ' .. number then
+    return name, v
   end
 end
 
--- Take up to `want` tasks as one batch for executor x and append them to `list`. More than one only of `quick` functions,
--- and never more than a fair share of what waits. Returns how many.
-function S.take(x, want, quick, list)
-  local chosen, refused, scanned = {}, {}, 0
-  while #chosen == 0 and scanned < SLICE do
-    local suffix = best_queue(x, refused)
+-- The first good entry of the best queue of executor x, its record, and the queue. Stale ones are skipped, a slice at most.
+local function first_current(x)
+  for _ = 1, SLICE do
+    local suffix = best_queue(x)
     if not suffix then
-      return 0
+      return nil
     end
-    local key = P .. 'queue:' .. suffix
-    local entry = call('LPOP', key)
+    local entry = call('LPOP', P .. 'queue:' .. suffix)
     if not entry then
       call('ZREM', P .. 'queues', suffix)
     else
-      scanned = scanned + 1
-      local name, h = current(entry)
+      local name, v = current(entry)
       if name then
-        chosen[1] = { name, h }
-        if want > 1 and quick[h.fn] and not match(suffix, ':') then
-          local share = math.ceil(call('LLEN', key) / (2 * math.max(1, call('HLEN', P .. 'executors'))))
-          want = math.min(want, share)
-          if want > 1 then
-            local back
-            for _, more in ipairs(call('LPOP', key, want - 1) or {}) do
-              name, h = current(more)
-              if name and (back or not quick[h.fn]) then
-                back = back or {}
-                table.insert(back, 1, more)
-              elseif name then
-                chosen[#chosen + 1] = { name, h }
-              end
-            end
-            if back then
-              S.many('LPUSH', key, back)
-            end
-          end
-        end
+        return name, v, suffix
       end
     end
   end
-  local n = #chosen
-  if n == 0 then
-    S.unserved = true
+  S.unserved = true
+end
+
+-- Take up to `want` tasks as one batch for executor x and append them to `list`. More than one only of `quick` functions
+-- without a class, and never more than a fair share of what waits. Returns how many.
+function S.take(x, want, quick, list)
+  local name, v, suffix = first_current(x)
+  if not name then
     return 0
   end
-  local batch = call('HINCRBY', META, 'attempt', n) - n + 1
-  local names, first_attempt, prefix = {}, int(batch), 'processing e' .. x .. '.'
-  for i = 1, n do
-    local name, h = chosen[i][1], chosen[i][2]
-    local attempt = int(batch + i - 1)
-    names[i] = name
-    S.append_task(list, first_attempt, attempt, name, h)
-    h.state = prefix .. attempt -- also in the cache, where the record is there
-    call('HSET', RECORD .. name, 'state', h.state)
+  local key = P .. 'queue:' .. suffix
+  local entries = {}
+  if want > 1 and quick[v[2]] and not v[5] then
+    want = math.min(want, math.ceil(call('LLEN', key) / (2 * math.max(1, call('HLEN', P .. 'executors')))))
+    if want > 1 then
+      entries = call('LPOP', key, want - 1) or {}
+    end
+  end
+  -- Numbers of entries that turn out stale stay unused.
+  local batch = call('HINCRBY', META, 'attempt', #entries + 1) - #entries
+  local first_attempt, prefix = int(batch), 'processing e' .. x .. '.'
+  local names, n, class = {}, 0, v[5] or ''
+  local function assign()
+    local attempt = n == 0 and first_attempt or int(batch + n)
+    n = n + 1
+    names[n] = name
+    if v[4] or v[3] == '' then
+      S.append_task(list, first_attempt, attempt, name, { fn = v[2], data = v[3], deps = v[4] })
+    else
+      local m = #list
+      list[m + 1], list[m + 2], list[m + 3], list[m + 4], list[m + 5], list[m + 6] = first_attempt, attempt, name, v[2], v[3], 0
+    end
+    local state = prefix .. attempt
+    call('HSET', RECORD .. name, 'state', state)
+    if cache[name] then
+      cache[name].state = state
+    end
+  end
+  assign()
+  local back
+  for i = 1, #entries do
+    name, v = current(entries[i])
+    if name and (back or not quick[v[2]]) then
+      back = back or {}
+      table.insert(back, 1, entries[i])
+    elseif name then
+      assign()
+    end
+  end
+  if back then
+    S.many('LPUSH', key, back)
   end
   call('HSET', P .. 'batches:' .. x, first_attempt, concat(names, '\n'))
-  S.claim(x, first_attempt, chosen[1][2].class or '')
+  S.claim(x, first_attempt, class)
   return n
 end
 
