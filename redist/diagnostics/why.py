@@ -1,0 +1,227 @@
+"""Why a key lives: every holder of it, by name.
+
+A key is kept by references (callers, fire-and-forget, datasets, hand-offs), by containers that hold it, and by unfinished
+tasks that need it; its record also stays while a known task depends on it. `why` reads all of these and says who they are.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+__all__ = ["Holder", "Reader", "Why", "WireReader", "why"]
+
+SHOWN = 100
+"""Members of one set that are listed; the rest is counted."""
+
+
+class Reader(Protocol):
+    """Reads of one namespace; keys are given without the prefix."""
+
+    def hash(self, key: str) -> dict[str, str]:
+        """Return a hash, or its text fields."""
+        ...
+
+    def members(self, key: str, limit: int) -> tuple[list[str], int]:
+        """Return up to about `limit` members of a set, and how many it has."""
+        ...
+
+    def tokens(self, name: str) -> list[tuple[str, float]]:
+        """Return (token, deadline in ms) of the hand-offs of a key."""
+        ...
+
+
+class WireReader:
+    """A `Reader` on a connection of `redist.store`.
+
+    Parameters
+    ----------
+    call : callable
+        Sends one command and returns its reply, bytes undecoded.
+    prefix : str
+        ``redist:{NAMESPACE}:``.
+    """
+
+    def __init__(self, call: Callable[..., Any], prefix: str) -> None:
+        self._call = call
+        self._prefix = prefix
+
+    def hash(self, key: str) -> dict[str, str]:
+        """Return a hash; values that are no text are replaced."""
+        flat = self._call("HGETALL", self._prefix + key)
+        return {_text(flat[i]): _text(flat[i + 1]) for i in range(0, len(flat), 2)}
+
+    def members(self, key: str, limit: int) -> tuple[list[str], int]:
+        """Return up to about `limit` members of a set, and how many it has."""
+        count = int(self._call("SCARD", self._prefix + key))
+        found: list[str] = []
+        cursor = b"0"
+        while count:
+            cursor, part = self._call("SSCAN", self._prefix + key, cursor, "COUNT", limit)
+            found += map(_text, part)
+            if cursor == b"0" or len(found) >= limit:
+                break
+        return found[:limit], count
+
+    def tokens(self, name: str) -> list[tuple[str, float]]:
+        """Return (token, deadline in ms) of the hand-offs of a key."""
+        flat = self._call("ZRANGE", self._prefix + "handoffs", 0, 9_999, "WITHSCORES")
+        pairs = [(_text(flat[i]).partition(" "), float(flat[i + 1])) for i in range(0, len(flat), 2)]
+        return [(token, deadline) for (token, _, key), deadline in pairs if key == name]
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """One reason why a key lives.
+
+    Attributes
+    ----------
+    kind : str
+        ``client``, ``task`` (Futures of a task that runs), ``fire and forget``, ``dataset``, ``hand-off``, ``container``,
+        ``unfinished dependent``, ``known dependent`` or ``replica``.
+    name : str
+        Who: a client's or worker's name, a dataset, a key, a token.
+    count : int
+        How many Futures, or 1.
+    since : float or None
+        Since when the holder is there, seconds of the epoch, where that is known.
+    detail : tuple of str
+        More about it: process and host of a client, the lines that made its Futures, the attempt of a copy.
+    """
+
+    kind: str
+    name: str
+    count: int = 1
+    since: float | None = None
+    detail: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        text = f"{self.kind} {self.name}"
+        if self.count != 1:
+            text += f" x{self.count}"
+        if self.since is not None:
+            text += f", since {time.strftime('%H:%M:%S', time.localtime(self.since))}"
+        return ", ".join([text, *self.detail])
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """The answer to `why`; printing it gives a line a holder.
+
+    Attributes
+    ----------
+    name : str
+        The key as it is written in Redis.
+    state : str
+        Its state, or ``forgotten``.
+    nbytes : int
+        Size of its value, bytes; 0 while there is none.
+    holders : tuple of Holder
+        What keeps it.
+    replicas : tuple of Holder
+        Where its value is.
+    """
+
+    name: str
+    state: str
+    nbytes: int = 0
+    holders: tuple[Holder, ...] = ()
+    replicas: tuple[Holder, ...] = field(default=())
+
+    def __bool__(self) -> bool:
+        return bool(self.holders)
+
+    def __str__(self) -> str:
+        if self.state == "forgotten":
+            return f"{self.name} is not known: nothing holds it."
+        lines = [f"{self.name}: {self.state}, {self.nbytes:,} bytes"]
+        lines += [f"  held by {holder}" for holder in self.holders] or ["  held by nothing: it is about to go"]
+        lines += [f"  copy on {copy.name}, {copy.detail[0]}" for copy in self.replicas]
+        return "\n".join(lines)
+
+
+def why(reader: Reader, name: str, ask: Callable[[int, str], list[str]] | None = None) -> Why:
+    """Return every holder of a key.
+
+    Parameters
+    ----------
+    reader : Reader
+        Reads the namespace.
+    name : str
+        The key's wire name, as in ``key:NAME``.
+    ask : callable, optional
+        Asks a living client (by ordinal) for the lines of code that made its Futures of the key.
+    """
+    record = reader.hash(f"key:{name}")
+    if not record:
+        return Why(name, "forgotten")
+    holders = [*_references(reader, name, record, ask), *_containers(reader, name), *_dependents(reader, name)]
+    replicas = tuple(_replicas(reader, record))
+    inline = record["state"] == "memory" and not replicas
+    if inline:
+        replicas = (Holder("replica", "the server", detail=("inline",)),)
+    return Why(name, record["state"], int(record.get("nbytes", 0)), tuple(holders), replicas)
+
+
+def _references(
+    reader: Reader, name: str, record: dict[str, str], ask: Callable[[int, str], list[str]] | None
+) -> Iterator[Holder]:
+    for entry, value in record.items():
+        if not entry.startswith("refs:"):
+            continue
+        who = entry[5:]
+        if who == "0":
+            yield Holder("fire and forget", "until it is finished")
+        elif who == "d":
+            dataset, _, version = name[1:].rpartition("@")
+            yield Holder("dataset", dataset, detail=(f"version {version}",))
+        elif who == "h":
+            for token, deadline in reader.tokens(name):
+                left = max(0, deadline / 1000 - time.time())
+                yield Holder("hand-off", token, detail=(f"{left:.0f} s left",))
+        else:
+            caller = reader.hash(f"caller:{who}")
+            kind = "task" if caller.get("kind") == "executor" else "client"
+            detail = [f"ordinal {who}"]
+            if "pid" in caller:
+                detail.append(f"process {caller['pid']} on {caller.get('host', '?')}")
+            if ask is not None and kind == "client" and caller.get("inc"):
+                detail += ask(int(who), name)
+            since = float(caller["since"]) / 1000 if "since" in caller else None
+            yield Holder(kind, caller.get("name", "gone"), int(value), since, tuple(detail))
+
+
+def _containers(reader: Reader, name: str) -> Iterator[Holder]:
+    ids, count = reader.members(f"containers:{name}", SHOWN)
+    for container in ids:
+        key = container.partition(" ")[2]
+        if key.startswith("@"):
+            dataset, _, version = key[1:].rpartition("@")
+            yield Holder("dataset", dataset, detail=(f"version {version}",))
+        else:
+            yield Holder("container", key)
+    if count > len(ids):
+        yield Holder("container", f"and {count - len(ids):,} more")
+
+
+def _dependents(reader: Reader, name: str) -> Iterator[Holder]:
+    for kind, sets in (("unfinished dependent", ("waiters", "users")), ("known dependent", ("dependents",))):
+        for which in sets:
+            keys, count = reader.members(f"{which}:{name}", SHOWN)
+            for key in keys:
+                yield Holder(kind, key, detail=(reader.hash(f"key:{key}").get("state", "forgotten"),))
+            if count > len(keys):
+                yield Holder(kind, f"and {count - len(keys):,} more")
+
+
+def _replicas(reader: Reader, record: dict[str, str]) -> Iterator[Holder]:
+    for entry, attempt in record.items():
+        if entry.startswith("w:"):
+            worker = reader.hash(f"caller:{entry[2:]}")
+            yield Holder("replica", f"worker {worker.get('name', entry[2:])}", detail=(f"attempt {attempt}",))
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
