@@ -198,7 +198,7 @@ class Lane:
     # --- the connection ---------------------------------------------------------------------------------------------
 
     def lost(self) -> None:
-        """The connection broke: what was in flight is to be sent again over the next one."""
+        """Note that the connection broke: what was in flight is to be sent again over the next one."""
         self.connected = False
         self.round += 1
         loose = [
@@ -212,7 +212,7 @@ class Lane:
         self._with_text.clear()
 
     def connect(self) -> None:
-        """There is a connection again; what is unanswered goes out if we are registered."""
+        """Note that there is a connection again; what is unanswered goes out if we are registered."""
         self.connected = True
         self._backoff = _FIRST_BACKOFF
         if self.registered:
@@ -232,7 +232,7 @@ class Lane:
         return old
 
     def register(self, ordinal: int) -> None:
-        """We are registered: calls may leave."""
+        """Note that we are registered: calls may leave."""
         self.ordinal = ordinal
         self.registered = True
 
@@ -374,7 +374,7 @@ class Lane:
             self._give_up(entry, _error_of(code, message, entry.call))
 
     def _give_up(self, entry: Entry, error: BaseException) -> None:
-        """The server will never take this call: a no-op takes its number, so that it blocks nothing."""
+        """Drop a call that the server will never take: a no-op takes its number, so that it blocks nothing."""
         on_error, entry.on_error, entry.on_reply = entry.on_error, None, None
         if entry.n:
             entry.call = calls.noop()
@@ -418,7 +418,7 @@ def _text(part: Any) -> str:
 def _error_of(code: str, message: str, call: Call) -> StoreError:
     if code == "OOM":
         return ServerFull(
-            f"the server is at maxmemory and refused {call.script.name!r}: release or cancel something, or give it more memory"
+            f"the server is at maxmemory and refused {call.script.name!r}: release something, or give it more memory"
         )
     if code in _FORBIDDEN:
         return ServerRefused(

@@ -142,7 +142,7 @@ class Ledger:
             self._dirty.pop(state, None)
 
     def forfeit(self, state: FutureState) -> None:
-        """The server let go of our references by itself: a cancellation or a refusal."""
+        """Note that the server let go of our references by itself: a cancellation or a refusal."""
         self.sent(state, 0)
         self._dirty.pop(state, None)
 

@@ -72,12 +72,12 @@ class Notifications:
     # --- numbers ----------------------------------------------------------------------------------------------------
 
     def subscribed(self) -> None:
-        """A new subscription: what came before it is unknown."""
+        """Note a new subscription: what came before it is unknown."""
         self.number = -1
         self.suspect = None
 
     def beat(self, pushed: int, now: float) -> None:
-        """A heartbeat answered that `pushed` messages had been sent to us; later ones may have come before the answer."""
+        """Compare with the number of messages that had been sent to us at a heartbeat; later ones may be here already."""
         if self.number < 0:
             self.number = pushed
         elif pushed > self.number and self.suspect is None:

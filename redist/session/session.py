@@ -14,28 +14,22 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgpack
 
 from redist.errors import ClientClosed, SchemaMismatch, ServerRefused
-from redist.session.lane import Entry, Lane, OldGeneration, Refused
+from redist.session.lane import Entry, Lane, Refused
 from redist.session.ledger import Ledger
 from redist.session.notifications import Notifications, decode_message
 from redist.session.states import FINISHED, PENDING, FutureState, States
+from redist.session.submissions import SLICE, Submissions
 from redist.store import calls
-from redist.store.calls import Call, EligibilityClass, HandOut, Task
+from redist.store.calls import Call, HandOut, Task
 
 __all__ = ["EndpointLike", "Session"]
 
-#: Submissions without an answer beyond which tasks are collected.
-WINDOW = 4
-#: Tasks, counts or names of one call.
-SLICE = 500
-#: Bytes of specs and functions of one submission.
-BULK = 1 << 20
 #: How long a release may wait for others, s.
 RELEASE_DELAY = 0.002
 
@@ -73,7 +67,7 @@ class Session:
 
     Attributes
     ----------
-    lane, ledger, states, notifications
+    lane, ledger, states, notifications, submissions
         The parts.
     lock : context manager
         The driver's lock; guards all of this.
@@ -122,12 +116,12 @@ class Session:
         self.secret = ""
         self.adopted = False
         self.attempt = 0
-        self.functions: set[str] = set()
         self.subscriptions: list[bytes] = []
         self.states = States()
         self.ledger = Ledger(self.states)
         self.notifications = Notifications(self.states, self.ledger.forfeit, self._ask_states, self._doubt)
         self.lane = Lane(endpoint.prefix, clock, self._register, self.set_generation, self._moved)
+        self.submissions = Submissions(self.lane, self.ledger)
         self.lane.incarnation = _new_incarnation()
         self.lane.ordinal = ordinal
         self.on_tasks: Callable[[list[HandOut]], object] | None = None
@@ -142,11 +136,6 @@ class Session:
         self.bring_functions: Callable[[set[str]], object] | None = None
         #: Set by the driver: the command connection leads to the wrong server.
         self.reconnect: Callable[[str], object] | None = None
-        self._outbox: deque[tuple[FutureState, Task]] = deque()
-        self._new_functions: dict[str, bytes] = {}
-        self._new_classes: dict[str, EligibilityClass] = {}
-        self._classes: set[str] = set()
-        self._submissions = 0
         self._subscribed: set[str] = set()
         self._wanted: set[str] = set()
         self._was_registered = False
@@ -175,13 +164,13 @@ class Session:
 
     @property
     def incarnation(self) -> str:
-        """This registration's id."""
+        """The id of this registration."""
         return self.lane.incarnation
 
     @property
     def collected(self) -> int:
         """How many tasks wait for an acknowledgement to leave."""
-        return len(self._outbox)
+        return len(self.submissions.outbox)
 
     @property
     def deadline(self) -> float:
@@ -200,14 +189,14 @@ class Session:
             self.flush()
 
     def dirty(self) -> None:
-        """Releases came in: they leave within 2 ms."""
+        """Note that releases came in: they leave within 2 ms."""
         if self._release_at is None:
             self._release_at = self.clock() + RELEASE_DELAY
 
     # --- connections ------------------------------------------------------------------------------------------------
 
     def connected(self) -> None:
-        """The command connection stands."""
+        """Begin to use a command connection."""
         self.lane.connect()
         if not self.lane.registered:
             self._register()
@@ -216,18 +205,18 @@ class Session:
             self._beating = False
 
     def disconnected(self) -> None:
-        """The command connection broke."""
+        """Note that the command connection broke."""
         self.lane.lost()
         self._beating = False
 
     def subscription_connected(self) -> None:
-        """The subscription's connection stands."""
+        """Begin to use a connection for the subscription."""
         self._subscribed.clear()
         self.subscriptions.clear()
         self._subscribe()
 
     def subscription_lost(self) -> None:
-        """The subscription's connection broke."""
+        """Note that the subscription's connection broke."""
         self._subscribed.clear()
         self.subscriptions.clear()
 
@@ -286,9 +275,7 @@ class Session:
 
     def _bring(self, kept: list[Entry]) -> None:
         """After a loss: say again what we hold, and what the server may not have applied."""
-        self.functions.clear()
-        self._classes.clear()
-        self._submissions = 0
+        self.submissions.forget_server()
         enqueue = self.lane.enqueue
         for call in self.on_lost() if self.on_lost is not None else ():
             enqueue(call)
@@ -306,18 +293,15 @@ class Session:
         for i in range(0, len(values), SLICE):
             enqueue(calls.commit(values[i : i + SLICE]))
         self._enqueue_counts(counts)
-        unsent = {id(state) for state, _ in self._outbox}
-        again = [
-            (state, state.task) for state in pending if state.task is not None and id(state) not in unsent
-        ]
+        again = self.submissions.again(pending)
         if self.bring_functions is not None:
             self.bring_functions({task.fn for _, task in again})
-        while again:
-            self._submit_slice(again)
+        self.submissions.send_again(again)
         for entry in kept:
             # Counts are said above, in their present form.
-            if entry.call.script.name not in ("ledger", "registered", "noop"):
-                self._submissions += entry.call.script.name == "submit"
+            if entry.call.script.name == "submit":
+                self.submissions.send_entry_again(entry)
+            elif entry.call.script.name not in ("ledger", "registered", "noop"):
                 enqueue(entry.call, entry.on_reply, entry.on_error)
         if any(entry.call.script.name in ("submit", "commit", "cancel") for entry in kept):
             # Those brought the counts of their time.
@@ -329,7 +313,7 @@ class Session:
             self.lane.enqueue(calls.ledger(pairs[i : i + SLICE]))
 
     def fail(self, error: BaseException) -> None:
-        """The session will never work (again): everything that waits hears why."""
+        """Give up for good: everything that waits hears why."""
         if self.failure is None:
             self.failure = error
         for entry in self.lane.unregister(self.lane.incarnation):
@@ -417,109 +401,25 @@ class Session:
             self.on_worker(int(message[1]))
 
     def set_generation(self, generation: int) -> None:
-        """The cluster is of `generation` now: what belongs to an older one is cancelled."""
+        """Enter a generation: what belongs to an older one is cancelled."""
         if generation <= self.generation:
             return
         self.lane.generation = generation
-        self._outbox.clear()
-        self.functions.clear()
-        self._new_functions.clear()
+        self.submissions.drop()
         self.ledger.reset(generation)
         self.states.cancel_all("the cluster was restarted")
         if self.on_generation is not None:
             self.on_generation(generation)
 
-    # --- tasks ------------------------------------------------------------------------------------------------------
-
-    def knows_function(self, fn: str) -> bool:
-        """Return whether the pickle of function `fn` is on the lane or about to be."""
-        return fn in self.functions
-
-    def add_function(self, fn: str, data: bytes) -> None:
-        """Have the pickle of function `fn` leave with the next submission."""
-        if fn not in self.functions:
-            self.functions.add(fn)
-            self._new_functions[fn] = data
-
-    def add_class(self, eligibility: EligibilityClass) -> None:
-        """Have an eligibility class leave with the next submission."""
-        if eligibility.hash not in self._classes:
-            self._classes.add(eligibility.hash)
-            self._new_classes[eligibility.hash] = eligibility
+    # --- tasks and counts -------------------------------------------------------------------------------------------
 
     def submit(self, state: FutureState, task: Task) -> None:
         """Have `task` leave with the next `pump`; its count is the one that `state` has then."""
-        state.task = task
-        self._outbox.append((state, task))
+        self.submissions.add(state, task)
 
     def pump(self) -> None:
         """Send what is collected as far as few enough submissions are unanswered."""
-        outbox = self._outbox
-        while outbox and self._submissions < WINDOW:
-            self._submit_slice(outbox)
-
-    def _submit_slice(self, source: deque[tuple[FutureState, Task]] | list[tuple[FutureState, Task]]) -> None:
-        tasks: list[Task] = []
-        sent, clean = self.ledger.sent, self.ledger.clean
-        size = 0
-        taken = 0
-        states: list[FutureState] = []
-        for state, task in source:
-            count = state.count
-            if task.count != count:
-                # Dropped before it left: it is counted for this moment, and the release follows.
-                task = task._replace(count=max(count, 1))
-                count = task.count
-            if state.status == PENDING:
-                tasks.append(task)
-                states.append(state)
-                sent(state, count)
-                clean(state)
-            size += len(task.spec)
-            taken += 1
-            if taken >= SLICE or size >= BULK:
-                break
-        if taken == len(source):
-            source.clear()
-        elif isinstance(source, deque):
-            for _ in range(taken):
-                source.popleft()
-        else:
-            del source[:taken]
-        if not tasks:
-            return
-        functions: Sequence[tuple[str, bytes]] = ()
-        classes: Sequence[EligibilityClass] = ()
-        if self._new_functions:
-            functions = list(self._new_functions.items())
-            self._new_functions.clear()
-        if self._new_classes:
-            classes = list(self._new_classes.values())
-            self._new_classes.clear()
-        self._submissions += 1
-        hashes = [fn for fn, _ in functions]
-        self.lane.enqueue(
-            calls.submit(tasks, functions, classes),
-            self._submitted,
-            lambda error: self._not_submitted(states, hashes, error),
-        )
-
-    def _submitted(self, _: list[Any]) -> None:
-        self._submissions = max(0, self._submissions - 1)
-        if self._outbox:
-            self.pump()
-
-    def _not_submitted(self, states: list[FutureState], hashes: list[str], error: BaseException) -> None:
-        self._submissions = max(0, self._submissions - 1)
-        self.functions.difference_update(hashes)
-        for state in states:
-            self.ledger.forfeit(state)
-            if isinstance(error, OldGeneration):
-                state.cancel("the cluster was restarted")
-            elif state.status == PENDING:
-                state.fail(error)
-        if self._outbox:
-            self.pump()
+        self.submissions.pump()
 
     def flush(self) -> None:
         """Send counts that the server has not heard, after the submissions that came before them."""
@@ -527,7 +427,7 @@ class Session:
             self._release_at = None
             return
         self.pump()
-        if self._outbox:
+        if self.submissions.outbox:
             # Submissions leave first; a chain would hang if a release overtook the task that needs the key.
             self._release_at = self.clock() + RELEASE_DELAY
             return
@@ -590,7 +490,7 @@ class Session:
 
     def ask(self, names: Sequence[str]) -> None:
         """Read the states of those of `names` that are unfinished and on the lane, and apply them."""
-        unsent = {state.name for state, _ in self._outbox}
+        unsent = self.submissions.names()
         get = self.states.get
         names = [
             n for n in names if n not in unsent and (state := get(n)) is not None and state.status == PENDING
@@ -619,7 +519,7 @@ class Session:
 
     def close(self, on_done: Callable[[], object] | None = None) -> None:
         """Leave: what is collected goes out, then everything is released. Futures become inert."""
-        self._outbox_out()
+        self.submissions.send_all()
         self.closing = True
         self._beat_at = None
         self._release_at = None
@@ -629,10 +529,6 @@ class Session:
                 on_done()
 
         self.lane.enqueue(calls.close(), done, done)
-
-    def _outbox_out(self) -> None:
-        while self._outbox:
-            self._submit_slice(self._outbox)
 
 
 def _settle_closed(entry: Entry) -> None:

@@ -184,7 +184,7 @@ class FutureState:
                 waiters.hit(self)  # type: ignore[union-attr]  # not a list here
 
     def finish(self, nbytes: int, type_: str, where: str, value: bytes | None) -> None:
-        """The value is in memory: inline (`where` empty; `value` None if it was too large to be pushed) or in segments."""
+        """Note that the value is in memory: inline (`where` empty; no `value` if too large to be pushed) or in segments."""
         self.nbytes = nbytes
         self.type = type_
         self.where = where
@@ -195,7 +195,7 @@ class FutureState:
             self.settle(FINISHED)
 
     def err(self, type_: str, cause: str, value: bytes | None) -> None:
-        """The task failed, or its data is lost; `cause` names the task that failed if it is another one."""
+        """Note that the task failed or its data is lost; `cause` names the task that failed if it is another one."""
         if self.status == CANCELLED:
             return
         self.type = type_
@@ -205,7 +205,7 @@ class FutureState:
         self.settle(LOST if type_ == "DataLost" and not cause else ERROR)
 
     def cancel(self, reason: str, error: BaseException | None = None) -> None:
-        """The key is not ours any more; `error` is what its Futures raise, by default `FutureCancelledError`."""
+        """Note that the key is not ours any more; `error` is what its Futures raise, by default `FutureCancelledError`."""
         if self.status == CANCELLED:
             return
         self.value = None
@@ -214,13 +214,13 @@ class FutureState:
         self.settle(CANCELLED)
 
     def fail(self, error: BaseException) -> None:
-        """The call that should have made it known was refused; its Futures raise `error`."""
+        """Note that the call that should have made it known was refused; its Futures raise `error`."""
         self.type = type(error).__name__
         self.cache = error
         self.settle(ERROR)
 
     def again(self) -> None:
-        """An erred or lost task is being run again."""
+        """Note that an erred or lost task is being run again."""
         if self.status in (ERROR, LOST):
             self.status = PENDING
             self.value = self.cache = None

@@ -23,12 +23,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from redist.errors import ClientClosed, ConnectionLost, ForkedClientError, RedistError
-from redist.session.operations import Ask, AskAll, Operation, Post, Request, Run, Until
+from redist.session.links import Links
+from redist.session.operations import Ask, Operation, Post, Request, Run, Until
 from redist.session.session import Session
 from redist.session.states import Condition, Waiter
 from redist.store.calls import Call
 from redist.store.connect import Endpoint
-from redist.store.wire import Wire
 
 __all__ = ["ThreadDriver"]
 
@@ -40,7 +40,6 @@ logger = logging.getLogger("redist.session")
 TAKE_BACK = 0.02
 #: How long a wait looks only at the push socket before it looks at replies too, ms.
 PUSHES_ONLY = 2.0
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
 
 _monotonic = time.monotonic
 
@@ -116,13 +115,10 @@ class ThreadDriver:
         self.lock = threading.Lock()
         session.lock = self.lock
         session.ledger.wake = self._kick
-        session.reconnect = self._moved
+        self.links = Links(session, endpoint, self._changed)
         self.on_block: Callable[[], object] | None = None
         self.on_unblock: Callable[[], object] | None = None
         self._check = check
-        self._command: Wire | None = None
-        self._push: Wire | None = None
-        self._rest = b""
         self._reader: Waiter | None = None
         self._parked: deque[_Parked] = deque()
         self._last_wait = 0.0
@@ -130,14 +126,11 @@ class ThreadDriver:
         self._closed: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._wake_in, self._wake_out = _wake_pair()
-        self._pauses = {"command": 0.0, "push": 0.0}
-        self._retry_at = 0.0
-        self._make_polls()
-        self._pid = os.getpid()
+        self._changed()
         _drivers.add(self)
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else "up" if self._up else "down"
+        state = "closed" if self._closed else "up" if self.links.up else "down"
         return f"<ThreadDriver of {self.session.kind} {self.session.name!r} {state}>"
 
     # --- start and end ----------------------------------------------------------------------------------------------
@@ -155,20 +148,10 @@ class ThreadDriver:
         deadline = _monotonic() + timeout
         session = self.session
         try:
-            command = self.endpoint.open(timeout)
-            try:
-                if self._check:
-                    self.endpoint.check(command)
-                push = self.endpoint.open(max(0.001, deadline - _monotonic()))
-            except BaseException:
-                command.close()
-                raise
+            command, push = self.links.open(timeout, check=self._check)
             with self.lock:
-                self._command, self._push = command, push
-                self._make_polls()
-                session.connected()
-                session.subscription_connected()
-                self._transmit()
+                self.links.adopt_command(command)
+                self.links.adopt_push(push)
             self._thread = threading.Thread(target=self._run, name=f"redist-{session.name}", daemon=True)
             self._thread.start()
             ready = self.wait(
@@ -192,8 +175,8 @@ class ThreadDriver:
             if self.session.failure is None and self._thread is not None:
                 with self.lock:
                     self.session.close(lambda: done([]))
-                    self._transmit()
-                if self._up:
+                    self.links.transmit()
+                if self.links.up:
                     self.wait(outcome, timeout, replies=True)
         except RedistError:
             pass
@@ -211,11 +194,7 @@ class ThreadDriver:
                 parked.wake()
             self._parked.clear()
             self._kick()
-            wires = (self._command, self._push)
-            self._command = self._push = None
-        for wire in wires:
-            if wire is not None:
-                wire.close()
+            self.links.close()
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(5.0)
@@ -240,10 +219,7 @@ class ThreadDriver:
         self.session.ledger.wake = None
         self._reader = None
         self._parked.clear()
-        for wire in (self._command, self._push):
-            if wire is not None:
-                wire.close()
-        self._command = self._push = None
+        self.links.close()
         self._close_wake()
 
     @property
@@ -274,7 +250,7 @@ class ThreadDriver:
         with self.lock:
             self.check_alive()
             self.session.lane.enqueue(call, on_reply, on_error)
-            self._transmit()
+            self.links.transmit()
 
     def call(self, call: Call, timeout: float | None = None) -> list[Any]:
         """Send a call and return its reply.
@@ -295,7 +271,7 @@ class ThreadDriver:
             self.check_alive()
             for i, call in enumerate(calls):
                 self.session.lane.enqueue(call, outcome.take(i), outcome.fail)
-            self._transmit()
+            self.links.transmit()
         if not self.wait(outcome, timeout, replies=True):
             raise TimeoutError(f"no reply from {self.endpoint.url} within {timeout:g} s")
         if outcome.error is not None:
@@ -304,7 +280,7 @@ class ThreadDriver:
 
     def push_out(self) -> None:
         """Send what the session has to say. Under the lock."""
-        self._transmit()
+        self.links.transmit()
 
     def submitted(self) -> None:
         """After `Session.submit`: send what may leave now. Under the lock."""
@@ -312,97 +288,22 @@ class ThreadDriver:
         session.pump()
         if session.collected and session.collected % 32 == 1:
             # What was acknowledged meanwhile lets more go; nobody reads while the caller only submits.
-            self._take_replies()
-        self._transmit()
-
-    def _transmit(self) -> None:
-        session = self.session
-        if session.lane.outgoing and self._command is not None:
-            out = session.lane.outgoing
-            data = out[0] if len(out) == 1 else b"".join(out)
-            out.clear()
-            if self._rest:
-                self._rest += data
-            else:
-                self._send(data)
-        if session.subscriptions and self._push is not None:
-            data = b"".join(session.subscriptions)
-            session.subscriptions.clear()
-            try:
-                self._push.send(data)
-            except ConnectionLost:
-                self._lost_push()
-
-    def _send(self, data: bytes) -> None:
-        assert self._command is not None
-        try:
-            sent = self._command.try_send(data)
-        except ConnectionLost:
-            self._lost_command()
-            return
-        except BaseException:
-            self._lost_command()
-            raise
-        self._rest = data[sent:] if sent < len(data) else b""
-        if self._rest:
-            self._kick()
+            self.links.take_replies()
+        self.links.transmit()
 
     # --- receiving --------------------------------------------------------------------------------------------------
 
-    @property
-    def _up(self) -> bool:
-        return self._command is not None and self._push is not None
-
-    def _take_replies(self) -> None:
-        wire = self._command
-        if wire is None:
-            return
-        on_reply = self.session.on_reply
-        try:
-            try:
-                wire.receive_ready()
-            finally:
-                for reply in wire.replies():
-                    on_reply(reply)
-        except RedistError as error:
-            if not isinstance(error, ConnectionLost):
-                logger.warning("%r; connecting again", error)
-            self._lost_command()
-        except BaseException:
-            # Interrupted half way: what was read is lost, so everything unanswered is sent again.
-            self._lost_command()
-            raise
-
-    def _take_pushes(self) -> None:
-        wire = self._push
-        if wire is None:
-            return
-        on_push = self.session.on_push
-        try:
-            try:
-                wire.receive_ready()
-            finally:
-                for frame in wire.replies():
-                    on_push(frame)
-        except RedistError as error:
-            if not isinstance(error, ConnectionLost):
-                logger.warning("%r; connecting again", error)
-            self._lost_push()
-        except BaseException:
-            self._lost_push()
-            raise
-
     def _take(self, events: list[tuple[int, int]]) -> None:
         """Receive where there is something, and act on it. Under the lock."""
-        push, command = self._push, self._command
+        links = self.links
+        push, command = links.push, links.command
         for fd, _ in events:
             if push is not None and fd == push.fileno():
-                self._take_pushes()
+                links.take_pushes()
             elif command is not None and fd == command.fileno():
-                if self._rest:
-                    self._send(self._rest)
-                self._take_replies()
-        self._transmit()
+                links.send_rest()
+                links.take_replies()
+        links.transmit()
         if self._parked:
             self._look()
 
@@ -413,40 +314,23 @@ class ThreadDriver:
                 self._parked.remove(parked)
                 parked.wake()
 
-    def _moved(self, message: str) -> None:
-        logger.warning("connecting again: %s", message)
-        self._lost_command()
-
-    def _lost_command(self) -> None:
-        wire, self._command = self._command, None
-        self._rest = b""
-        if wire is not None:
-            wire.close()
-        self.session.disconnected()
-        self._make_polls()
+    def _changed(self) -> None:
+        """Make the poll objects for the present descriptors, and have the background thread look. Under the lock."""
+        self._poll_pushes, self._poll_both = select.poll(), select.poll()
+        self._poll_idle, self._poll_wake = select.poll(), select.poll()
+        self._poll_idle.register(self._wake_in, select.POLLIN)
+        self._poll_wake.register(self._wake_in, select.POLLIN)
+        links = self.links
+        if links.push is not None and not links.push.closed:
+            for poll in (self._poll_pushes, self._poll_both, self._poll_idle):
+                poll.register(links.push.fileno(), select.POLLIN)
+        if links.command is not None and not links.command.closed:
+            fd = links.command.fileno()
+            self._poll_both.register(fd, select.POLLIN)
+            self._poll_idle.register(fd, select.POLLIN | (select.POLLOUT if links.rest else 0))
+            if links.rest:
+                self._poll_wake.register(fd, select.POLLIN | select.POLLOUT)
         self._kick()
-
-    def _lost_push(self) -> None:
-        wire, self._push = self._push, None
-        if wire is not None:
-            wire.close()
-        self.session.subscription_lost()
-        self._make_polls()
-        self._kick()
-
-    def _make_polls(self) -> None:
-        """Make the poll objects for the present descriptors. Under the lock."""
-        self._poll_pushes = select.poll()
-        self._poll_both = select.poll()
-        self._poll_all = select.poll()
-        self._poll_all.register(self._wake_in, select.POLLIN)
-        for wire, polls in (
-            (self._push, (self._poll_pushes, self._poll_both, self._poll_all)),
-            (self._command, (self._poll_both, self._poll_all)),
-        ):
-            if wire is not None and not wire.closed:
-                for poll in polls:
-                    poll.register(wire.fileno(), select.POLLIN)
 
     # --- waiting ----------------------------------------------------------------------------------------------------
 
@@ -482,12 +366,12 @@ class ThreadDriver:
             self.check_alive()
             session = self.session
             if session.collected:
-                self._take_replies()
+                self.links.take_replies()
                 session.pump()
                 replies = replies or session.collected > 0
-            self._transmit()
+            self.links.transmit()
             parked = None
-            if self._reader is None and self._up:
+            if self._reader is None and self.links.up:
                 self._reader = waiter
             else:
                 parked = _Parked(waiter)
@@ -534,7 +418,7 @@ class ThreadDriver:
                         # Given up here, to take the lock once less.
                         self._leave(waiter)
                         return True
-                if not self._up or self._closed is not None:
+                if not self.links.up or self._closed is not None:
                     return False
                 if not events:
                     if deadline is not None and _monotonic() >= deadline:
@@ -572,7 +456,7 @@ class ThreadDriver:
             self._kick()
 
     def _promote(self) -> None:
-        if self._parked and self._reader is None and self._up:
+        if self._parked and self._reader is None and self.links.up:
             parked = self._parked.popleft()
             self._reader = parked.waiter
             parked.promoted = True
@@ -619,8 +503,7 @@ class ThreadDriver:
             return self.wait(request.waiter, request.timeout)
         if isinstance(request, Ask):
             return self.call(request.call)
-        assert isinstance(request, AskAll)
-        return self.call_all(request.calls) if request.calls else []
+        return self.call_all(request.calls) if request.calls else []  # type: ignore[union-attr]
 
     # --- the background thread --------------------------------------------------------------------------------------
 
@@ -647,76 +530,41 @@ class ThreadDriver:
             if session.ledger.armed:
                 session.dirty()
             session.tick()
-            self._transmit()
+            self.links.transmit()
             self._look()
             self._promote()
             rest = self._last_wait + TAKE_BACK - now
             span = session.deadline - session.clock()
-            if not self._up:
-                span = min(span, self._retry_at - now)
-                poll = self._poll_all
+            self._dozing = False
+            if not self.links.up:
+                span = min(span, self.links.retry_at - now)
+                poll = self._poll_idle
             elif self._reader is not None:
-                self._dozing = False
-                poll = self._poll_wake()
+                poll = self._poll_wake
             elif rest > 0:
                 self._dozing = True
                 span = min(span, rest)
-                poll = self._poll_wake()
+                poll = self._poll_wake
             else:
-                self._dozing = False
-                poll = self._poll_all
-                if self._rest:
-                    poll.modify(self._command.fileno(), select.POLLIN | select.POLLOUT)  # type: ignore[union-attr]
+                poll = self._poll_idle
         if span > 0:
-            events = poll.poll(None if span == float("inf") else max(0.0, span * 1000))
+            events = poll.poll(None if span == float("inf") else span * 1000)
+            if any(fd == self._wake_in for fd, _ in events):
+                with contextlib.suppress(OSError):
+                    os.read(self._wake_in, 4096)
+                events = [event for event in events if event[0] != self._wake_in]
             if events:
-                if any(fd == self._wake_in for fd, _ in events):
-                    with contextlib.suppress(OSError):
-                        os.read(self._wake_in, 4096)
-                    events = [event for event in events if event[0] != self._wake_in]
-                if events:
-                    with self.lock:
-                        self._take(events)
-                        if self._command is not None and not self._rest:
-                            self._poll_all.modify(self._command.fileno(), select.POLLIN)
-        if not self._up and self._closed is None:
-            self._connect_again()
+                with self.lock:
+                    self._take(events)
+        if not self.links.up and self._closed is None and _monotonic() >= self.links.retry_at:
+            wire = self.links.reopen()
+            if wire is not None:
+                with self.lock:
+                    if self.closed:
+                        wire.close()
+                    else:
+                        self.links.adopt(wire)
         return True
-
-    def _poll_wake(self) -> select.poll:
-        poll = select.poll()
-        poll.register(self._wake_in, select.POLLIN)
-        if self._rest and self._command is not None:
-            poll.register(self._command.fileno(), select.POLLIN | select.POLLOUT)
-        return poll
-
-    def _connect_again(self) -> None:
-        if _monotonic() < self._retry_at:
-            return
-        for which in ("command", "push"):
-            if (self._command if which == "command" else self._push) is not None or self._closed is not None:
-                continue
-            try:
-                wire = self.endpoint.open(5.0)
-            except RedistError as error:
-                pause = self._pauses[which] = min(max(_FIRST_PAUSE, 2 * self._pauses[which]), _LONGEST_PAUSE)
-                self._retry_at = _monotonic() + pause
-                logger.info("%s; trying again in %.2f s", error, pause)
-                return
-            self._pauses[which] = 0.0
-            with self.lock:
-                if self._closed is not None:
-                    wire.close()
-                    return
-                if which == "command":
-                    self._command = wire
-                    self._make_polls()
-                    self.session.connected()
-                else:
-                    self._push = wire
-                    self._make_polls()
-                    self.session.subscription_connected()
-                self._transmit()
 
 
 def _wake_pair() -> tuple[int, int]:

@@ -1,0 +1,226 @@
+"""The two connections of a session, for commands and for the subscription: what moves bytes between wires and session.
+
+Used by both drivers, under the driver's lock. What is read but not dealt with is never lost quietly: whatever interrupts the
+dealing (Ctrl-C too) breaks that connection, and a new one sends again what is unanswered or asks for what was pushed.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from redist.errors import ConnectionLost, RedistError
+from redist.session.session import Session
+from redist.store.connect import Endpoint
+from redist.store.wire import Wire
+
+__all__ = ["Links"]
+
+logger = logging.getLogger("redist.session")
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
+
+
+class Links:
+    """A session's connections.
+
+    Parameters
+    ----------
+    session : Session
+        What is fed and what is sent.
+    endpoint : Endpoint
+        Where to connect.
+    on_change : callable
+        Called without arguments when a connection came or went, or when not all could be sent at once.
+
+    Attributes
+    ----------
+    command, push : Wire or None
+        The connections; None while there is none.
+    rest : bytes
+        What the command connection did not take yet.
+    retry_at : float
+        Not before this time (`time.monotonic`) a broken connection is to be made again.
+    """
+
+    __slots__ = ("_on_change", "_pause", "command", "endpoint", "push", "rest", "retry_at", "session")
+
+    def __init__(self, session: Session, endpoint: Endpoint, on_change: Callable[[], object]) -> None:
+        self.session = session
+        self.endpoint = endpoint
+        self.command: Wire | None = None
+        self.push: Wire | None = None
+        self.rest = b""
+        self.retry_at = 0.0
+        self._pause = 0.0
+        self._on_change = on_change
+        session.reconnect = self._moved
+
+    @property
+    def up(self) -> bool:
+        """Whether both connections stand."""
+        return self.command is not None and self.push is not None
+
+    # --- making -----------------------------------------------------------------------------------------------------
+
+    def open(self, timeout: float, *, check: bool) -> tuple[Wire, Wire]:
+        """Return two new connections; blocks, and is not to be called under the lock."""
+        deadline = time.monotonic() + timeout
+        command = self.endpoint.open(timeout)
+        try:
+            if check:
+                self.endpoint.check(command)
+            return command, self.endpoint.open(max(0.001, deadline - time.monotonic()))
+        except BaseException:
+            command.close()
+            raise
+
+    def reopen(self) -> Wire | None:
+        """Return a new connection in place of a broken one, None if that fails for now; blocks, not under the lock."""
+        try:
+            wire = self.endpoint.open(5.0)
+        except RedistError as error:
+            self._pause = min(max(_FIRST_PAUSE, 2 * self._pause), _LONGEST_PAUSE)
+            self.retry_at = time.monotonic() + self._pause
+            logger.info("%s; trying again in %.2f s", error, self._pause)
+            return None
+        self._pause = 0.0
+        return wire
+
+    def adopt_command(self, wire: Wire) -> None:
+        """Use `wire` for commands from now on."""
+        self.command = wire
+        self.rest = b""
+        self._on_change()
+        self.session.connected()
+        self.transmit()
+
+    def adopt_push(self, wire: Wire) -> None:
+        """Use `wire` for the subscription from now on."""
+        self.push = wire
+        self._on_change()
+        self.session.subscription_connected()
+        self.transmit()
+
+    def adopt(self, wire: Wire) -> None:
+        """Use `wire` for what is missing."""
+        if self.command is None:
+            self.adopt_command(wire)
+        elif self.push is None:
+            self.adopt_push(wire)
+        else:
+            wire.close()
+
+    # --- sending ----------------------------------------------------------------------------------------------------
+
+    def transmit(self) -> None:
+        """Send what the session has to say."""
+        session = self.session
+        out = session.lane.outgoing
+        if out and self.command is not None:
+            data = out[0] if len(out) == 1 else b"".join(out)
+            out.clear()
+            if self.rest:
+                self.rest += data
+            else:
+                self._send(data)
+        if session.subscriptions and self.push is not None:
+            data = b"".join(session.subscriptions)
+            session.subscriptions.clear()
+            try:
+                self.push.send(data)
+            except ConnectionLost:
+                self.lost_push()
+
+    def send_rest(self) -> None:
+        """Send more of what the command connection did not take before."""
+        if self.rest and self.command is not None:
+            self._send(self.rest)
+
+    def _send(self, data: bytes) -> None:
+        assert self.command is not None
+        try:
+            sent = self.command.try_send(data)
+        except ConnectionLost:
+            self.lost_command()
+            return
+        except BaseException:
+            self.lost_command()
+            raise
+        before, self.rest = self.rest, data[sent:] if sent < len(data) else b""
+        if bool(before) != bool(self.rest):
+            self._on_change()
+
+    # --- receiving --------------------------------------------------------------------------------------------------
+
+    def take_replies(self) -> None:
+        """Read what has arrived on the command connection and feed it to the session."""
+        wire = self.command
+        if wire is None:
+            return
+        on_reply = self.session.on_reply
+        try:
+            try:
+                wire.receive_ready()
+            finally:
+                for reply in wire.replies():
+                    on_reply(reply)
+        except RedistError as error:
+            if not isinstance(error, ConnectionLost):
+                logger.warning("%r; connecting again", error)
+            self.lost_command()
+        except BaseException:
+            self.lost_command()
+            raise
+
+    def take_pushes(self) -> None:
+        """Read what has arrived on the subscription's connection and feed it to the session."""
+        wire = self.push
+        if wire is None:
+            return
+        on_push = self.session.on_push
+        try:
+            try:
+                wire.receive_ready()
+            finally:
+                for frame in wire.replies():
+                    on_push(frame)
+        except RedistError as error:
+            if not isinstance(error, ConnectionLost):
+                logger.warning("%r; connecting again", error)
+            self.lost_push()
+        except BaseException:
+            self.lost_push()
+            raise
+
+    # --- losing -----------------------------------------------------------------------------------------------------
+
+    def _moved(self, message: str) -> None:
+        logger.warning("connecting again: %s", message)
+        self.lost_command()
+
+    def lost_command(self) -> None:
+        """Drop the command connection."""
+        wire, self.command = self.command, None
+        self.rest = b""
+        if wire is not None:
+            wire.close()
+            self.session.disconnected()
+            self._on_change()
+
+    def lost_push(self) -> None:
+        """Drop the subscription's connection."""
+        wire, self.push = self.push, None
+        if wire is not None:
+            wire.close()
+            self.session.subscription_lost()
+            self._on_change()
+
+    def close(self) -> None:
+        """Close both connections without a word to the session."""
+        for wire in (self.command, self.push):
+            if wire is not None:
+                wire.close()
+        self.command = self.push = None
+        self.rest = b""
