@@ -25,6 +25,9 @@ for f = 1, functions do
   end
 end
 for _ = 1, classes_given do
+  if call('SADD', P .. 'functions:' .. ME, a[i]) == 1 then
+    S.use_function(a[i], 1)
+  end
   call('HSET', P .. 'class:' .. a[i], 'workers', a[i + 1], 'resources', a[i + 2], 'strict', int(a[i + 3]))
   i = i + 4
 end
@@ -148,6 +151,7 @@ local function admit(name, fn, spec, options, deps)
   end
   if class ~= '' then
     add('class', class)
+    S.use_function(class, 1)
   end
   local missing, erred = 0, nil
   if deps then

@@ -54,6 +54,9 @@ local function strike(kind, ordinal)
   call('ZREM', P .. 'leases', ordinal)
   call('HSET', P .. 'caller:' .. ordinal, 'inc', '')
   S.later('drop ' .. ordinal)
+  for _, suffix in ipairs(call('ZRANGE', P .. 'queues', 0, 255)) do
+    S.later('sift ' .. suffix)
+  end
 end
 
 function S.gone_client(ordinal)

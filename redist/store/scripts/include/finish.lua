@@ -56,6 +56,9 @@ function S.remember(name, h, attempt, worker, nbytes, kind, value, names)
     end
     S.set(name, h, 'state', 'memory', 'nbytes', nbytes, 'type', kind, 'data', data)
     if h.class or h.prio then
+      if h.class then
+        S.use_function(h.class, -1)
+      end
       S.unset(name, h, 'class', 'prio')
     end
     if h.deps then
@@ -82,6 +85,9 @@ end
 
 -- An error has come: `value` is the pickled error, or `cause` names the task it came from.
 function S.err(name, h, kind, value, cause)
+  if word(h.state or '') == 'queued' then
+    S.void(h)
+  end
   if cause then
     S.set(name, h, 'state', 'erred', 'type', kind, 'cause', cause)
   else

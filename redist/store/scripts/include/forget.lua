@@ -2,7 +2,7 @@
 -- @lazy
 -- How a key that nothing wants goes, and what goes with it.
 
--- Functions are counted by the callers that brought them and the records whose spec names them.
+-- Functions are counted by the callers that brought them and the records whose spec names them; classes likewise.
 local uses = {}
 function S.use_function(hash, by)
   uses[hash] = (uses[hash] or 0) + by
@@ -12,7 +12,7 @@ closers[#closers + 1] = function()
   for hash, by in pairs(uses) do
     if by ~= 0 and call('HINCRBY', P .. 'fns', hash, by) <= 0 then
       call('HDEL', P .. 'fns', hash)
-      call('UNLINK', P .. 'fn:' .. hash)
+      call('UNLINK', P .. 'fn:' .. hash, P .. 'class:' .. hash)
     end
   end
   uses = {}
@@ -148,6 +148,12 @@ local function forget(name, h)
   if S.has_spec(h) then
     S.use_function(h.fn, -1)
   end
+  if h.class then
+    S.use_function(h.class, -1)
+  end
+  if word(h.state) == 'queued' then
+    S.void(h)
+  end
   S.drop_value(name, h)
   if h.data == '' then
     S.remove(P .. 'data:' .. name)
@@ -207,6 +213,9 @@ function S.rest(name, h)
     S.unset(name, h, 'contains', unpack(fields))
     S.set(name, h, 'state', 'released')
   elseif state == 'waiting' or state == 'queued' or state == 'processing' then
+    if state == 'queued' then
+      S.void(h)
+    end
     S.set(name, h, 'state', 'released')
     S.unset(name, h, 'reviving')
     if h.deps then

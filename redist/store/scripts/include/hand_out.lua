@@ -133,6 +133,38 @@ function S.ready(name, h, front)
   S.set(name, h, 'state', x and S.give(x, name, h, class) or S.enqueue(name, h, front))
 end
 
+-- The queue entry of a task is void; void entries at the head of a queue go, so that a queue of void ones does not stay.
+local sifting = {}
+function S.void(h)
+  local suffix = S.suffix(h)
+  if not sifting[suffix] then
+    sifting[suffix] = true
+    S.later('sift ' .. suffix)
+  end
+end
+
+function S.sift(suffix)
+  sifting[suffix] = nil
+  local key = P .. 'queue:' .. suffix
+  for step = 1, SLICE do
+    local entry = call('LINDEX', key, 0)
+    if not entry then
+      if not queued[suffix] and not fronts[suffix] then
+        call('ZREM', P .. 'queues', suffix)
+      end
+      return step
+    end
+    local number, name = match(entry, '^(%d+) %d+ (.*)$')
+    local h = rec(name)
+    if h and h.state == 'queued ' .. number then
+      return step
+    end
+    call('LPOP', key)
+  end
+  S.later('sift ' .. suffix)
+  return SLICE
+end
+
 function S.flush_queues()
   for suffix, list in pairs(queued) do
     S.many('RPUSH', P .. 'queue:' .. suffix, list)

@@ -160,6 +160,7 @@ function S.unready(name)
     if hd then
       S.bump(dependent, hd, 'missing', 1)
       if word(hd.state) == 'queued' then
+        S.void(hd)
         S.set(dependent, hd, 'state', 'waiting')
       end
     end
