@@ -123,11 +123,7 @@ class Endpoint:
             try:
                 return self._open_once(deadline)
             except ConnectionLost:
-                # Sentinels and Clusters need some time to agree on a new master.
-                if (
-                    not (retry or self.address.kind in ("sentinel", "cluster"))
-                    or time.monotonic() + pause > deadline
-                ):
+                if not retry or time.monotonic() + pause > deadline:
                     raise
             time.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
@@ -174,6 +170,10 @@ class Endpoint:
                 raise ServerRefused(
                     f"{peer} does not agree on TLS: {error}. Check that the port speaks TLS, and give ssl_ca_certs=FILE for "
                     "a private authority (ssl_certfile, ssl_keyfile where the server asks for a certificate)"
+                ) from error
+            if sock is not None and host is not None:
+                raise ConnectionLost(
+                    f"{peer} broke off the TLS handshake ({error}); check that the port speaks TLS"
                 ) from error
             raise ConnectionLost(_unreachable(peer, host, error, timeout)) from error
 
@@ -343,7 +343,8 @@ def _unreachable(peer: str, host: tuple[str, int] | None, error: OSError, timeou
 
 
 def _is_tls_error(error: OSError) -> bool:
-    return type(error).__module__ == "ssl"
+    # An end of file is a server that goes away, not one that disagrees.
+    return type(error).__module__ == "ssl" and type(error).__name__ != "SSLEOFError"
 
 
 def _keep_alive(sock: socket.socket) -> None:
