@@ -68,6 +68,9 @@ class Server:
             self.replies.append((on_reply, self._turn(call)))
             self.changed.notify_all()
 
+    enqueue = post
+    failed = False
+
     def wait(self, ready, timeout):
         with self.changed:
             return self.changed.wait_for(ready, timeout)

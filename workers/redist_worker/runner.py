@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from redist.store import calls
 from redist.store.calls import Call, HandOut, Result, Turn
@@ -42,13 +42,17 @@ class Lane(Protocol):
         """Send a call and wait for its reply."""
 
     def post(self, call: Call, on_reply: Callable[[Any], None]) -> None:
-        """Send a call; `on_reply` is called with its reply, by any thread."""
+        """Send a call; `on_reply` is called with its reply by whoever reads."""
+
+    def enqueue(self, call: Call, on_reply: Callable[[Any], None]) -> None:
+        """`post`, from within a callback."""
 
     def wait(self, ready: Callable[[], bool], timeout: float) -> bool:
-        """Wait until `ready` answers True; False on timeout."""
+        """Wait until `ready`, which is looked at whenever something arrived; False on timeout."""
 
-    def wake(self) -> None:
-        """Have every `wait` look at its condition again."""
+    @property
+    def failed(self) -> bool:
+        """Whether the session will never work again."""
 
 
 @dataclass(slots=True, eq=False)
@@ -69,6 +73,7 @@ class _Thread:
 
 
 _local = threading.local()
+_Post: TypeAlias = Callable[[Call, Callable[[Any], None]], None]
 
 
 class Runner:
@@ -86,6 +91,8 @@ class Runner:
         T, how many tasks run at a time.
     before_hand_in : callable
         Called before results leave.
+    on_failure : callable
+        Called when a thread ended because the session failed.
     """
 
     threads: int
@@ -97,12 +104,14 @@ class Runner:
         marks: Marks,
         threads: int,
         before_hand_in: Callable[[], None],
+        on_failure: Callable[[], None] = lambda: None,
     ) -> None:
         self.threads = threads
         self._lane = lane
         self._execute = execute
         self._marks = marks
         self._before_hand_in = before_hand_in
+        self._on_failure = on_failure
         self._pace = Pace()
         self._lock = threading.Lock()
         self._slot_free = threading.Condition(self._lock)
@@ -143,9 +152,8 @@ class Runner:
         back = [task for batch in pending for task in batch]
         for thread in list(self._all):
             back += _take_tail(thread)
-        if back:
-            self._give_back(back)
-        self._lane.wake()
+        # its answer also wakes threads that wait
+        self._give_back(back)
         while self._all and time.monotonic() < deadline:
             time.sleep(0.005)
         running = [thread.task for thread in list(self._all) if thread.task is not None]
@@ -160,7 +168,7 @@ class Runner:
     # --- what the server sends --------------------------------------------------------------------------------------
 
     def on_tasks(self, tasks: Sequence[HandOut]) -> None:
-        """Take what was pushed; an empty list says that there may be something to take. Called by whoever reads."""
+        """Take what was pushed; an empty list says that there may be something to take. Called back by the session."""
         with self._lock:
             self._heard = time.monotonic()
             if not tasks:
@@ -171,7 +179,7 @@ class Runner:
             self._pending += new
             surplus = self._surplus()
         if surplus:
-            self._give_back(surplus)
+            self._give_back(surplus, self._lane.enqueue)
 
     def _new(self, tasks: Sequence[HandOut], *, pushed: bool = False, listed: bool = False) -> list[list[HandOut]]:
         """Open the batches that were not known yet; the lock is held."""
@@ -203,9 +211,9 @@ class Runner:
         """Return how many slots neither run a task nor have one waiting for them; the lock is held."""
         return self.threads - self._running - self._returning - len(self._pending)
 
-    def _give_back(self, tasks: Sequence[HandOut]) -> None:
+    def _give_back(self, tasks: Sequence[HandOut], post: _Post | None = None) -> None:
         results = [Result(task.name, task.attempt, "back") for task in tasks]
-        self._post(results, [task.batch for task in tasks])
+        self._post(results, [task.batch for task in tasks], post)
 
     # --- turns ------------------------------------------------------------------------------------------------------
 
@@ -249,10 +257,10 @@ class Runner:
             self._told_free -= len(new)
             return new
 
-    def _post(self, results: list[Result], batches: list[int]) -> None:
+    def _post(self, results: list[Result], batches: list[int], post: _Post | None = None) -> None:
         """Make a turn without waiting; what it brings goes to whichever thread is free."""
         call, finished = self._turn(results, batches)
-        self._lane.post(call, lambda reply: self._posted(reply, finished))
+        (post or self._lane.post)(call, lambda reply: self._posted(reply, finished))
 
     def _posted(self, reply: Any, finished: Sequence[int]) -> None:
         new = self._answered(reply, finished)
@@ -261,8 +269,7 @@ class Runner:
                 self._pending += new
                 surplus = self._surplus()
             if surplus:
-                self._give_back(surplus)
-            self._lane.wake()
+                self._give_back(surplus, self._lane.enqueue)
 
     def _hand_in(self, me: _Thread) -> None:
         """Hand in what `me` has finished, without waiting."""
@@ -293,10 +300,9 @@ class Runner:
                 mine = None
             self._pending += new
             surplus = self._surplus()
-        if surplus:
+        if surplus or new:
+            # the answer also wakes the threads that are to run the others
             self._give_back(surplus)
-        if new:
-            self._lane.wake()
         return mine
 
     # --- a thread ---------------------------------------------------------------------------------------------------
@@ -309,8 +315,10 @@ class Runner:
         try:
             while (work := self._next(me)) is not None:
                 self._run(me, work)
+            failed = self._lane.failed
         except Exception:
-            if not self._stopping:
+            failed = True
+            if not (self._stopping or self._lane.failed):
                 logger.exception("a task thread failed")
         finally:
             with self._lock:
@@ -318,6 +326,8 @@ class Runner:
                 self._alive -= 1
             self._marks.give_slot(me.slot)
             self._all.discard(me)
+        if failed and not self._stopping:
+            self._on_failure()
 
     def _next(self, me: _Thread) -> list[HandOut] | None:
         """Return what `me` runs next, with a slot for it; None when the thread is to end."""
@@ -326,7 +336,11 @@ class Runner:
             work, ask = None, False
             with self._lock:
                 self._leave_slot(me)
-                ends = self._stopping or self._alive - self._blocked > self.threads + _SPARE_THREADS
+                ends = (
+                    self._stopping
+                    or self._lane.failed
+                    or self._alive - self._blocked > self.threads + _SPARE_THREADS
+                )
                 if not ends:
                     free = self._free()
                     if self._pending and free + len(self._pending) > 0:
@@ -352,7 +366,7 @@ class Runner:
 
     def _something(self) -> bool:
         """Whether a waiting thread has a reason to look."""
-        if self._stopping:
+        if self._stopping or self._lane.failed:
             return True
         waiting = len(self._pending)
         free = self.threads - self._running - self._returning - waiting
@@ -480,12 +494,10 @@ class Runner:
             needed = self._alive - self._blocked < self.threads and not self._stopping
             if needed:
                 self._alive += 1
-        # hands in what is finished; what this turn takes is for the thread that takes over
+        # hands in what is finished; what this turn takes is for the thread that takes over, and its answer wakes that
         self._hand_in(me)
         if needed:
             self._start_thread()
-        elif tail:
-            self._lane.wake()
 
     def _rejoin(self, me: _Thread) -> None:
         with self._lock:

@@ -1,0 +1,194 @@
+"""The executor process: a session of its own, task threads, and a main thread that listens to the worker.
+
+Modules that a task needs are imported here, once, in the fork server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import pickle
+import select
+import signal
+import socket
+import sys
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from redist.errors import RedistError
+from redist.memory.broker_client import BrokerClient
+from redist.memory.reader import raise_file_limit
+from redist.session.session import Session
+from redist.session.thread_driver import ThreadDriver
+from redist.store.connect import Endpoint
+from redist_worker.lane import DriverLane
+from redist_worker.local import Local, set_local
+from redist_worker.marks import Marks
+from redist_worker.output import Output
+from redist_worker.runner import Runner
+from redist_worker.side import Side
+from redist_worker.tasks import Tasks
+from redist_worker.values import Values
+
+__all__ = ["UNREGISTERED", "Options", "run"]
+
+logger = logging.getLogger("redist.worker")
+
+UNREGISTERED = 75
+"""Exit code of an executor that the server does not take (any more); its worker starts another one."""
+
+_OUTPUT_DELAY = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What an executor is told by its worker.
+
+    Parameters
+    ----------
+    endpoint : Endpoint
+        The server.
+    name : str
+        The executor's name.
+    threads : int
+        How many tasks it runs at a time.
+    marks : str
+        Path of its marks.
+    worker : int
+        The worker's ordinal.
+    worker_name, address, host : str
+        The worker, for people and for tasks.
+    segments, socket : str
+        Its segment directory and its local socket.
+    """
+
+    endpoint: Endpoint
+    name: str
+    threads: int
+    marks: str
+    worker: int
+    worker_name: str
+    address: str
+    host: str
+    segments: str
+    socket: str
+
+
+def run(packed: bytes, fds: list[int]) -> int:
+    """Be an executor, in a freshly forked process; return the exit code.
+
+    Parameters
+    ----------
+    packed : bytes
+        Pickled `Options`.
+    fds : list of int
+        The control socket.
+    """
+    options: Options = pickle.loads(packed)
+    control = socket.socket(fileno=fds[0])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise_file_limit()
+    try:
+        executor = Executor(options)
+    except RedistError as error:
+        logger.error("%s cannot start: %s", options.name, error)
+        return UNREGISTERED
+    return executor.listen(control)
+
+
+class Executor:
+    """One executor.
+
+    Parameters
+    ----------
+    options : Options
+        What the worker says.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.marks = Marks(options.marks)
+        self.side = Side(options.endpoint)
+        self.broker = BrokerClient(options.socket)
+        self.output = Output(self._publish)
+        details = {"host": options.host, "pid": str(os.getpid()), "threads": str(options.threads)}
+        self.session = Session(options.endpoint, "executor", options.name, details, options.worker)
+        self.driver = ThreadDriver(self.session, options.endpoint, check=False)
+        values = Values(options.worker, options.segments, self.broker, self.side, self.driver.call_all)
+        self._ended = threading.Event()
+        self._wake_in, self._wake_out = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.runner = Runner(
+            DriverLane(self.driver),
+            Tasks(self.side, values, self.broker).execute,
+            self.marks,
+            options.threads,
+            self._before_hand_in,
+            self._failed,
+        )
+        self.session.on_tasks = self.runner.on_tasks
+        self.session.on_lost = self._registered_anew
+        self.driver.on_block = self.runner.block
+        self.driver.on_unblock = self.runner.unblock
+        self.driver.start()
+        self.marks.ordinal = self.session.ordinal
+        self.local = Local(options, self.session, self.runner)
+        set_local(self.local)
+        self.output.install()
+        self.runner.start()
+
+    def _registered_anew(self) -> list[Any]:
+        self.marks.ordinal = self.session.ordinal
+        return []
+
+    def _before_hand_in(self) -> None:
+        if self.output.waiting:
+            self.output.flush()
+
+    def _publish(self, stream: int, text: str) -> None:
+        endpoint = self.options.endpoint
+        message = msgpack.packb([b"o", stream, self.options.worker_name, text])
+        self.side.command(endpoint.publish, endpoint.prefix + "all", message)
+
+    def _failed(self) -> None:
+        self._ended.set()
+        with contextlib.suppress(OSError):
+            os.write(self._wake_out, b"x")
+
+    def listen(self, control: socket.socket) -> int:
+        """Obey the worker until it says stop or is gone; return the exit code."""
+        poll = select.poll()
+        for fd in (control.fileno(), self.output.fileno(), self._wake_in):
+            poll.register(fd, select.POLLIN)
+        while True:
+            for fd, _ in poll.poll():
+                if fd == self._wake_in:
+                    return UNREGISTERED
+                if fd == self.output.fileno():
+                    # a moment, so that a loop of prints makes few messages
+                    threading.Event().wait(_OUTPUT_DELAY)
+                    with contextlib.suppress(RedistError):
+                        self.output.flush()
+                    continue
+                data = control.recv(65536)
+                if not data:
+                    return 1
+                message = json.loads(data)
+                if message["op"] == "stop":
+                    self.stop(message["grace"])
+                    return 0
+
+    def stop(self, grace: float) -> None:
+        """Finish what runs, hand back the rest, leave."""
+        self.runner.stop(grace)
+        with contextlib.suppress(RedistError):
+            self.output.flush()
+        self.local.close()
+        self.driver.close(timeout=2.0)
+        self.marks.ordinal = 0
+        sys.stdout.flush()
+        sys.stderr.flush()

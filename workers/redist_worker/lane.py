@@ -1,0 +1,41 @@
+"""What the runner needs of the executor's session, by the thread driver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from redist.session.thread_driver import ThreadDriver
+    from redist.store.calls import Call
+
+__all__ = ["DriverLane"]
+
+
+class DriverLane:
+    """A `redist_worker.runner.Lane`.
+
+    Parameters
+    ----------
+    driver : ThreadDriver
+        The driver of an executor's session.
+    """
+
+    def __init__(self, driver: ThreadDriver) -> None:
+        self.call = driver.call
+        self.wait = driver.wait
+        self._driver = driver
+        self._session = driver.session
+
+    def post(self, call: Call, on_reply: Callable[[Any], None]) -> None:
+        """Send a call; `on_reply` is called with its reply by whoever reads."""
+        self._driver.post(call, on_reply)
+
+    def enqueue(self, call: Call, on_reply: Callable[[Any], None]) -> None:
+        """`post`, from within a callback: the session's lock is held, and its driver sends when the callback is over."""
+        self._session.lane.enqueue(call, on_reply)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the session will never work again."""
+        return self._session.failure is not None

@@ -1,0 +1,125 @@
+"""What a task can ask of the worker that it runs on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import threading
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from redist.session.session import Session
+    from redist_worker.executor import Options
+    from redist_worker.runner import Runner
+
+__all__ = ["Local", "get_worker", "rejoin", "secede", "set_local"]
+
+_local: Local | None = None
+
+
+class Local:
+    """The worker, as a task sees it.
+
+    Attributes
+    ----------
+    address, name, id : str
+        Address of the data server, name, and the worker's ordinal as text.
+    executor : str
+        Name of the executor that runs the task.
+    nthreads : int
+        How many tasks that runs at a time.
+    """
+
+    address: str
+    name: str
+    id: str
+    executor: str
+    nthreads: int
+
+    def __init__(self, options: Options, session: Session, runner: Runner) -> None:
+        self.address = options.address
+        self.name = options.worker_name
+        self.id = str(options.worker)
+        self.executor = options.name
+        self.nthreads = options.threads
+        self._options = options
+        self._session = session
+        self._runner = runner
+        self._lock = threading.Lock()
+        self._directory: tempfile.TemporaryDirectory[str] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.name!r} at {self.address}, executor {self.executor!r}>"
+
+    @property
+    def local_directory(self) -> str:
+        """A directory for files of tasks, made when it is first asked for and removed with the executor."""
+        with self._lock:
+            if self._directory is None:
+                self._directory = tempfile.TemporaryDirectory(prefix=f"redist-{self.executor}-")
+            return self._directory.name
+
+    @property
+    def segments(self) -> str:
+        """The directory of the worker's payloads."""
+        return self._options.segments
+
+    @property
+    def pid(self) -> int:
+        """The executor's process id."""
+        return os.getpid()
+
+    def log_event(self, topic: str, message: Any) -> None:
+        """Log `message` under `topic`, in the worker's log."""
+        import logging
+
+        logging.getLogger("redist.worker.events").info("%s: %s", topic, message)
+
+    def close(self) -> None:
+        """Remove what tasks left in `local_directory`."""
+        with self._lock, contextlib.suppress(OSError):
+            if self._directory is not None:
+                self._directory.cleanup()
+                self._directory = None
+
+
+def set_local(local: Local) -> None:
+    """Make `local` the worker of this process."""
+    global _local
+    _local = local
+
+
+def get_worker() -> Local:
+    """Return the worker that runs the calling task.
+
+    Raises
+    ------
+    ValueError
+        Outside of a worker's executor.
+    """
+    if _local is None:
+        raise ValueError("get_worker() works inside tasks only: this process is no executor")
+    return _local
+
+
+def secede() -> None:
+    """Free the calling task's place for another one; the task goes on beside the executor's other threads.
+
+    Raises
+    ------
+    ValueError
+        Outside of a task.
+    """
+    get_worker()._runner.secede()
+
+
+def rejoin() -> None:
+    """Take a place again after `secede`, waiting until one is free.
+
+    Raises
+    ------
+    ValueError
+        Outside of a task.
+    """
+    get_worker()._runner.rejoin()

@@ -1,0 +1,111 @@
+"""Running one task: its function, its arguments, its result or error."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from redist.errors import DeserializationError, RedistError, Reschedule, TransferError
+from redist.protocol import dumps, load_function, pack_error, type_name, unpack_arguments, unpack_spec
+from redist.store.calls import HandOut, Result
+from redist_worker.values import Missing, Values
+
+if TYPE_CHECKING:
+    from redist.memory.broker_client import BrokerClient
+    from redist.protocol import Payload
+    from redist_worker.side import Side
+
+__all__ = ["Tasks"]
+
+_MOST_FUNCTIONS = 1000
+
+
+class Tasks:
+    """Runs tasks, in the thread that asks for it.
+
+    Parameters
+    ----------
+    side : Side
+        For reading functions.
+    values : Values
+        Loads dependencies.
+    broker : BrokerClient
+        Takes results that are not inline.
+    """
+
+    def __init__(self, side: Side, values: Values, broker: BrokerClient) -> None:
+        self._side = side
+        self._values = values
+        self._broker = broker
+        self._functions: dict[str, Callable[..., Any]] = {}
+        self._loops = threading.local()
+
+    def execute(self, task: HandOut) -> tuple[Result, object]:
+        """Run `task`; return what came of it, and the value, whose Futures must live until the result is handed in."""
+        name, attempt = task.name, task.attempt
+        try:
+            function = self._functions.get(task.fn) or self._fetch(task.fn)
+            args, kwargs = unpack_arguments(
+                unpack_spec(task.fn, task.spec).args, self._dependencies(task) if task.deps or task.more_deps else ()
+            )
+        except Missing as missing:
+            return Result(name, attempt, "missing", value=missing.lines()), None
+        except TransferError:
+            return Result(name, attempt, "retry"), None
+        except BaseException as error:
+            return _erred(task, error), None
+        try:
+            value = function(*args, **kwargs)
+            if inspect.iscoroutine(value):
+                value = self._complete(value)
+        except Reschedule:
+            return Result(name, attempt, "retry"), None
+        except BaseException as error:
+            # args must not live in the frames that the traceback holds once it is packed
+            return _erred(task, error), None
+        finally:
+            args = kwargs = ()  # type: ignore[assignment]
+        try:
+            payload: Payload = dumps(value)
+            inline = payload.inline
+            if inline is None:
+                self._broker.put([(name, attempt, payload)])
+                inline = b""
+            return Result(
+                name, attempt, "memory", payload.nbytes, payload.type, inline, payload.contains
+            ), value
+        except BaseException as error:
+            return _erred(task, error), None
+
+    def _dependencies(self, task: HandOut) -> list[Any]:
+        values = self._values.of(task)
+        return [values[name] for name in sorted(values)]
+
+    def _fetch(self, fn: str) -> Callable[..., Any]:
+        data = self._side.command("GET", f"{self._side.endpoint.prefix}fn:{fn}")
+        if data is None:
+            raise DeserializationError(f"the function {fn} of this task is not stored any more")
+        function = load_function(data, fn)
+        if len(self._functions) >= _MOST_FUNCTIONS:
+            self._functions.clear()
+        self._functions[fn] = function
+        return function
+
+    def _complete(self, coroutine: Any) -> Any:
+        """Run a coroutine to its end in this thread's loop."""
+        runner: asyncio.Runner | None = getattr(self._loops, "runner", None)
+        if runner is None:
+            runner = self._loops.runner = asyncio.Runner()
+        return runner.run(coroutine)
+
+
+def _erred(task: HandOut, error: BaseException) -> Result:
+    traceback = error.__traceback__
+    # the first frame is ours
+    if traceback is not None and traceback.tb_next is not None and not isinstance(error, RedistError):
+        traceback = traceback.tb_next
+    packed = pack_error(error, traceback, task.name)
+    return Result(task.name, task.attempt, "erred", len(packed), type_name(type(error)), packed)

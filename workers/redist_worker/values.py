@@ -1,0 +1,242 @@
+"""Values of dependencies: out of the hand-out, out of a segment on this host, or fetched by the worker."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from redist.errors import RedistError, SegmentGone, TransferError
+from redist.memory.headers import path_of
+from redist.memory.host import same_host
+from redist.memory.reader import open_segment
+from redist.store import calls
+from redist.store.calls import HandOut, State
+
+if TYPE_CHECKING:
+    from redist.memory.broker_client import BrokerClient
+    from redist.store.calls import Call
+    from redist_worker.side import Side
+
+__all__ = ["Missing", "Values"]
+
+_PATIENCE = 15.0  # s that a copy whose worker cannot be reached is asked for again
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+
+Dependency = tuple[str, str, bytes]
+
+
+class Missing(Exception):
+    """A dependency's value cannot be had.
+
+    Parameters
+    ----------
+    copies : dict
+        Name -> copies (``WORKER.ATTEMPT``) that are not where they should be; empty if the server knows already.
+    """
+
+    def __init__(self, copies: dict[str, list[str]]) -> None:
+        super().__init__(copies)
+        self.copies = copies
+
+    def lines(self) -> bytes:
+        """Return what `redist.store.calls.Result` wants for the status ``missing``."""
+        return "\n".join(
+            f"{name}\n{copy}" for name, copies in self.copies.items() for copy in copies
+        ).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class _Worker:
+    segments: str
+    address: str
+    here: bool
+
+
+class Values:
+    """Loads the dependencies of tasks. Safe to use from several threads.
+
+    Parameters
+    ----------
+    worker : int
+        Ordinal of the executor's worker.
+    segments : str
+        Its segment directory.
+    broker : BrokerClient
+        Its local socket.
+    side : Side
+        For reading the records of other workers.
+    read : callable
+        Sends calls and returns their replies.
+    """
+
+    def __init__(
+        self,
+        worker: int,
+        segments: str,
+        broker: BrokerClient,
+        side: Side,
+        read: Callable[[Sequence[Call]], list[list[Any]]],
+    ) -> None:
+        self._worker = worker
+        self._segments = segments
+        self._broker = broker
+        self._side = side
+        self._read = read
+        self._workers: dict[str, _Worker | None] = {str(worker): _Worker(segments, "", True)}
+
+    def of(self, task: HandOut) -> dict[str, Any]:
+        """Return the values of the dependencies of `task`, by name.
+
+        Raises
+        ------
+        Missing
+            If one is not there any more.
+        TransferError
+            If a worker that has one cannot be reached for long.
+        """
+        deps: Sequence[Dependency] = task.deps
+        if task.more_deps:
+            deps = self._read_deps(task.name)
+        values: dict[str, Any] = {}
+        segments: list[Dependency] = []
+        for dep in deps:
+            name, where, value = dep
+            if where:
+                segments.append(dep)
+            elif value:
+                values[name] = _loads_inline(value)
+            else:
+                raise Missing({})
+        if segments:
+            self._load_segments(segments, values)
+        return values
+
+    def _load_segments(self, deps: Sequence[Dependency], values: dict[str, Any]) -> None:
+        until = time.monotonic() + _PATIENCE
+        pause = _FIRST_PAUSE
+        while True:
+            gone: dict[str, list[str]] = {}
+            far: list[tuple[str, int, list[str]]] = []
+            for name, where, value in deps:
+                if not where:
+                    values[name] = _loads_inline(value)
+                    continue
+                copies = [copy.partition(".") for copy in where.split()]
+                copies.sort(key=lambda copy: copy[0] != str(self._worker))
+                if not self._load_here(name, copies, values, gone):
+                    self._plan_fetch(name, copies, far, gone)
+            trouble = self._fetch(far, values, gone) if far else None
+            rest = [dep[0] for dep in deps if dep[0] not in values]
+            if not rest:
+                return
+            if any(name in gone for name in rest):
+                raise Missing({name: copies for name, copies in gone.items() if name in rest})
+            if time.monotonic() > until:
+                raise trouble or TransferError(f"no worker that has {rest[0]} can be reached")
+            # the worker is gone or unreachable; its lease tells in the end, and the value may come elsewhere
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            deps = self._ask(rest)
+
+    def _load_here(
+        self, name: str, copies: list[tuple[str, str, str]], values: dict[str, Any], gone: dict[str, list[str]]
+    ) -> bool:
+        """Load a value from a directory of this host if there is a copy in one."""
+        for worker, _, attempt in copies:
+            record = self._record(worker)
+            if record is not None and record.here:
+                try:
+                    values[name] = self._load(path_of(record.segments, name, int(attempt)))
+                    return True
+                except SegmentGone:
+                    gone.setdefault(name, []).append(f"{worker}.{attempt}")
+        return False
+
+    def _load(self, path: str) -> Any:
+        from redist.protocol import loads
+
+        mapping = open_segment(path)
+        return loads(mapping.view, owner=mapping)
+
+    def _plan_fetch(
+        self,
+        name: str,
+        copies: list[tuple[str, str, str]],
+        far: list[tuple[str, int, list[str]]],
+        gone: dict[str, list[str]],
+    ) -> None:
+        addresses: dict[int, list[str]] = {}
+        for worker, _, attempt in copies:
+            record = self._record(worker)
+            if record is not None and not record.here and record.address:
+                addresses.setdefault(int(attempt), []).append(record.address)
+        for attempt, sources in addresses.items():
+            gone.pop(name, None)
+            far.append((name, attempt, sources))
+            return
+
+    def _fetch(
+        self,
+        far: list[tuple[str, int, list[str]]],
+        values: dict[str, Any],
+        gone: dict[str, list[str]],
+    ) -> RedistError | None:
+        """Have the worker fetch payloads, and load them; return an error that may pass."""
+        trouble: RedistError | None = None
+        for (name, attempt, sources), outcome in zip(far, self._broker.fetch(far), strict=True):
+            if outcome is None:
+                try:
+                    values[name] = self._load(path_of(self._segments, name, attempt))
+                except SegmentGone:
+                    pass  # evicted again already: the server is asked how it stands
+            elif isinstance(outcome, SegmentGone):
+                gone[name] = [
+                    f"{worker}.{attempt}"
+                    for worker, record in self._workers.items()
+                    if record is not None and record.address in sources
+                ]
+            elif isinstance(outcome, TransferError):
+                trouble = outcome
+                for worker, record in list(self._workers.items()):
+                    if record is not None and record.address in sources:
+                        self._workers.pop(worker)  # it may have been started again elsewhere
+            else:
+                raise outcome
+        return trouble
+
+    def _record(self, worker: str) -> _Worker | None:
+        if worker in self._workers:
+            return self._workers[worker]
+        fields = self._side.fields(f"caller:{worker}")
+        record = None
+        if fields.get("segments"):
+            here = same_host(fields["segments"], fields.get("hostid", ""))
+            record = _Worker(fields["segments"], fields.get("address", ""), here)
+            self._workers[worker] = record
+        return record
+
+    def _ask(self, names: Sequence[str]) -> list[Dependency]:
+        states: list[State] = []
+        for reply in self._read([calls.states(names[i : i + 500], full=True) for i in range(0, len(names), 500)]):
+            states += calls.parse_states(reply)
+        if any(state.state != "memory" for state in states):
+            raise Missing({})
+        return [(state.name, state.where, state.value) for state in states]
+
+    def _read_deps(self, task: str) -> list[Dependency]:
+        names: dict[str, None] = {}
+        cursor = 0
+        while True:
+            reply = self._read([calls.dependencies(task, cursor)])[0]
+            names.update((name.decode(), None) for name in reply[2:])
+            cursor = int(reply[1])
+            if cursor == 0:
+                return self._ask(list(names))
+
+
+def _loads_inline(value: bytes) -> Any:
+    from redist.protocol import loads_inline
+
+    return loads_inline(value)
