@@ -149,11 +149,11 @@ class Broker:
                 else:
                     self._spawn(self._grant_later(peer, number, wanted))
         elif kind == COMMIT:
-            for number in items[2:]:
-                self._commit(peer, number)
+            for item in items[2:]:
+                self._commit(peer, _number(item))
         elif kind == ABORT:
-            for number in items[2:]:
-                grant = peer.grants.pop(number, None)
+            for item in items[2:]:
+                grant = peer.grants.pop(_number(item), None)
                 if grant is not None:
                     self.directory.cancel_grant(grant.path, grant.reserved)
         elif kind == FETCH:
@@ -300,6 +300,12 @@ class _Peer(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
         self.connection_lost(None)
+
+
+def _number(item: Any) -> int:
+    if type(item) is int:
+        return item
+    raise SegmentCorrupt(f"not the number of a grant: {item!r:.40}")
 
 
 def _wish(name: Any, attempt: Any, size: Any) -> tuple[str, int, int]:

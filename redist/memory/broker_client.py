@@ -202,6 +202,7 @@ class BrokerClient:
                 connection = self._idle.pop()
                 if not connection.broken:
                     return connection
+                connection.close()
         return None
 
     def _connect(self) -> _Connection:
@@ -237,13 +238,15 @@ class _Connection:
         with self._mutex:
             if self.broken:
                 raise TransferError(f"{self.address}: the connection to the worker broke")
-            # an interrupt inside sendall leaves half a frame behind
-            self.broken = True
             try:
                 self._socket.sendall(frame)
             except OSError as error:
+                self.broken = True
                 raise TransferError(f"{self.address}: the worker cannot be reached: {error}") from error
-            self.broken = False
+            except BaseException:
+                # an interrupt inside sendall leaves half a frame behind
+                self.broken = True
+                raise
 
     def ask(self, items: list[Any], timeout: float | None) -> list[Any]:
         """Send a request and return its answer; raise the error that the answer carries."""

@@ -75,7 +75,7 @@ class Stat:
 def reserve_request(number: int, headers: Sequence[Header]) -> list[Any]:
     items: list[Any] = [RESERVE, number]
     for header in headers:
-        items += (header.name, header.attempt, header.nbytes + len(header.footer()))
+        items += (header.name, header.attempt, header.file_size)
     return items
 
 

@@ -246,7 +246,7 @@ class _Connection:
 def put_request(items: Sequence[tuple[str, int, PayloadLike]]) -> list[Any]:
     """Return the PUT request for payloads (name, attempt, payload)."""
     headers = [header_for(name, attempt, payload) for name, attempt, payload in items]
-    return [PUT, *([h.name, h.attempt, h.nbytes, h.type, list(h.contains)] for h in headers)]
+    return [PUT, *(header.fields for header in headers)]
 
 
 def pieces_of(payload: PayloadLike) -> Any:

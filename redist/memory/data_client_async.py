@@ -176,17 +176,16 @@ class _AsyncConnection(asyncio.BufferedProtocol):
         self.scratch = bytearray(PIECE)
         self.lost: OSError | None = None
         self._timeout = timeout
-        self._receiver: FrameReceiver | None = FrameReceiver(self.scratch, HELLO_LIMIT)
+        self._hello = FrameReceiver(self.scratch, HELLO_LIMIT)
+        self._receiver: FrameReceiver | None = self._hello
         self._waiter: asyncio.Future[None] | None = None
         self._drained: asyncio.Future[None] | None = None
         self._progress = time.monotonic()
         self._failed: Exception | None = None
 
     async def greet(self, token: str) -> None:
-        first_receiver = self._receiver
-        assert first_receiver is not None
-        await self._wait(first_receiver)
-        first = first_receiver.items
+        await self._wait(self._hello)
+        first = self._hello.items
         nonce = new_nonce()
         receiver = FrameReceiver(self.scratch, HELLO_LIMIT)
         try:

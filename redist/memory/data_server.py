@@ -251,8 +251,7 @@ class DataServer:
                 gathered.append(pack_frame([error_fields(short)]))
                 waiting += len(gathered[-1])
             if mapping is not None:
-                fields = [header.name, header.attempt, header.nbytes, header.type, list(header.contains)]
-                frame = pack_frame([None, *fields])
+                frame = pack_frame([None, *header.fields])
                 gathered.append(frame)
                 waiting += len(frame)
                 if mapping.nbytes <= _GATHERED:
@@ -281,6 +280,8 @@ class DataServer:
                     refused = error
                     break
             if refused is not None:
+                while targets:
+                    targets.pop().abort()
                 connection.socket.sendall(pack_frame([error_fields(refused)] * len(headers)))
                 return
             connection.socket.sendall(pack_frame([None] * len(headers)))
@@ -300,7 +301,7 @@ class DataServer:
                     outcomes.append(None)
                     self.received += header.nbytes
                     if self._on_committed is not None:
-                        size = header.nbytes + len(header.footer())
+                        size = header.file_size
                         self._call_in_loop(self._on_committed, header.name, header.attempt, size)
             connection.socket.sendall(pack_frame(outcomes))
         finally:

@@ -32,7 +32,14 @@ from heapq import nlargest
 from redist.errors import SegmentCorrupt, SegmentError, SegmentGone
 from redist.memory.headers import Header, footprint, is_file_name, path_of, read_header
 from redist.memory.host import ID_FILE, new_host_id, read_host_id
-from redist.memory.locks import BEING_MADE, LOCK_FILE, default_parent, lock_if_free, try_lock
+from redist.memory.locks import (
+    BEING_MADE,
+    LOCK_FILE,
+    default_parent,
+    lock_if_free,
+    remove_empty_parent,
+    try_lock,
+)
 from redist.memory.space import Space, format_size
 
 __all__ = ["SegmentDirectory"]
@@ -96,27 +103,8 @@ class SegmentDirectory:
             If the parent is not ours alone or cannot be written.
         """
         parent = os.path.abspath(parent if parent is not None else default_parent())
-        name = uuid.uuid4().hex
-        making = os.path.join(parent, BEING_MADE + name)
-        path = os.path.join(parent, name)
-        try:
-            os.makedirs(parent, mode=0o700, exist_ok=True)
-            _check_private(parent)
-            os.mkdir(making, 0o700)
-            _write_file(os.path.join(making, ID_FILE), new_host_id().encode())
-            lock_fd = os.open(os.path.join(making, LOCK_FILE), _OPEN | os.O_CREAT | os.O_EXCL, 0o600)
-            try:
-                fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # it gets its name only once it is locked, so nobody takes it for a dead worker's
-                os.rename(making, path)
-            except BaseException:
-                os.close(lock_fd)
-                raise
-        except OSError as error:
-            shutil.rmtree(making, ignore_errors=True)
-            raise SegmentError(
-                f"{parent}: no segment directory can be made there: {error.strerror}"
-            ) from error
+        path = os.path.join(parent, uuid.uuid4().hex)
+        lock_fd = _make(parent, path)
         directory = cls(path, lock_fd)
         directory._take(limit, owner)
         return directory
@@ -340,6 +328,7 @@ class SegmentDirectory:
         _living.discard(self)
         if remove:
             shutil.rmtree(self.path, ignore_errors=True)
+            remove_empty_parent(self.path)
         for fd, _ in self._lingering:
             os.close(fd)
         self._lingering = []
@@ -349,6 +338,37 @@ class SegmentDirectory:
 
     def __repr__(self) -> str:
         return f"<SegmentDirectory {self.path}: {len(self.files)} payloads, {format_size(self._total)}>"
+
+
+def _make(parent: str, path: str) -> int:
+    """Make the directory `path` below `parent`, locked from the moment it has its name; return the lock."""
+    making = os.path.join(parent, BEING_MADE + os.path.basename(path))
+    for left in (2, 1, 0):
+        try:
+            os.makedirs(parent, mode=0o700, exist_ok=True)
+            _check_private(parent)
+            os.mkdir(making, 0o700)
+            _write_file(os.path.join(making, ID_FILE), new_host_id().encode())
+            lock_fd = os.open(os.path.join(making, LOCK_FILE), _OPEN | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.rename(making, path)
+            except BaseException:
+                os.close(lock_fd)
+                raise
+            return lock_fd
+        except FileNotFoundError as error:
+            # the last worker of the user left meanwhile, and took the empty parent along
+            if not left:
+                raise SegmentError(
+                    f"{parent}: no segment directory can be made there: {error.strerror}"
+                ) from error
+        except OSError as error:
+            shutil.rmtree(making, ignore_errors=True)
+            raise SegmentError(
+                f"{parent}: no segment directory can be made there: {error.strerror}"
+            ) from error
+    raise AssertionError
 
 
 def _check_private(parent: str) -> None:

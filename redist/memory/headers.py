@@ -20,7 +20,7 @@ import re
 import struct
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 
 import msgpack
@@ -62,12 +62,25 @@ class Header:
     nbytes: int
     type: str = ""
     contains: Sequence[str] = ()
+    _footer: bytes = field(default=b"", init=False, repr=False, compare=False)
+
+    @property
+    def fields(self) -> list[object]:
+        """The list that the footer, or a frame that announces the payload, holds."""
+        return [self.name, self.attempt, self.nbytes, self.type, list(self.contains)]
 
     def footer(self) -> bytes:
         """Return footer and trailer, to be written at the end of the file."""
-        fields = [self.name, self.attempt, self.nbytes, self.type, list(self.contains)]
-        footer: bytes = msgpack.packb(fields)
-        return footer + _TRAILER.pack(self.nbytes, len(footer), zlib.crc32(footer), MAGIC)
+        if not self._footer:
+            packed: bytes = msgpack.packb(self.fields)
+            trailer = _TRAILER.pack(self.nbytes, len(packed), zlib.crc32(packed), MAGIC)
+            object.__setattr__(self, "_footer", packed + trailer)
+        return self._footer
+
+    @property
+    def file_size(self) -> int:
+        """Size of the segment's file: payload, footer and trailer."""
+        return self.nbytes + len(self.footer())
 
 
 def footprint(size: int) -> int:

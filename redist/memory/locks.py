@@ -16,6 +16,7 @@ __all__ = [
     "dead_directories",
     "default_parent",
     "lock_if_free",
+    "remove_empty_parent",
     "small_shm_warning",
     "sweep_dead",
     "try_lock",
@@ -30,6 +31,16 @@ def default_parent() -> str:
     """Return where segment directories of this user go: shared memory, or the temporary directory without it."""
     base = SHM if os.path.isdir(SHM) and os.access(SHM, os.W_OK | os.X_OK) else tempfile.gettempdir()
     return os.path.join(base, f"redist-{os.getuid()}")
+
+
+def remove_empty_parent(path: str) -> None:
+    """Remove the user's own directory above the removed segment directory `path` if it was the last."""
+    parent = os.path.dirname(path)
+    if os.path.basename(parent) == f"redist-{os.getuid()}":
+        try:
+            os.rmdir(parent)
+        except OSError:
+            pass
 
 
 def lock_if_free(path: str) -> int | None:
@@ -127,6 +138,7 @@ def sweep_dead(parent: str | None = None, *, older_than: float = 300.0) -> list[
         if lock_fd is not None:
             shutil.rmtree(dead.path, ignore_errors=True)
             os.close(lock_fd)
+            remove_empty_parent(dead.path)
             removed.append(dead.path)
     try:
         for entry in os.scandir(parent):

@@ -20,12 +20,14 @@ from redist.memory.headers import TRAILER_BYTES, Header, header_in, payload_byte
 
 __all__ = ["Mapping", "open_segment", "raise_file_limit"]
 
-# Descriptors left for sockets and pipes; a mapping that would take one of them is refused.
-_SPARE_FILES = 32
+# Descriptors left for sockets and pipes; a mapping that would take one of them is refused. How many are in use is only
+# looked at every so many mappings: it takes a system call more.
+_SPARE_FILES = 40
+_LOOK_EVERY = 16
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Mapping:
     """A mapped payload.
 
@@ -68,13 +70,15 @@ def open_segment(path: str, *, writable: bool = False) -> Mapping:
     SegmentError
         If the process may not open more files, or has no right to read it.
     """
+    global _unlooked
     for _ in range(3):
         try:
             fd = os.open(path, _FLAGS)
         except OSError as error:
             raise _cannot_open(path, error) from None
         try:
-            if fd >= _FILES_LIMIT:
+            _unlooked += 1
+            if _unlooked >= _LOOK_EVERY:
                 _check_files_left(fd, path)
             try:
                 fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -104,7 +108,6 @@ def open_segment(path: str, *, writable: bool = False) -> Mapping:
 
 def raise_file_limit() -> int:
     """Raise RLIMIT_NOFILE to its hard limit (every mapped payload holds a descriptor); return the limit in force."""
-    global _FILES_LIMIT
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         try:
@@ -112,20 +115,23 @@ def raise_file_limit() -> int:
             soft = hard
         except (OSError, ValueError):  # macOS reports "unlimited" and refuses it
             pass
-    _FILES_LIMIT = _mappable(soft)
     return soft
 
 
-def _mappable(limit: int) -> int:
-    return (1 << 62) if limit == resource.RLIM_INFINITY else max(0, limit - _SPARE_FILES)
-
-
 def _check_files_left(fd: int, path: str) -> None:
-    """Raise if `fd` is one of the last; the limit may have been raised since it was last looked at."""
-    global _FILES_LIMIT
-    _FILES_LIMIT = _mappable(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-    if fd >= _FILES_LIMIT:
-        raise _too_many_files(path)
+    """Raise if the next free descriptor is one of the last; until there are more, every call looks."""
+    global _unlooked
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if soft != resource.RLIM_INFINITY:
+        try:
+            # not `fd`: mappings keep duplicates, and the descriptors between are the lowest free ones
+            free = os.dup(fd)
+        except OSError as error:
+            raise _cannot_open(path, error) from None
+        os.close(free)
+        if free >= soft - _SPARE_FILES:
+            raise _too_many_files(path)
+    _unlooked = 0
 
 
 def _too_many_files(path: str) -> SegmentError:
@@ -146,4 +152,4 @@ def _cannot_open(path: str, error: OSError) -> SegmentError:
     return SegmentError(f"{path}: cannot be read: {error.strerror}")
 
 
-_FILES_LIMIT = _mappable(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+_unlooked = 0

@@ -133,7 +133,7 @@ class _SegmentTarget:
     def __init__(self, directory: SegmentDirectory, header: Header) -> None:
         self._directory = directory
         self._header = header
-        self._reserved = directory.reserve(header.nbytes + len(header.footer()))
+        self._reserved = directory.reserve(header.file_size)
         self._path = directory.new_grant()
         try:
             self._writer = SegmentWriter(self._path, header)

@@ -18,6 +18,7 @@ from redist.memory.space import full_error
 
 __all__ = ["PayloadLike", "SegmentWriter", "header_for"]
 
+_OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 _CHUNKS_A_CALL = 256
 _BYTES_A_CALL = 64 << 20
 
@@ -68,10 +69,15 @@ class SegmentWriter:
         self.path = path
         self.header = header
         self._footer = header.footer()
-        self.size = header.nbytes + len(self._footer)
+        self.size = header.file_size
         self._offset = 0
+        self._recycled = False
         try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                self._fd = os.open(path, _OPEN | os.O_CREAT | os.O_EXCL, 0o600)
+            except FileExistsError:
+                self._fd = os.open(path, _OPEN)
+                self._recycled = True
         except OSError as error:
             raise self._failed(error) from error
 
@@ -121,7 +127,7 @@ class SegmentWriter:
                 )
             self._flush([self._footer], len(self._footer))
         try:
-            if os.fstat(self._fd).st_size != self.size:
+            if self._recycled:
                 os.ftruncate(self._fd, self.size)
             os.rename(self.path, path)
         except OSError as error:

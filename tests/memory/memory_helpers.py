@@ -1,0 +1,71 @@
+"""What the tests of redist.memory share."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterable
+from typing import Any
+
+from redist.memory.directory import SegmentDirectory
+from redist.memory.headers import Header
+from redist.memory.writer import SegmentWriter
+
+TOKEN = "00ff" * 8
+
+
+class Bytes:
+    """A payload of plain bytes."""
+
+    def __init__(
+        self, data: bytes, type: str = "bytes", contains: tuple[str, ...] = (), pieces: int = 1
+    ) -> None:
+        self.data = data
+        self.nbytes = len(data)
+        self.type = type
+        self.contains = contains
+        self.pieces = pieces
+
+    def chunks(self) -> Iterable[bytes]:
+        step = max(1, -(-len(self.data) // self.pieces))
+        for start in range(0, len(self.data), step):
+            yield self.data[start : start + step]
+
+
+def store(
+    directory: SegmentDirectory, name: str, attempt: int, data: bytes, contains: tuple[str, ...] = ()
+) -> str:
+    """Put a payload into a directory as its owner; return its path."""
+    header = Header(name, attempt, len(data), "bytes", contains)
+    reserved = directory.reserve(header.file_size)
+    path = directory.path_of(name, attempt)
+    with SegmentWriter(directory.new_grant(), header) as writer:
+        writer.write([data])
+        writer.publish(path)
+    assert directory.add(name, attempt, reserved)
+    return path
+
+
+class Loop:
+    """An event loop in a thread: the worker's side of a test whose other side blocks."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(30)
+
+    def settle(self) -> None:
+        async def nothing() -> None:
+            for _ in range(5):
+                await asyncio.sleep(0.005)
+
+        self.run(nothing())
+
+    def close(self) -> None:
+        self.settle()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(10)
+        self.loop.close()

@@ -1,0 +1,383 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Iterator
+
+import pytest
+from memory_helpers import Bytes, Loop, store
+
+from redist.errors import RedistError, SegmentError, SegmentGone, SegmentsFull, TransferError
+from redist.memory.broker import Broker
+from redist.memory.broker_client import BrokerClient
+from redist.memory.broker_client_async import AsyncBrokerClient
+from redist.memory.directory import SegmentDirectory
+from redist.memory.frames import pack_frame
+from redist.memory.headers import Header
+from redist.memory.reader import open_segment
+from redist.memory.writer import SegmentWriter
+
+
+class Worker:
+    """A broker in a loop of its own, with what it told its worker."""
+
+    def __init__(self, directory: SegmentDirectory, loop: Loop) -> None:
+        self.committed: list[tuple[str, int, int]] = []
+        self.dropped: list[tuple[str, int]] = []
+        self.room: list[int] = []
+        self.directory = directory
+        self.loop = loop
+        self.fetched = asyncio.Event()
+        self.broker = Broker(
+            directory,
+            fetch=self.fetch,
+            on_committed=lambda *args: self.committed.append(args),
+            on_dropped=lambda *args: self.dropped.append(args),
+        )
+        self.address = loop.run(self.broker.start())
+
+    async def fetch(self, wanted) -> list[RedistError | None]:
+        if wanted[0][0] == "slow":
+            await self.fetched.wait()
+        return [None if addresses else SegmentGone(name) for name, _, addresses in wanted]
+
+
+@pytest.fixture
+def worker(directory: SegmentDirectory, loop: Loop) -> Iterator[Worker]:
+    made = Worker(directory, loop)
+    yield made
+    loop.run(made.broker.close())
+    assert made.broker.granted == 0
+    assert not os.path.exists(made.address)
+
+
+@pytest.fixture
+def client(worker: Worker) -> Iterator[BrokerClient]:
+    with BrokerClient(worker.address, timeout=10) as made:
+        yield made
+
+
+def test_simple(worker: Worker, client: BrokerClient) -> None:
+    client.put([("x", 1, Bytes(b"hello", contains=("y",))), ("y", 2, Bytes(b"a" * 100_000, pieces=7))])
+    assert bytes(open_segment(worker.directory.path_of("x", 1)).view) == b"hello"
+    assert open_segment(worker.directory.path_of("y", 2)).header().nbytes == 100_000
+    stat = client.stat()
+    assert (stat.files, stat.nbytes, stat.granted) == (2, 4096 + 102_400, 0)
+    assert stat.used == stat.nbytes
+    assert [item[:2] for item in worker.committed] == [("x", 1), ("y", 2)]
+    client.drop([("x", 1)])
+    assert client.stat().files == 1
+    assert worker.dropped == [("x", 1)]
+
+
+def test_socket_is_owner_only(worker: Worker) -> None:
+    assert os.stat(worker.address).st_mode & 0o777 == 0o600
+    assert len(worker.address) < 108
+
+
+def test_reservations_return(worker: Worker, client: BrokerClient) -> None:
+    grants = client.reserve([Header("x", 1, 1 << 20), Header("y", 2, 1 << 20)])
+    assert client.stat().granted >= 2 << 20
+    client.abort(grants[:1])
+    assert client.stat().granted < 2 << 20
+    with SegmentWriter(grants[1].path, grants[1].header) as writer:
+        writer.write([bytes(1 << 20)])
+        # as if it died half-way: the connection closes
+        client.close()
+        worker.loop.settle()
+        assert not os.path.exists(grants[1].path)
+    assert worker.broker.granted == worker.directory.space.used == 0
+
+
+def test_full_is_an_error_and_all_or_nothing(worker: Worker, client: BrokerClient) -> None:
+    with pytest.raises(SegmentsFull, match=r"64\.00 MiB"):
+        client.reserve([Header("x", 1, 60 << 20), Header("y", 2, 60 << 20)])
+    assert client.stat().used == 0
+    client.abort(client.reserve([Header("x", 1, 60 << 20)]))
+
+
+def test_room_is_made(directory: SegmentDirectory, loop: Loop) -> None:
+    store(directory, "old", 1, bytes(40 << 20))
+    asked = []
+
+    async def make_room(need: int) -> bool:
+        asked.append(need)
+        await asyncio.sleep(0.01)
+        return directory.drop("old", 1)
+
+    broker = Broker(directory, make_room=make_room)
+    address = loop.run(broker.start())
+    with BrokerClient(address) as client:
+        client.put([("new", 2, Bytes(bytes(50 << 20)))])
+        assert client.stat().files == 1
+        with pytest.raises(SegmentsFull):
+            client.reserve([Header("newer", 3, 50 << 20)])
+        with pytest.raises(SegmentError, match="fetches nothing"):
+            client.fetch([("x", 1, [])])
+    assert len(asked) == 2
+    loop.run(broker.close())
+
+
+def test_failed_write_leaves_nothing(worker: Worker, client: BrokerClient) -> None:
+    short = Bytes(b"abc")
+    short.nbytes = 5
+    with pytest.raises(SegmentError, match="announced 5"):
+        client.put([("whole", 1, Bytes(b"abc")), ("short", 2, short)])
+    stat = client.stat()
+    assert (stat.files, stat.used, stat.granted) == (0, 0, 0)
+    assert not os.path.exists(worker.directory.path_of("whole", 1))
+
+
+def test_evicted_before_it_was_recorded(worker: Worker, client: BrokerClient) -> None:
+    (grant,) = client.reserve([Header("x", 1, 3)])
+    with SegmentWriter(grant.path, grant.header) as writer:
+        writer.write([b"abc"])
+        writer.publish(grant.final_path)
+    assert worker.directory.drop("x", 1)
+    client.commit([grant])
+    assert client.stat().used == 0
+    assert worker.committed == []
+
+
+_WRITER = textwrap.dedent("""
+    import os, signal, sys
+    from redist.memory.broker_client import BrokerClient
+    from redist.memory.headers import Header
+    from redist.memory.writer import SegmentWriter
+    client = BrokerClient(sys.argv[1])
+    one, two, three = client.reserve([Header("one", 1, 5000), Header("two", 2, 5000), Header("three", 3, 5000)])
+    for grant in (one, two):
+        writer = SegmentWriter(grant.path, grant.header)
+        writer.write([b"x" * 5000])
+        writer.publish(grant.final_path)
+    client.commit([one])
+    writer = SegmentWriter(three.path, three.header)
+    writer.write([b"x" * 100])
+    if sys.argv[2] == "fork" and os.fork() == 0:
+        print("child", flush=True)
+        sys.stdin.read()
+        os._exit(0)
+    print("ready", flush=True)
+    signal.pause()
+""")
+
+
+@pytest.mark.parametrize("way", ["die", "fork"])
+def test_killed_writer(worker: Worker, client: BrokerClient, way: str) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", _WRITER, worker.address, way],
+        stdout=subprocess.PIPE,
+        stdin=subprocess.PIPE,
+    )
+    assert child.stdout is not None
+    assert child.stdin is not None
+    for _ in range(2 if way == "fork" else 1):
+        assert child.stdout.readline()
+    assert client.stat().granted == 2 * 8192
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    worker.loop.settle()
+    stat = client.stat()
+    assert (stat.files, stat.used, stat.granted) == (1, 8192, 0)
+    assert bytes(open_segment(worker.directory.path_of("one", 1)).view) == b"x" * 5000
+    assert not os.path.exists(worker.directory.path_of("two", 2))
+    assert not [entry for entry in os.listdir(worker.directory.path) if entry.startswith("grant")]
+    child.stdin.close()
+    child.stdout.close()
+
+
+def test_disconnect_by_pid(worker: Worker, client: BrokerClient) -> None:
+    (grant,) = client.reserve([Header("x", 1, 5000)])
+
+    async def disconnect() -> None:
+        worker.broker.disconnect(os.getpid())
+
+    worker.loop.run(disconnect())
+    assert worker.broker.peers == 0
+    assert worker.broker.granted == 0
+    # the broken connection is replaced
+    assert client.stat().used == 0
+    with pytest.raises(TransferError):
+        client.commit([grant])
+
+
+def test_fetch(worker: Worker, client: BrokerClient) -> None:
+    one, two = client.fetch([("x", 1, ["tcp://a:1"]), ("y", 2, [])])
+    assert one is None
+    assert isinstance(two, SegmentGone)
+
+
+def test_slow_fetch_holds_nobody_up(worker: Worker, client: BrokerClient) -> None:
+    with pytest.raises(TransferError, match="did not answer within"):
+        client.fetch([("slow", 1, ["tcp://a:1"])], timeout=0.05)
+    done = []
+    thread = threading.Thread(target=lambda: done.append(client.fetch([("slow", 1, ["tcp://a:1"])])))
+    thread.start()
+    client.put([("x", 1, Bytes(b"abc"))])
+    assert client.stat().files == 1
+    assert not done
+    worker.loop.loop.call_soon_threadsafe(worker.fetched.set)
+    thread.join(10)
+    assert done == [[None]]
+    # the late answer to the first request is set aside
+    assert client.stat().files == 1
+
+
+def test_given_up_reservation_returns(directory: SegmentDirectory, loop: Loop) -> None:
+    gate = asyncio.Event()
+
+    async def make_room(need: int) -> bool:
+        await gate.wait()
+        directory.space.reset(directory.space.used, 256 << 20)
+        return True
+
+    broker = Broker(directory, make_room=make_room)
+    with BrokerClient(loop.run(broker.start()), timeout=0.05) as client:
+        with pytest.raises(TransferError, match="did not answer within"):
+            client.reserve([Header("x", 1, 100 << 20)])
+        loop.loop.call_soon_threadsafe(gate.set)
+        loop.settle()
+        client.timeout = 10
+        client.stat()
+        assert client.stat().granted == 0
+    loop.run(broker.close())
+
+
+def test_many_threads(worker: Worker, client: BrokerClient) -> None:
+    def work(number: int) -> None:
+        for index in range(30):
+            client.put([(f"k{number}", index, Bytes(b"x" * 500))])
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert client.stat().files == 180
+    assert len(worker.committed) == 180
+    assert worker.broker.peers <= 6
+
+
+def test_forked_child_has_connections_of_its_own(worker: Worker, client: BrokerClient) -> None:
+    grants = client.reserve([Header("x", 1, 500)])
+    child = os.fork()
+    if child == 0:
+        try:
+            client.put([("child", 1, Bytes(b"abc"))])
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert client.stat().granted == 4096
+    client.abort(grants)
+    assert client.stat().files == 1
+
+
+def test_foreign_peer_loses_only_its_connection(worker: Worker, client: BrokerClient, caplog) -> None:
+    frames = [
+        b"GET / HTTP/1.1\r\n\r\n",
+        pack_frame([99, 1]),
+        pack_frame([1]),
+        pack_frame([1, 1, "x"]),
+        pack_frame([1, 1, "x", -1, 5]),
+        pack_frame([1, 1, "x", 1, "5"]),
+        pack_frame([2, 0, [1]]),
+        pack_frame([4, 1, ["x", 1]]),
+        pack_frame([4, 1, ["x", 1, [5]]]),
+    ]
+    for frame in frames:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(worker.address)
+            sock.settimeout(5)
+            sock.sendall(frame)
+            assert sock.recv(100) == b""
+    assert client.stat().used == 0
+    assert caplog.text.count("closing the local connection") == len(frames)
+
+
+def test_no_worker(parent: str) -> None:
+    client = BrokerClient(os.path.join(parent, "nothing"))
+    with pytest.raises(TransferError, match="cannot be reached"):
+        client.stat()
+    client.close()
+    with pytest.raises(TransferError, match="closed"):
+        client.stat()
+
+
+def test_worker_goes_away(directory: SegmentDirectory, loop: Loop) -> None:
+    broker = Broker(directory)
+    address = loop.run(broker.start())
+    client = BrokerClient(address)
+    (grant,) = client.reserve([Header("x", 1, 500)])
+    loop.run(broker.close())
+    with pytest.raises(TransferError):
+        client.commit([grant])
+        client.stat()
+    again = Broker(directory)
+    assert loop.run(again.start()) == address
+    assert client.stat().files == 0
+    client.close()
+    loop.run(again.close())
+
+
+def test_long_directory_gets_a_short_socket(parent: str, loop: Loop) -> None:
+    directory = SegmentDirectory.create(os.path.join(parent, "x" * 120))
+    broker = Broker(directory)
+    address = loop.run(broker.start())
+    assert len(address) < 100
+    with BrokerClient(address) as client:
+        assert client.stat().files == 0
+    loop.run(broker.close())
+    assert not os.path.exists(os.path.dirname(address))
+    directory.close()
+
+
+def test_asyncio_client(worker: Worker) -> None:
+    async def main() -> None:
+        client = AsyncBrokerClient(worker.address, timeout=10)
+        await client.put([("x", 1, Bytes(b"a" * (40 << 20), pieces=3)), ("y", 2, Bytes(b""))])
+        stat = await client.stat()
+        assert (stat.files, stat.granted) == (2, 0)
+        with pytest.raises(SegmentsFull):
+            await client.reserve([Header("z", 1, 60 << 20)])
+        client.abort(await client.reserve([Header("z", 1, 1 << 20)]))
+        slow = asyncio.ensure_future(client.fetch([("slow", 1, ["a"])]))
+        one, two = await client.fetch([("x", 1, ["tcp://a:1"]), ("y", 2, [])])
+        assert one is None
+        assert isinstance(two, SegmentGone)
+        assert not slow.done()
+        with pytest.raises(TransferError, match="within"):
+            await client.fetch([("slow", 1, ["a"])], timeout=0.01)
+        worker.loop.loop.call_soon_threadsafe(worker.fetched.set)
+        assert await slow == [None]
+        await client.drop([("x", 1)])
+        assert (await client.stat()).files == 1
+        short = Bytes(b"abc")
+        short.nbytes = 5
+        with pytest.raises(SegmentError):
+            await client.put([("short", 3, short)])
+        assert (await client.stat()).granted == 0
+        await client.reserve([Header("z", 1, 1 << 20)])
+        client.close()
+        await asyncio.sleep(0.05)
+        assert (await client.stat()).granted == 0
+        client.close()
+        await asyncio.sleep(0)
+
+    asyncio.run(main())
+
+
+def test_asyncio_client_without_worker(parent: str) -> None:
+    async def main() -> None:
+        with pytest.raises(TransferError, match="cannot be reached"):
+            await AsyncBrokerClient(os.path.join(parent, "nothing")).stat()
+
+    asyncio.run(main())
+    gc.collect()

@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from memory_helpers import store
+
+from redist.errors import SegmentCorrupt, SegmentError, SegmentGone, SegmentsFull
+from redist.memory import reader
+from redist.memory.directory import SegmentDirectory
+from redist.memory.headers import Header, file_name, path_of, read_header
+from redist.memory.reader import open_segment, raise_file_limit
+from redist.memory.writer import SegmentWriter
+
+
+def test_simple(directory: SegmentDirectory) -> None:
+    path = store(directory, "x", 7, b"hello", contains=("y", "z"))
+    assert path == path_of(directory.path, "x", 7)
+    mapping = open_segment(path)
+    assert bytes(mapping.view) == b"hello"
+    assert mapping.nbytes == 5
+    assert mapping.header() == read_header(path) == Header("x", 7, 5, "bytes", ("y", "z"))
+    assert mapping.view.readonly
+    assert os.stat(path).st_mode & 0o777 == 0o600
+    assert os.stat(directory.path).st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("size", [0, 1, 4095, 4096, 4097, 3_000_000])
+@pytest.mark.parametrize("pieces", [1, 3, 1000])
+def test_sizes(directory: SegmentDirectory, size: int, pieces: int) -> None:
+    data = np.random.default_rng(size).bytes(size)
+    header = Header("k", 1, size)
+    step = max(1, size // pieces)
+    with SegmentWriter(directory.new_grant(), header) as writer:
+        writer.write(data[start : start + step] for start in range(0, size, step))
+        writer.publish(directory.path_of("k", 1))
+    assert bytes(open_segment(directory.path_of("k", 1)).view) == data
+
+
+def test_chunks_of_any_type(directory: SegmentDirectory) -> None:
+    array = np.arange(12, dtype="f8").reshape(3, 4)
+    with SegmentWriter(directory.new_grant(), Header("k", 1, 98)) as writer:
+        writer.write([b"", memoryview(array), bytearray(b"ab")])
+        writer.publish(directory.path_of("k", 1))
+    assert bytes(open_segment(directory.path_of("k", 1)).view) == array.tobytes() + b"ab"
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "a/b", "\x00", "ключ", " " * 300, "x" * 3000, "."])
+def test_names_never_become_paths(directory: SegmentDirectory, name: str) -> None:
+    path = store(directory, name, 3, b"data")
+    assert os.path.dirname(path) == directory.path
+    assert os.path.basename(path) == file_name(name, 3)
+    assert read_header(path).name == name
+
+
+def test_half_written_is_invisible(directory: SegmentDirectory) -> None:
+    path = directory.path_of("k", 1)
+    grant = directory.new_grant()
+    with SegmentWriter(grant, Header("k", 1, 10)) as writer:
+        writer.write([b"12345"])
+        with pytest.raises(SegmentGone):
+            open_segment(path)
+        with pytest.raises(SegmentError, match="announced 10 bytes"):
+            writer.publish(path)
+    assert not os.path.exists(grant)
+    assert not os.path.exists(path)
+    with SegmentWriter(grant, Header("k", 1, 3)) as writer, pytest.raises(SegmentError, match="larger"):
+        writer.write([b"12345" * 100])
+    assert not os.path.exists(grant)
+
+
+def test_recycled_file(directory: SegmentDirectory) -> None:
+    grant = directory.new_grant()
+    with open(grant, "wb") as file:
+        file.write(b"old" * 5000)
+    with SegmentWriter(grant, Header("k", 2, 4)) as writer:
+        writer.write([b"new!"])
+        writer.publish(directory.path_of("k", 2))
+    assert bytes(open_segment(directory.path_of("k", 2)).view) == b"new!"
+
+
+def test_writable_is_private(directory: SegmentDirectory) -> None:
+    path = store(directory, "k", 1, b"abc" * 2000)
+    private = open_segment(path, writable=True)
+    np.frombuffer(private.view, "u1")[:3] = 0
+    assert bytes(private.view[:4]) == b"\0\0\0a"
+    assert bytes(open_segment(path).view[:4]) == b"abca"
+
+
+def test_mapping_outlives_the_file_and_is_counted(directory: SegmentDirectory) -> None:
+    path = store(directory, "k", 1, b"abc" * 2000)
+    array = np.frombuffer(open_segment(path).view, "u1")[3:]
+    assert directory.drop("k", 1)
+    assert not os.path.exists(path)
+    assert not directory.has("k", 1)
+    assert array[:3].tobytes() == b"abc"
+    assert directory.total == 0
+    assert directory.lingering == directory.space.used == 8192
+    assert directory.reap() == 0
+    del array
+    assert directory.reap() == 8192
+    assert directory.space.used == 0
+    with pytest.raises(SegmentGone):
+        open_segment(path)
+    assert not directory.drop("k", 1)
+
+
+def _locked(path: str) -> bool:
+    """Whether some process reads the file at `path`, seen from another process."""
+    code = "import fcntl, sys; fcntl.flock(open(sys.argv[1]), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    return subprocess.run([sys.executable, "-c", code, path], stderr=subprocess.DEVNULL).returncode != 0
+
+
+def test_lock_lives_as_long_as_the_last_array(directory: SegmentDirectory) -> None:
+    path = store(directory, "k", 1, b"abc" * 2000)
+    assert not _locked(path)
+    array = np.frombuffer(open_segment(path).view, "u1")
+    part = array[100:200]
+    del array
+    assert _locked(path)
+    del part
+    assert not _locked(path)
+
+
+def test_lock_lives_in_a_forked_child(directory: SegmentDirectory) -> None:
+    path = store(directory, "k", 1, b"abc" * 2000)
+    array = np.frombuffer(open_segment(path).view, "u1")
+    receive, send = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(send)
+        os.read(receive, 1)
+        os._exit(0 if array[0] == ord("a") else 1)
+    os.close(receive)
+    del array
+    assert _locked(path)
+    os.close(send)
+    assert os.waitpid(child, 0)[1] == 0
+    assert not _locked(path)
+
+
+def test_reader_of_a_file_that_is_being_dropped(directory: SegmentDirectory) -> None:
+    path = store(directory, "k", 1, b"abc")
+    with open(path) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(SegmentGone, match="being evicted"):
+            open_segment(path)
+    assert bytes(open_segment(path).view) == b"abc"
+
+
+def test_damaged_files(directory: SegmentDirectory) -> None:
+    path = store(directory, "k", 1, b"abc" * 100)
+    whole = Path(path).read_bytes()
+    for damaged in (b"", b"x", whole[:-1], whole[1:], whole[:200], b"\0" * 5000, whole[:-24] + b"\xff" * 24):
+        Path(path).write_bytes(damaged)
+        with pytest.raises(SegmentCorrupt, match=os.path.basename(path)):
+            read_header(path)
+            open_segment(path)
+    flipped = bytearray(whole)
+    flipped[303] ^= 0xFF
+    Path(path).write_bytes(flipped)
+    with pytest.raises(SegmentCorrupt, match="checksum"):
+        read_header(path)
+    other = directory.path_of("other", 1)
+    Path(other).write_bytes(whole)
+    with pytest.raises(SegmentCorrupt, match="another key"):
+        read_header(other)
+    Path(path).write_bytes(whole)
+    os.unlink(other)
+    os.symlink(path, other)
+    with pytest.raises(SegmentError):
+        open_segment(other)
+
+
+@given(st.binary(max_size=300))
+def test_any_trailer_is_refused_or_right(tail: bytes) -> None:
+    from redist.memory.headers import header_in, payload_bytes
+
+    for call in (lambda: payload_bytes(tail[-24:], len(tail), "p"), lambda: header_in(tail, len(tail), "p")):
+        with pytest.raises(SegmentCorrupt):
+            call()
+
+
+def test_without_rights(directory: SegmentDirectory) -> None:
+    missing = os.path.join(directory.path, "sub", "file")
+    with pytest.raises(SegmentError, match="cannot be written"):
+        SegmentWriter(missing, Header("k", 1, 3))
+    with pytest.raises(SegmentGone):
+        open_segment(missing)
+
+
+def test_near_the_limit_of_open_files(directory: SegmentDirectory) -> None:
+    code = textwrap.dedent("""
+        import resource, sys
+        resource.setrlimit(resource.RLIMIT_NOFILE, (80, 400))
+        from redist.errors import SegmentError
+        from redist.memory.reader import open_segment, raise_file_limit
+        kept = []
+        try:
+            while True:
+                kept.append(open_segment(sys.argv[1]))
+        except SegmentError as error:
+            assert "ulimit -n" in str(error), error
+        open(sys.argv[1]).close()
+        assert len(kept) < 60
+        assert raise_file_limit() == 400
+        kept += [open_segment(sys.argv[1]) for _ in range(200)]
+    """)
+    path = store(directory, "k", 1, b"abc")
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code, path], check=True)
+    assert raise_file_limit() == reader.resource.getrlimit(reader.resource.RLIMIT_NOFILE)[1]
+
+
+def test_killed_writer_leaves_nothing_visible(directory: SegmentDirectory) -> None:
+    code = textwrap.dedent("""
+        import sys, time
+        from redist.memory.headers import Header
+        from redist.memory.writer import SegmentWriter
+        writer = SegmentWriter(sys.argv[1], Header("k", 1, 1 << 20))
+        writer.write([b"x" * 5000])
+        print("written", flush=True)
+        time.sleep(60)
+    """)
+    grant = directory.new_grant()
+    child = subprocess.Popen([sys.executable, "-c", code, grant], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    assert child.stdout.readline()
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    assert os.listdir(directory.path).count(os.path.basename(grant)) == 1
+    assert not os.path.exists(directory.path_of("k", 1))
+    directory.cancel_grant(grant, 0)
+    assert not os.path.exists(grant)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="mounting a tmpfs needs root")
+def test_full_tmpfs_is_an_error_and_no_signal(tmp_path) -> None:
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1M", "redist-test", str(tmp_path)], check=False
+    )
+    if mounted.returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        directory = SegmentDirectory.create(str(tmp_path / "segments"))
+        with pytest.raises(SegmentsFull, match=r"2\.00 MiB needed"):
+            directory.reserve(2 << 20)
+        assert directory.space.used == 0
+        with SegmentWriter(directory.new_grant(), Header("k", 1, 2 << 20)) as writer:
+            with pytest.raises(SegmentsFull, match=str(tmp_path)):
+                writer.write([b"x" * (2 << 20)])
+        path = store(directory, "k", 2, b"x" * 700_000)
+        with pytest.raises(SegmentsFull):
+            store(directory, "k", 3, b"x" * 700_000)
+        assert len(open_segment(path).view) == 700_000
+        directory.close()
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_speed(directory: SegmentDirectory) -> None:
+    path = store(directory, "k", 1, b"abc" * 20_000)
+    start = time.perf_counter()
+    kept = [open_segment(path) for _ in range(200)]
+    assert (time.perf_counter() - start) / len(kept) < 0.002
