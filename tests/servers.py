@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import hiredis
+import psutil
 import pytest
 
 from redist.store.calls import Call, Header, pack, pack_eval
@@ -46,6 +47,14 @@ def wait_until(condition: Callable[[], Any], timeout: float = 10.0, what: str = 
             pytest.fail(f"not within {timeout:g} s: {what or condition}")
         time.sleep(0.003)
     return value
+
+
+def alive(pid: int) -> bool:
+    """Whether a process lives; one that is dead and waits for its parent does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 # --- stores ---------------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ _LONGEST_SOCKET_PATH = 100
 _START_TIMEOUT = 10.0
 _LOAD_TIMEOUT = 600.0
 _POLL = 0.001
+_LET_GO = 0.5
 
 
 class EmbeddedServer:
@@ -260,11 +261,17 @@ class EmbeddedServer:
             lock = os.open(directory / "redist.lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise StoreError(f"the directory {directory} cannot be used: {error.strerror}") from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(lock)
-            raise StoreError(f"the directory {directory} is in use by another server") from error
+        deadline = time.monotonic() + _LET_GO
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                # The guard of a server that has just been stopped holds the lock a moment longer.
+                if time.monotonic() > deadline:
+                    os.close(lock)
+                    raise StoreError(f"the directory {directory} is in use by another server") from error
+            time.sleep(0.005)
         return lock
 
     def _choose_password(self, bind: str) -> str | None:
