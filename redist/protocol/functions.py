@@ -1,0 +1,147 @@
+"""Functions: serialized once, known by the hash of what was serialized."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import types
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from redist.errors import DeserializationError, RedistError, SerializationError
+from redist.protocol.futures import Collector, name_of
+from redist.protocol.names import function_label, type_name
+from redist.protocol.pickling import pickle_object
+from redist.protocol.signing import open_signed, sign_blob
+
+__all__ = ["Function", "function_of", "load_function"]
+
+# Only what cannot change under our hands is known by identity; a callable object may have new attributes next time.
+_IMMUTABLE = (types.FunctionType, types.BuiltinFunctionType, type)
+_cache: dict[int, tuple[weakref.ref[Any], Function]] = {}
+
+
+class Function:
+    """A serialized function.
+
+    Parameters
+    ----------
+    pickled : bytes
+        Its pickle.
+    label : str
+        A short name for people.
+    contains : tuple of str
+        Wire names of the Futures that it holds, in a closure for example.
+    """
+
+    #: 24 hexadecimal digits of the pickle's hash
+    hash: str
+    #: what is stored and given to `load_function`: the pickle, signed when there is a secret
+    data: bytes
+    label: str
+    contains: tuple[str, ...]
+    #: beginning of the hash of a pure call's key
+    token: bytes
+    #: beginning of a call's key
+    stem: str
+
+    __slots__ = ("contains", "data", "hash", "label", "stem", "token")
+
+    def __init__(self, pickled: bytes, label: str, contains: tuple[str, ...] = ()) -> None:
+        self.hash = _hash(pickled)
+        self.data = sign_blob(b"function", pickled)
+        self.label = label
+        self.contains = contains
+        self.token = self.hash.encode()
+        self.stem = label + "-"
+
+    @property
+    def nbytes(self) -> int:
+        """Size of `data`."""
+        return len(self.data)
+
+    def __repr__(self) -> str:
+        return f"<Function {self.label} {self.hash}, {self.nbytes} bytes>"
+
+
+def function_of(function: Callable[..., Any]) -> Function:
+    """Return the serialized form of `function`; plain functions and classes are remembered as long as they live.
+
+    By value for what is defined in ``__main__`` or in a module registered with ``cloudpickle.register_pickle_by_value``,
+    and for lambdas and closures; by reference otherwise.
+
+    Parameters
+    ----------
+    function : callable
+        Anything callable.
+
+    Raises
+    ------
+    TypeError
+        If it is not callable.
+    SerializationError
+        If it, or something in its closure, cannot be serialized.
+    """
+    identity = id(function)
+    known = _cache.get(identity)
+    if known is not None and known[0]() is function:
+        return known[1]
+    if not callable(function):
+        raise TypeError(f"a task needs a callable, not {type_name(type(function))}: {function!r:.80}")
+    label = function_label(function)
+    collector = Collector(name_of)
+    try:
+        chunks = pickle_object(function, collector).chunks
+    except RedistError:
+        raise
+    except Exception as error:
+        raise SerializationError(f"the function {label} cannot be serialized: {error}") from error
+    made = Function(b"".join(chunks), label, tuple(collector.names))
+    if isinstance(function, _IMMUTABLE) and not made.contains:
+        try:
+            reference = weakref.ref(function, lambda _, identity=identity: _forget(identity))  # type: ignore[misc]
+        except TypeError:
+            return made
+        _cache[identity] = (reference, made)
+    return made
+
+
+def load_function(data: bytes | memoryview, expected_hash: str | None = None) -> Callable[..., Any]:
+    """Return the function of `Function.data`.
+
+    Parameters
+    ----------
+    data : bytes
+        As it was stored.
+    expected_hash : str, optional
+        `Function.hash`, to be sure that it is the function that the task names.
+
+    Raises
+    ------
+    UnsignedPayload
+        If a secret is in force and the data is not signed with it.
+    DeserializationError
+        If it cannot be loaded here, or is another function than expected.
+    """
+    pickled = open_signed(b"function", data)
+    if expected_hash is not None and _hash(pickled) != expected_hash:
+        raise DeserializationError(f"the stored function is not the one with the hash {expected_hash}")
+    try:
+        return pickle.loads(pickled)  # type: ignore[no-any-return]
+    except RedistError:
+        raise
+    except Exception as error:
+        raise DeserializationError(
+            f"the task's function cannot be loaded here: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _hash(pickled: bytes | memoryview) -> str:
+    return hashlib.blake2b(pickled, digest_size=12).hexdigest()
+
+
+def _forget(identity: int) -> None:
+    known = _cache.get(identity)
+    if known is not None and known[0]() is None:  # the identity may belong to a newer function already
+        del _cache[identity]

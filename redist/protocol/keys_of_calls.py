@@ -1,0 +1,103 @@
+"""Keys of calls: ``label-hash``, the same in every client for the same pure call.
+
+The hash covers the function's token and the arguments. Plain scalars, Futures and containers of them are written down
+exactly, types included, so that ``1``, ``1.0`` and ``True`` differ; Dask's `tokenize`, a hundred times slower, is asked
+for everything else only.
+"""
+
+from __future__ import annotations
+
+import itertools
+import marshal
+import os
+from collections.abc import Callable, Mapping
+from hashlib import blake2b
+from typing import Any
+
+from redist.protocol.arguments import SCALARS
+from redist.protocol.functions import Function
+from redist.protocol.futures import is_future, name_of
+
+__all__ = ["key_of_call"]
+
+# The second version of marshal's format says the same for equal values, whatever was interned or shared.
+_FORMAT = 2
+_prefix = os.urandom(6).hex() + "-"
+_next = itertools.count(1).__next__
+
+
+def key_of_call(
+    function: Function,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    pure: bool = True,
+    *,
+    dependency_of: Callable[[Any], str] = name_of,
+) -> str:
+    """Return the key of a call.
+
+    Parameters
+    ----------
+    function : Function
+        What is called.
+    args, kwargs : tuple and mapping
+        The arguments.
+    pure : bool
+        Whether the same function with the same arguments is the same task; otherwise every call gets a key of its own.
+    dependency_of : callable
+        Gives the wire name of a Future.
+    """
+    if not pure:
+        return f"{function.stem}{_prefix}{_next()}"
+    if not kwargs:
+        for arg in args:
+            if type(arg) not in SCALARS:
+                break
+        else:
+            return (
+                function.stem
+                + blake2b(function.token + marshal.dumps(args, _FORMAT), digest_size=16).hexdigest()
+            )
+    call = (_canonical(args, dependency_of), _canonical(dict(kwargs), dependency_of))
+    digest = blake2b(function.token, digest_size=16, person=b"general call")
+    digest.update(marshal.dumps(call, _FORMAT))
+    return function.stem + digest.hexdigest()
+
+
+def _canonical(obj: Any, dependency_of: Callable[[Any], str]) -> Any:
+    """Return plain data that marshal writes down, equal for equal arguments only.
+
+    A scalar stands for itself, everything else is a tuple whose first item says what it is.
+    """
+    kind = type(obj)
+    if kind in SCALARS:
+        return obj
+    if is_future(obj):
+        return ("future", dependency_of(obj))
+    if kind is tuple or kind is list:
+        if set(map(type, obj)) <= SCALARS:
+            return (kind.__name__, tuple(obj))
+        return (kind.__name__, tuple([_canonical(item, dependency_of) for item in obj]))
+    if kind is dict:
+        # A task may look at the order of a dict, but two calls that differ in nothing else are one to their users.
+        items = [
+            (_canonical(key, dependency_of), _canonical(value, dependency_of)) for key, value in obj.items()
+        ]
+        return ("dict", tuple(sorted(items, key=_written)))
+    if kind is set or kind is frozenset:
+        return (kind.__name__, tuple(sorted([_canonical(item, dependency_of) for item in obj], key=_written)))
+    from dask.base import tokenize
+
+    return ("token", tokenize(obj))
+
+
+def _written(canonical: Any) -> bytes:
+    return marshal.dumps(canonical, _FORMAT)
+
+
+def _after_fork() -> None:
+    global _prefix
+    _prefix = os.urandom(6).hex() + "-"
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,232 @@
+"""Numpy arrays as Arrow IPC streams: one flat column with the array's memory.
+
+The column has the primitive type of the array where Arrow has it (``bool`` is uint8, since Arrow's is bits; datetime64 and
+timedelta64 of s, ms, us and ns are timestamps and durations), otherwise fixed-size binary of the item size. The schema's
+metadata: ``redist`` is ``numpy``, ``order`` is ``C`` or ``F``, ``dtype`` the dtype's string or a structured dtype's field
+list, ``shape`` the shape; and, of an array that repeats itself along an axis, ``stored`` the shape of what is in the
+column, which is broadcast to ``shape``.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import math
+import pickle
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from redist.errors import DeserializationError
+from redist.protocol.header import (
+    BATCH_BYTES,
+    END_OF_STREAM,
+    ColumnType,
+    SchemaTemplate,
+    batch_message,
+    read_batch_message,
+)
+from redist.protocol.sizes import padding
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+    Shape = tuple[int, ...]
+
+__all__ = ["MARK", "from_stream", "memory_of", "to_stream"]
+
+MARK = b"numpy"
+
+_INT, _FLOAT, _TIMESTAMP, _FIXED, _DURATION = 2, 3, 10, 15, 18
+_UNITS = {"s": 0, "ms": 1, "us": 2, "ns": 3}
+_KEYS = [b"dtype", b"shape", b"stored"]
+
+
+def to_stream(array: Array) -> list[bytes | memoryview] | None:
+    """Return the stream of an array in pieces, its memory uncopied if it is contiguous; None if this format is unfit.
+
+    It is unfit for objects, for dtypes that their description does not give back (with metadata or titles, or from
+    other packages), and for items of no size.
+
+    Parameters
+    ----------
+    array : numpy.ndarray
+        Of exactly this class.
+    """
+    described = _described(array.dtype)
+    if described is None:
+        return None
+    template, description = described
+    shape = array.shape
+    stored = b""
+    if 0 in array.strides and array.size:
+        import numpy as np
+
+        # What is broadcast is stored once: a repeated axis keeps its first item.
+        array = array[tuple([slice(0, 1) if step == 0 else slice(None) for step in array.strides])]
+        array = np.ascontiguousarray(array)
+        stored = _text(array.shape)
+    order = 0
+    flags = array.flags
+    if not flags.c_contiguous:
+        if flags.f_contiguous:
+            order = 1
+        else:
+            array = array.copy()
+    memory = memory_of(array)
+    head = template[order].message([description, _text(shape), stored]) + batch_message(
+        array.size, memory.nbytes
+    )
+    return [head, memory, bytes(padding(memory.nbytes)) + END_OF_STREAM]
+
+
+def from_stream(schema: bytes, metadata: Mapping[bytes, bytes], buffer: memoryview) -> Array:
+    """Return the array in a stream that `to_stream` made; it views `buffer`.
+
+    Parameters
+    ----------
+    schema : bytes
+        The schema message that `buffer` begins with.
+    metadata : mapping
+        What that message says.
+    buffer : memoryview
+        The stream, flat bytes.
+
+    Raises
+    ------
+    DeserializationError
+        If the stream is damaged.
+    """
+    import numpy as np
+
+    dtype, shape, stored, order = _parse(schema, metadata)
+    found = read_batch_message(buffer, len(schema))
+    start = len(schema) + BATCH_BYTES
+    if found is None or start + found[1] > len(buffer):
+        raise DeserializationError(f"the array's payload is damaged or cut off at {len(buffer)} bytes")
+    rows, nbytes = found
+    if rows != math.prod(stored) or nbytes != rows * dtype.itemsize:
+        raise DeserializationError(
+            f"the array's payload is damaged: {nbytes} bytes for the shape {stored} of {dtype}"
+        )
+    array: Array = np.ndarray(stored, dtype, buffer[start : start + nbytes], order=order)  # type: ignore[call-overload]
+    return array if stored == shape else np.broadcast_to(array, shape)
+
+
+def memory_of(array: Array) -> memoryview:
+    """Return the memory of a contiguous array as flat bytes."""
+    try:
+        return pickle.PickleBuffer(array).raw()
+    except (ValueError, BufferError):  # datetimes are not exported as buffers
+        flat = array if array.flags.c_contiguous else array.T
+        return flat.reshape(-1).view("u1").data
+
+
+def _text(shape: Shape) -> bytes:
+    return b"[" + ",".join(map(str, shape)).encode() + b"]"
+
+
+def _shape(text: bytes) -> Shape:
+    inner = text[1:-1]
+    return tuple(map(int, inner.split(b","))) if inner else ()
+
+
+@functools.lru_cache(maxsize=256)
+def _described(dtype: np.dtype[Any]) -> tuple[tuple[SchemaTemplate, SchemaTemplate], bytes] | None:
+    """Return templates (C and Fortran order) and description of a dtype, or None if this format is unfit for it."""
+    if dtype.hasobject or not dtype.itemsize:
+        return None
+    text = repr(_description(dtype)) if dtype.names is not None else dtype.str
+    try:
+        again = _dtype(text)
+    except DeserializationError:
+        return None
+    if (
+        again != dtype
+        or again.isalignedstruct != dtype.isalignedstruct
+        or dtype.metadata
+        or again.str != dtype.str
+    ):
+        return None
+    return _templates(_column(dtype)), text.encode()
+
+
+def _description(dtype: np.dtype[Any]) -> Any:
+    """Return a structured dtype as literals: names, formats, offsets, item size, alignment."""
+    if dtype.subdtype is not None:
+        base, shape = dtype.subdtype
+        return (_description(base), shape)
+    if dtype.names is None:
+        return dtype.str
+    fields = dtype.fields
+    assert fields is not None
+    return {
+        "names": list(dtype.names),
+        "formats": [_description(fields[name][0]) for name in dtype.names],
+        "offsets": [int(fields[name][1]) for name in dtype.names],
+        "itemsize": dtype.itemsize,
+        "aligned": dtype.isalignedstruct,
+    }
+
+
+def _from_description(description: Any) -> np.dtype[Any]:
+    import numpy as np
+
+    if isinstance(description, tuple):
+        base, shape = description
+        return np.dtype((_from_description(base), shape))
+    if isinstance(description, str):
+        return np.dtype(description)
+    formats = [_from_description(form) for form in description["formats"]]
+    plain = {key: description[key] for key in ("names", "offsets", "itemsize")}
+    return np.dtype({**plain, "formats": formats}, align=description["aligned"])
+
+
+@functools.lru_cache(maxsize=256)
+def _dtype(text: str) -> np.dtype[Any]:
+    try:
+        return _from_description(ast.literal_eval(text) if text.startswith("{") else text)
+    except Exception as error:
+        raise DeserializationError(f"the array's dtype {text[:100]!r} is damaged or unknown here") from error
+
+
+def _column(dtype: np.dtype[Any]) -> ColumnType:
+    kind = dtype.kind
+    size = dtype.itemsize
+    if dtype.isnative:
+        if kind in "iu" or kind == "b":
+            return ColumnType(_INT, 8 * size, "i", int(kind == "i"))
+        if kind == "f" and size <= 8:
+            return ColumnType(_FLOAT, {2: 0, 4: 1, 8: 2}[size], "h")
+        if kind in "mM":
+            import numpy as np
+
+            unit, count = np.datetime_data(dtype)
+            if unit in _UNITS and count == 1:
+                return ColumnType(_TIMESTAMP if kind == "M" else _DURATION, _UNITS[unit], "h")
+    return ColumnType(_FIXED, size)
+
+
+@functools.lru_cache(maxsize=256)
+def _templates(column: ColumnType) -> tuple[SchemaTemplate, SchemaTemplate]:
+    mark = (b"redist", MARK)
+    return SchemaTemplate(column, [mark, (b"order", b"C")], _KEYS), SchemaTemplate(
+        column, [mark, (b"order", b"F")], _KEYS
+    )
+
+
+def _parse(schema: bytes, metadata: Mapping[bytes, bytes]) -> tuple[np.dtype[Any], Shape, Shape, str]:
+    """Return dtype, shape, stored shape and order of a schema message."""
+    try:
+        description, shape_text, stored_text = (metadata[key] for key in _KEYS)
+        dtype = _dtype(description.decode())
+        order = metadata[b"order"].decode()
+        shape = _shape(shape_text)
+        stored = _shape(stored_text) if stored_text else shape
+        template = _templates(_column(dtype))[order == "F"]
+        intact = template.message([description, shape_text, stored_text]) == schema
+    except (KeyError, ValueError):
+        intact = False
+    if not intact:
+        raise DeserializationError("the array's schema message is damaged, or of another version")
+    return dtype, shape, stored, order

@@ -1,0 +1,294 @@
+"""`dumps` and `loads`: any value to a payload of known size, and back.
+
+====================================  ================================================================================
+value                                 payload
+====================================  ================================================================================
+anything small                        inline: a bare pickle of at most `INLINE_LIMIT` bytes
+numpy array                           stream of one flat column (`numpy_format`)
+pyarrow table, batch, array; polars   stream of the table itself (`arrow`)
+anything else, pandas included        stream of a pickle and its buffers (`pickle_format`)
+====================================  ================================================================================
+
+A stream is a valid Arrow IPC stream that any reader of Arrow opens; its buffers begin at multiples of 64.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias
+
+from redist.errors import DeserializationError, RedistError, SerializationError
+from redist.protocol import arrow, numpy_format, pickle_format
+from redist.protocol.futures import Collector, name_of
+from redist.protocol.header import read_metadata, read_schema_message
+from redist.protocol.names import type_name
+from redist.protocol.pickling import BufferSink, pickle_object
+from redist.protocol.reducers import register_imported
+from redist.protocol.signing import open_signed, sign_blob
+from redist.protocol.sizes import INLINE_LIMIT, OUT_OF_BAND
+
+__all__ = ["Payload", "dumps", "loads", "loads_inline"]
+
+Pieces: TypeAlias = "list[bytes | memoryview]"
+
+_SCALAR_NAMES = {kind: kind.__name__ for kind in (int, float, bool, str, bytes, complex)} | {
+    type(None): "NoneType"
+}
+_UNBOUNDED = frozenset({str, bytes})
+_COPY_BY_NUMPY = 1 << 20
+
+
+class Payload:
+    """A serialized value, whose size is known before a byte of it is written.
+
+    Parameters
+    ----------
+    pieces : sequence of bytes or memoryview
+        The payload's bytes; large pieces are the value's own memory.
+    type : str
+        Short name of the value's type, for people.
+    contains : tuple of str
+        Wire names of the Futures inside.
+    inline : bytes, optional
+        The pickle, if it is short enough to be kept inline; it is then the whole payload.
+    """
+
+    nbytes: int
+    inline: bytes | None
+    type: str
+    contains: tuple[str, ...]
+
+    __slots__ = ("_pieces", "contains", "inline", "nbytes", "type")
+
+    def __init__(
+        self,
+        pieces: Sequence[bytes | memoryview],
+        type: str,  # noqa: A002 - the word that people read
+        contains: tuple[str, ...] = (),
+        inline: bytes | None = None,
+    ) -> None:
+        self._pieces = pieces
+        self.type = type
+        self.contains = contains
+        self.inline = inline
+        self.nbytes = sum(map(len, pieces)) if inline is None else len(inline)
+
+    def __repr__(self) -> str:
+        return f"<Payload of {self.type}, {self.nbytes} bytes{'' if self.inline is None else ', inline'}>"
+
+    def chunks(self) -> Iterator[bytes | memoryview]:
+        """Return the payload's bytes in pieces, in order; large ones are the value's own memory, uncopied."""
+        return iter(self._pieces)
+
+    def write_into(self, buffer: memoryview) -> None:
+        """Write the payload to the beginning of `buffer`, `nbytes` bytes.
+
+        Raises
+        ------
+        ValueError
+            If the buffer is shorter.
+        """
+        if buffer.nbytes < self.nbytes:
+            raise ValueError(f"the buffer has {buffer.nbytes} bytes, the payload needs {self.nbytes}")
+        if buffer.format != "B" or buffer.ndim != 1:
+            buffer = buffer.cast("B")
+        position = 0
+        for piece in self._pieces:
+            end = position + len(piece)
+            if len(piece) >= _COPY_BY_NUMPY:
+                _copy(buffer[position:end], piece)
+            else:
+                buffer[position:end] = piece
+            position = end
+
+
+def dumps(obj: Any, *, inline_limit: int = INLINE_LIMIT) -> Payload:
+    """Serialize a value.
+
+    Parameters
+    ----------
+    obj : object
+        Anything that plain pickle, cloudpickle or Arrow can serialize.
+    inline_limit : int
+        A pickle of at most so many bytes becomes an inline payload; with 0 every payload is a stream.
+
+    Raises
+    ------
+    SerializationError
+        If the value cannot be serialized.
+    """
+    kind = type(obj)
+    name = _SCALAR_NAMES.get(kind)
+    if name is not None and (kind not in _UNBOUNDED or len(obj) <= inline_limit):
+        data = sign_blob(b"value", pickle.dumps(obj, 5))
+        if len(data) <= inline_limit:
+            return Payload((data,), name, (), data)
+    register_imported()
+    try:
+        return _dumps(obj, inline_limit)
+    except (RedistError, MemoryError):
+        raise
+    except Exception as error:
+        raise SerializationError(
+            f"a value of the type {type_name(kind)} cannot be serialized: {type(error).__name__}: {error}"
+        ) from error
+
+
+def loads_inline(data: bytes | memoryview) -> Any:
+    """Return the value of an inline payload.
+
+    Parameters
+    ----------
+    data : bytes
+        `Payload.inline`.
+
+    Raises
+    ------
+    UnsignedPayload
+        If a secret is in force and the data is not signed with it.
+    DeserializationError
+        If the value cannot be loaded here.
+    """
+    pickled = open_signed(b"value", data)
+    try:
+        return pickle.loads(pickled)
+    except (RedistError, MemoryError):
+        raise
+    except Exception as error:
+        raise DeserializationError(
+            f"the value cannot be loaded here: {type(error).__name__}: {error}"
+        ) from error
+
+
+def loads(buffer: memoryview, *, owner: object = None, writable: bool = False, copy: bool = False) -> Any:
+    """Return the value of a payload that is a stream; its arrays view the buffer and keep it alive.
+
+    Parameters
+    ----------
+    buffer : memoryview
+        The payload; bytes after its end do not matter.
+    owner : object, optional
+        Kept alive as long as anything views the buffer. What the memoryview itself views is kept alive anyway.
+    writable : bool
+        Let the arrays be written to, which writes to the buffer. A read-only buffer is copied.
+    copy : bool
+        Copy the buffer first: the value is writable and does not keep the buffer.
+
+    Raises
+    ------
+    UnsignedPayload
+        If a secret is in force and the pickle in the payload is not signed with it.
+    DeserializationError
+        If the payload is damaged, cut off, or cannot be loaded here.
+    """
+    if buffer.format != "B" or buffer.ndim != 1:
+        buffer = buffer.cast("B")
+    if copy or (writable and buffer.readonly):
+        buffer = _private(buffer)
+    elif owner is not None:
+        buffer = _owned(buffer, owner)
+    if not writable and not copy:
+        buffer = buffer.toreadonly()
+    schema = read_schema_message(buffer)
+    metadata = None if schema is None else read_metadata(schema)
+    if schema is None or metadata is None:
+        raise DeserializationError(
+            f"the payload of {len(buffer)} bytes is damaged or cut off: it begins with no schema"
+        )
+    mark = metadata.get(b"redist")
+    if mark == numpy_format.MARK:
+        array = numpy_format.from_stream(schema, metadata, buffer)
+        return array.copy() if (copy or writable) and not array.flags.writeable else array
+    if mark == pickle_format.MARK:
+        return pickle_format.from_stream(schema, metadata, buffer)
+    return arrow.from_stream(buffer)
+
+
+def _dumps(obj: Any, inline_limit: int) -> Payload:
+    kind = type(obj)
+    to_stream = _stream_of(obj, kind)
+    if to_stream is not None and _size(obj) > inline_limit:
+        pieces = to_stream(obj)
+        if pieces is not None:
+            return Payload(pieces, type_name(kind))
+        to_stream = None
+    if (kind is bytes or kind is bytearray) and len(obj) >= OUT_OF_BAND:
+        obj = _Flat(obj)
+    collector = Collector(name_of)
+    sink = BufferSink()
+    pickled = pickle_object(obj, collector, sink)
+    contains = tuple(collector.names)
+    if not sink.buffers and pickled.nbytes <= inline_limit:
+        inline = sign_blob(b"value", b"".join(pickled.chunks))
+        if len(inline) <= inline_limit:
+            return Payload((inline,), type_name(kind), contains, inline)
+    # Only now it is known that even the pickle of a small array or table is too long to be inline.
+    pieces = None if to_stream is None else to_stream(obj)
+    if pieces is None:
+        pieces = pickle_format.to_stream(pickled, sink.buffers)
+    return Payload(pieces, type_name(kind), contains)
+
+
+def _stream_of(obj: Any, kind: type) -> Callable[[Any], Pieces | None] | None:
+    """Return what makes a stream of the object itself, or None if it has to be pickled."""
+    root = kind.__module__.partition(".")[0]
+    if root == "numpy":
+        import numpy as np
+
+        return numpy_format.to_stream if kind is np.ndarray or kind is np.memmap else None
+    if root in arrow.PACKAGES and arrow.has_stream(obj):
+        return arrow.to_stream
+    return None
+
+
+def _size(obj: Any) -> int:
+    try:
+        return int(obj.estimated_size() if hasattr(obj, "estimated_size") else obj.nbytes)
+    except Exception:  # pyarrow has types whose size it cannot tell
+        return 0
+
+
+class _Flat:
+    """Bytes on their way: pickled as a buffer, unpickled as what they were."""
+
+    def __init__(self, data: bytes | bytearray) -> None:
+        self._data = data
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self._data), (pickle.PickleBuffer(self._data),)
+
+
+def _private(buffer: memoryview) -> memoryview:
+    if len(buffer) < _COPY_BY_NUMPY:
+        return memoryview(bytearray(buffer))
+    import numpy as np
+
+    # numpy's own memory is not zeroed first, and is copied without the interpreter's lock
+    private = np.empty(len(buffer) + 63, np.uint8)
+    start = -private.ctypes.data % 64
+    private = private[start : start + len(buffer)]
+    private[:] = np.frombuffer(buffer, np.uint8)
+    return private.data
+
+
+def _owned(buffer: memoryview, owner: object) -> memoryview:
+    """Return a view of `buffer` that keeps `owner` alive."""
+    import numpy as np
+
+    class Owned(np.ndarray[Any, Any]):
+        owner: object
+
+    array: Any = np.frombuffer(buffer, np.uint8).view(Owned)
+    array.owner = owner
+    view: memoryview = array.data
+    return view
+
+
+def _copy(target: memoryview, source: bytes | memoryview) -> None:
+    numpy = sys.modules.get("numpy")
+    if numpy is None:
+        target[:] = source
+    else:  # without the interpreter's lock
+        numpy.copyto(numpy.frombuffer(target, numpy.uint8), numpy.frombuffer(source, numpy.uint8))

@@ -1,0 +1,159 @@
+"""One pickler for values, arguments and functions.
+
+Plain pickle (protocol 5) first, with our `reducers`; cloudpickle when that fails, or when the pickle refers to something
+that another process could not import: anything of ``__main__``, or of a module registered to be pickled by value.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from redist.errors import RedistError
+from redist.protocol.futures import Collector, future_reducers
+from redist.protocol.reducers import reducer_of
+from redist.protocol.sizes import OUT_OF_BAND
+
+__all__ = ["BufferSink", "Pickled", "pickle_object"]
+
+# A frame of the pickler ends soon after 64 KiB; longer chunks are a user's bytes, passed through uncopied.
+_LONGEST_FRAME = 256 * 1024
+
+
+class BufferSink:
+    """Takes the out-of-band buffers of a pickle that are worth a place of their own."""
+
+    buffers: list[memoryview]
+
+    def __init__(self) -> None:
+        self.buffers = []
+
+    def reset(self) -> None:
+        """Forget everything: the object is pickled a second time."""
+        self.buffers = []
+
+    def __call__(self, buffer: pickle.PickleBuffer) -> bool:
+        """Take `buffer`, or return True to leave it in the pickle."""
+        try:
+            raw = buffer.raw()
+        except BufferError:  # neither C nor Fortran contiguous
+            return True
+        if raw.nbytes < OUT_OF_BAND:
+            return True
+        self.buffers.append(raw)
+        return False
+
+
+class Pickled(NamedTuple):
+    """A pickle in pieces; large ``bytes`` objects inside it are pieces of their own, uncopied."""
+
+    chunks: list[bytes]
+    nbytes: int
+
+
+class _Chunks:
+    __slots__ = ("write",)
+
+    def __init__(self, write: Callable[[bytes], None]) -> None:
+        self.write = write
+
+
+class _Pickler(pickle.Pickler):
+    collector: Collector
+
+    def reducer_override(self, obj: Any) -> Any:
+        kind = type(obj)
+        if kind in future_reducers:
+            return self.collector.reduce(obj)
+        reducer = reducer_of(kind)
+        return NotImplemented if reducer is None else reducer(obj)
+
+
+_by_value_pickler: type[Any] | None = None
+
+
+def pickle_object(
+    obj: Any, collector: Collector, sink: BufferSink | None = None, *, by_value: bool = False
+) -> Pickled:
+    """Pickle `obj`.
+
+    Parameters
+    ----------
+    obj : object
+        Anything.
+    collector : Collector
+        Notes the Futures that are met.
+    sink : BufferSink, optional
+        Takes large buffers; without it everything is in the pickle.
+    by_value : bool
+        Do not try plain pickle first.
+
+    Raises
+    ------
+    Exception
+        Whatever the object's own code, pickle or cloudpickle raise.
+    """
+    if not by_value:
+        try:
+            pickled = _run(_Pickler, obj, collector, sink)
+        except RedistError:
+            raise
+        except Exception as error:
+            # A second try with cloudpickle takes lambdas, closures and local classes; its error is the clearer one.
+            if isinstance(error, (RecursionError, MemoryError)):
+                raise
+        else:
+            markers = _by_value_markers()
+            for chunk in pickled.chunks:
+                if len(chunk) <= _LONGEST_FRAME and any(marker in chunk for marker in markers):
+                    break
+            else:
+                return pickled
+        collector.names.clear()
+        if sink is not None:
+            sink.reset()
+    return _run(_cloudpickler(), obj, collector, sink)
+
+
+def _run(pickler_class: type[Any], obj: Any, collector: Collector, sink: BufferSink | None) -> Pickled:
+    chunks: list[bytes] = []
+    pickler = pickler_class(_Chunks(chunks.append), 5, buffer_callback=sink)
+    pickler.collector = collector
+    with collector:
+        pickler.dump(obj)
+    return Pickled(chunks, sum(map(len, chunks)) if len(chunks) > 1 else len(chunks[0]))
+
+
+def _by_value_markers() -> list[bytes]:
+    """Return byte strings that a pickle contains if it refers to something that has to go by value."""
+    markers = [b"__main__"]
+    cloudpickle = sys.modules.get("cloudpickle")
+    if "__mp_main__" in sys.modules:  # the name under which multiprocessing's children know the main script
+        _cloudpickler()
+        cloudpickle = sys.modules["cloudpickle"]
+        cloudpickle.register_pickle_by_value(sys.modules["__mp_main__"])
+    registered = getattr(cloudpickle, "list_registry_pickle_by_value", None)
+    if registered is not None:
+        markers += [name.encode() for name in registered()]
+    return markers
+
+
+def _cloudpickler() -> type[Any]:
+    global _by_value_pickler
+    if _by_value_pickler is None:
+        import cloudpickle
+
+        class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
+            collector: Collector
+
+            def reducer_override(self, obj: Any) -> Any:
+                kind = type(obj)
+                if kind in future_reducers:
+                    return self.collector.reduce(obj)
+                reducer = reducer_of(kind)
+                return super().reducer_override(obj) if reducer is None else reducer(obj)
+
+        _by_value_pickler = ByValuePickler
+    return _by_value_pickler

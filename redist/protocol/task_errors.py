@@ -1,0 +1,310 @@
+"""Errors of tasks: to bytes at the executor, back at the client. Neither direction ever fails.
+
+Every link of the chain is pickled by itself; what does not survive that is rebuilt from class and attributes, or, where
+the class cannot be had, stands in under the original's name. Frames are never kept, and a Future in an exception becomes
+its text.
+"""
+
+from __future__ import annotations
+
+import builtins
+import pickle
+import traceback as tracebacks
+from collections.abc import Generator, Iterator
+from types import CodeType, FrameType, FunctionType, TracebackType
+from typing import Any
+
+from redist import errors
+from redist.protocol.futures import Collector, name_of
+from redist.protocol.names import type_name
+from redist.protocol.pickling import pickle_object
+from redist.protocol.signing import open_signed, sign_blob
+
+__all__ = ["MAX_ERROR_BYTES", "RemoteTraceback", "StandIn", "pack_error", "unpack_error"]
+
+MAX_ERROR_BYTES = 64 * 1024
+"""Longest packed error."""
+
+_MAX_TEXT = 12 * 1024
+_MAX_PICKLE = 16 * 1024
+_MAX_LINKS = 12
+_MAX_FRAMES = 64
+
+
+class RemoteTraceback(Exception):
+    """The traceback of a task as text, shown as the cause of the exception that it raised.
+
+    Parameters
+    ----------
+    text : str
+        The formatted traceback.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.text}"""'
+
+
+class StandIn(errors.RedistError):
+    """Base of the exceptions that stand in for one whose class cannot be loaded here.
+
+    The class of a stand-in carries the original's name, derives from the builtin exception that the original derived from,
+    and has the original's text.
+    """
+
+    _text = ""
+
+    def __str__(self) -> str:
+        return self._text
+
+
+def pack_error(exc: BaseException, traceback: TracebackType | None = None, key: str | None = None) -> bytes:
+    """Return an exception as bytes, at most `MAX_ERROR_BYTES`.
+
+    Parameters
+    ----------
+    exc : BaseException
+        The exception, with its causes, contexts and notes.
+    traceback : traceback, optional
+        Where it came from; its own by default.
+    key : str, optional
+        The task's key, named in the text.
+    """
+    if traceback is None:
+        traceback = exc.__traceback__
+    for max_pickle, max_links, max_text in (
+        (_MAX_PICKLE, _MAX_LINKS, _MAX_TEXT),
+        (_MAX_PICKLE // 4, _MAX_LINKS, _MAX_TEXT),
+        (2048, 3, 4096),
+        (0, 0, 2048),
+    ):
+        try:
+            record = {
+                "text": _formatted(exc, traceback, key, max_text),
+                "frames": _frames(traceback)[: _MAX_FRAMES if max_links else 0],
+                "error": _pack_link(exc, max_pickle, max_text, max_links, set()),
+            }
+            packed = sign_blob(b"error", pickle.dumps(record, 5))
+        except Exception:  # noqa: S112 - a user's exception can break anything: its own str, repr or attributes
+            continue
+        if len(packed) <= MAX_ERROR_BYTES:
+            return packed
+    name = _cut(type(exc).__name__, 200)
+    return sign_blob(
+        b"error", pickle.dumps({"text": name, "frames": [], "error": {"name": name, "message": ""}}, 5)
+    )
+
+
+def unpack_error(data: bytes | memoryview) -> tuple[BaseException, TracebackType | None]:
+    """Return an exception and a traceback that shows the task's frames.
+
+    The exception has its chain; at the end of it hangs a `RemoteTraceback` with the text of the original traceback.
+    Its own ``__traceback__`` is empty.
+
+    Parameters
+    ----------
+    data : bytes
+        What `pack_error` returned, or what the store itself says: ``!CLASS\\0message``, a class of `redist.errors`.
+    """
+    try:
+        if data[:1] == b"!":
+            return _from_store(bytes(data)), None
+        record = pickle.loads(open_signed(b"error", data))
+        exc = _unpack_link(record["error"])
+        if record["text"]:
+            _hang(exc, RemoteTraceback(record["text"]))
+        return exc, _traceback_of(record["frames"])
+    except errors.UnsignedPayload as refused:
+        return refused, None
+    except Exception as error:
+        return errors.DeserializationError(f"the task failed, but its error cannot be read: {error}"), None
+
+
+def _pack_link(
+    exc: BaseException, max_pickle: int, max_text: int, links: int, seen: set[int]
+) -> dict[str, Any]:
+    seen.add(id(exc))
+    kind = type(exc)
+    link: dict[str, Any] = {
+        "name": _cut(kind.__name__, 200),
+        "module": _cut(str(kind.__module__), 200),
+        "base": next((base.__name__ for base in kind.__mro__ if base.__module__ == "builtins"), "Exception"),
+        "message": _cut(_text_of(exc), max_text),
+        "suppress": exc.__suppress_context__,
+    }
+    notes = getattr(exc, "__notes__", None)
+    if isinstance(notes, list):
+        link["notes"] = [_cut(note, 2048) for note in notes[:16] if isinstance(note, str)]
+    pickled = _pickle_bounded(exc, max_pickle)
+    if pickled is not None and _loads_again(pickled, kind):
+        link["exc"] = pickled
+    else:
+        parts = _pickle_bounded((kind, exc.args, exc.__dict__), max_pickle)
+        if parts is not None:
+            link["parts"] = parts
+    for name in ("cause", "context"):
+        other = getattr(exc, f"__{name}__")
+        if other is not None and links > 0 and id(other) not in seen:
+            link[name] = _pack_link(other, max_pickle, max_text, links - 1, seen)
+    return link
+
+
+def _pickle_bounded(obj: Any, limit: int) -> bytes | None:
+    if not limit:
+        return None
+    try:
+        pickled = pickle_object(obj, Collector(name_of, instead=_future_text))
+    except Exception:
+        return None
+    return b"".join(pickled.chunks) if pickled.nbytes <= limit else None
+
+
+def _future_text(future: Any) -> tuple[Any, ...]:
+    return str, (f"<Future: {future.name}>",)
+
+
+def _loads_again(pickled: bytes, kind: type) -> bool:
+    """Return whether the pickle gives the exception again: one with required arguments often does not."""
+    if kind.__module__ == "builtins":
+        return True
+    try:
+        return isinstance(pickle.loads(pickled), kind)
+    except Exception:
+        return False
+
+
+def _unpack_link(link: dict[str, Any]) -> BaseException:
+    exc = _rebuilt(link)
+    if exc is None:
+        exc = _stand_in(link)
+    notes = link.get("notes")
+    if notes and getattr(exc, "__notes__", None) != notes:
+        exc.__notes__ = notes
+    if "context" in link:
+        exc.__context__ = _unpack_link(link["context"])
+    if "cause" in link:
+        exc.__cause__ = _unpack_link(link["cause"])
+    exc.__suppress_context__ = link.get("suppress", False)
+    return exc
+
+
+def _rebuilt(link: dict[str, Any]) -> BaseException | None:
+    try:
+        if "exc" in link:
+            exc = pickle.loads(link["exc"])
+        elif "parts" in link:
+            kind, args, attributes = pickle.loads(link["parts"])
+            exc = kind.__new__(kind, *args)
+            exc.args = args
+            exc.__dict__.update(attributes)
+        else:
+            return None
+    except Exception:
+        return None
+    return exc if isinstance(exc, BaseException) else None
+
+
+def _stand_in(link: dict[str, Any]) -> BaseException:
+    name = link["name"]
+    base = getattr(builtins, link.get("base", ""), Exception)
+    attributes = {"__module__": link.get("module", "builtins"), "_text": link["message"]}
+    if isinstance(base, type) and issubclass(base, Exception) and not issubclass(base, BaseExceptionGroup):
+        try:
+            kind: type[StandIn] = type(name, (StandIn, base), attributes)
+            exc: BaseException = kind.__new__(kind)
+            exc.args = (link["message"],)
+            return exc
+        except TypeError:  # layouts that do not go together
+            pass
+    return type(name, (StandIn,), attributes)(link["message"])
+
+
+def _from_store(data: bytes) -> BaseException:
+    name, _, message = data[1:].decode("utf-8", "replace").partition("\0")
+    kind = getattr(errors, name, None)
+    if isinstance(kind, type) and issubclass(kind, errors.RedistError):
+        try:
+            return kind(message)
+        except TypeError:
+            pass
+    return errors.RedistError(f"{name}: {message}" if message else name)
+
+
+def _hang(exc: BaseException, text: RemoteTraceback) -> None:
+    """Make `text` the first of the chain that a printed `exc` shows."""
+    seen = {id(exc)}
+    while True:
+        before = exc.__cause__ or (None if exc.__suppress_context__ else exc.__context__)
+        if before is None or id(before) in seen:
+            break
+        exc = before
+        seen.add(id(exc))
+    if exc.__cause__ is None:
+        exc.__cause__ = text
+
+
+def _formatted(exc: BaseException, traceback: TracebackType | None, key: str | None, limit: int) -> str:
+    try:
+        text = "".join(tracebacks.format_exception(type(exc), exc, traceback))
+    except Exception:
+        text = f"{type(exc).__name__}: {_text_of(exc)}\n"
+    if key is not None:
+        text = f"in the task {key}\n{text}"
+    return _cut(text, limit)
+
+
+def _text_of(exc: BaseException) -> str:
+    try:
+        return str(exc)
+    except Exception:
+        return f"<{type_name(type(exc))} whose str() fails>"
+
+
+def _cut(text: str, limit: int) -> str:
+    text = text.encode("utf-8", "replace").decode()
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit // 2]}\n... {len(text) - limit} characters left out ...\n{text[-limit // 2 :]}"
+
+
+def _frames(traceback: TracebackType | None) -> list[tuple[str, str, int]]:
+    frames: list[tuple[str, str, int]] = []
+    while traceback is not None and len(frames) < 10_000:
+        code = traceback.tb_frame.f_code
+        frames.append((_cut(code.co_filename, 400), _cut(code.co_name, 200), traceback.tb_lineno or 0))
+        traceback = traceback.tb_next
+    return frames
+
+
+def _traceback_of(frames: list[tuple[str, str, int]]) -> TracebackType | None:
+    """Return a traceback that prints as the original did: frames of the same files, names and lines."""
+    result: TracebackType | None = None
+    for filename, name, line in reversed(frames):
+        frame = _frame(filename, name)
+        result = TracebackType(result, frame, frame.f_lasti, max(line, 1))
+    return result
+
+
+def _suspended() -> Iterator[None]:
+    yield
+
+
+def _without_lines(code: CodeType) -> CodeType:
+    """Return `code` with a line table that says "no location" (0b11111, a run of 8 units a byte) everywhere."""
+    units = len(code.co_code) // 2
+    runs = [8] * (units // 8) + ([units % 8] if units % 8 else [])
+    return code.replace(co_linetable=bytes([0b11111 << 3 | (run - 1) for run in runs]))
+
+
+_FRAME_CODE = _without_lines(_suspended.__code__)
+
+
+def _frame(filename: str, name: str) -> FrameType:
+    # A generator that never runs has a frame without callers, so nothing of ours is kept alive by a traceback; and without
+    # a line table the traceback's own line numbers count, and nothing false is underlined.
+    code = _FRAME_CODE.replace(co_filename=filename, co_name=name, co_qualname=name)
+    generator: Generator[None, None, None] = FunctionType(code, {"__name__": name, "__file__": filename})()
+    return generator.gi_frame
