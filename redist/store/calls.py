@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from redist.store.scripts import Script, load
+from redist.store.scripts import Script, load, sharded
 
 __all__ = [
     "Beat", "Call", "EligibilityClass", "HandOut", "Header", "Registered", "Result", "State", "Task", "Turn", "Value",
@@ -37,7 +37,7 @@ __all__ = [
 
 
 class Header(NamedTuple):
-    """What every call says of its sender; `prefix` is ``redist:{NAMESPACE}:``."""
+    """What every call says of its sender; `prefix` is ``redist:{NAMESPACE}:``, `sharded` whether the server is a Cluster."""
 
     prefix: str
     ordinal: int
@@ -45,6 +45,7 @@ class Header(NamedTuple):
     generation: int
     n: int
     acknowledged: int
+    sharded: bool = False
 
 
 @dataclass(slots=True)
@@ -81,12 +82,14 @@ _packb = msgpack.Packer(use_bin_type=False, autoreset=True).pack
 
 def pack(call: Call, header: Header) -> bytes:
     """Return the RESP command that runs `call` by the script's SHA."""
-    return _resp(b"EVALSHA", call.script.sha.encode(), call, header)
+    script = sharded(call.script) if header.sharded else call.script
+    return _resp(b"EVALSHA", script.sha.encode(), call, header)
 
 
 def pack_eval(call: Call, header: Header) -> bytes:
     """Return the RESP command that runs `call` by the script's text, which also loads it."""
-    return _resp(b"EVAL", call.script.text.encode(), call, header)
+    script = sharded(call.script) if header.sharded else call.script
+    return _resp(b"EVAL", script.text.encode(), call, header)
 
 
 def _resp(command: bytes, script: bytes, call: Call, header: Header) -> bytes:
@@ -185,7 +188,7 @@ class Task(NamedTuple):
     fn: str
     spec: bytes
     deps: Sequence[str] = ()
-    count: int = 1
+    count: int = 1  # type: ignore[assignment]  # shadows tuple.count
     retries: int = 0
     priority: int = 0
     cls: str = ""
@@ -382,7 +385,7 @@ class Value(NamedTuple):
     """
 
     name: str
-    count: int
+    count: int  # type: ignore[assignment]  # shadows tuple.count
     attempt: int
     worker: int
     nbytes: int

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-__all__ = ["Script", "load", "names"]
+__all__ = ["Script", "load", "names", "sharded"]
 
 _INCLUDE = re.compile(r"^--\s*@include\s+([a-z_]+)\s*$", re.MULTILINE)
 _LAZY = re.compile(r"^--\s*@lazy\s*$", re.MULTILINE)
@@ -63,6 +63,16 @@ def load(name: str) -> Script:
     text = "\n".join([*parts, body])
     text = text.replace("--[[OWNERS]]", ", ".join(f"{operation} = '{part}'" for operation, part in owners.items()))
     text = re.sub(r"\n{2,}", "\n", _COMMENT.sub("", text)).strip() + "\n"
+    return _script(name, text)
+
+
+@cache
+def sharded(script: Script) -> Script:
+    """Return `script` as a Cluster runs it: what it publishes stays in the shard of the namespace."""
+    return _script(script.name, script.text.replace("call('PUBLISH'", "call('SPUBLISH'"))
+
+
+def _script(name: str, text: str) -> Script:
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
