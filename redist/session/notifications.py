@@ -83,6 +83,11 @@ class Notifications:
         elif pushed > self.number and self.suspect is None:
             self.suspect = (pushed, now + _LATE)
 
+    def forget_doubts(self, now: float) -> None:
+        """Forget which names were cancelled too long ago for their pushes to be on the way."""
+        for name in [name for name, until in self.doubtful.items() if until < now]:
+            del self.doubtful[name]
+
     @property
     def deadline(self) -> float | None:
         """When `tick` has something to do, or None."""

@@ -17,13 +17,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-import msgpack
-
 from redist.errors import ClientClosed, SchemaMismatch, ServerRefused
-from redist.session.lane import Entry, Lane, Refused
+from redist.session.bring import bring
+from redist.session.heart import Heart
+from redist.session.lane import Entry, Lane, OnError, OnReply, Refused
 from redist.session.ledger import Ledger
 from redist.session.notifications import Notifications, decode_message
-from redist.session.states import FINISHED, PENDING, FutureState, States
+from redist.session.states import PENDING, FutureState, States
 from redist.session.submissions import SLICE, Submissions
 from redist.store import calls
 from redist.store.calls import Call, HandOut, Task
@@ -67,8 +67,8 @@ class Session:
 
     Attributes
     ----------
-    lane, ledger, states, notifications, submissions
-        The parts.
+    lane, ledger, states, notifications, submissions, heart
+        The parts. A worker sets `heart.make`.
     lock : context manager
         The driver's lock; guards all of this.
     ready : bool
@@ -84,8 +84,6 @@ class Session:
         Called when the server lost this caller; returns the calls that bring what it has besides counts and tasks.
     bring_functions : callable or None
         Called after a loss with the hashes of functions that tasks need again, to `add_function` them.
-    heartbeat : callable or None
-        Makes the heartbeat call of a worker.
     """
 
     def __init__(
@@ -122,6 +120,11 @@ class Session:
         self.notifications = Notifications(self.states, self.ledger.forfeit, self._ask_states, self._doubt)
         self.lane = Lane(endpoint.prefix, clock, self._register, self.set_generation, self._moved)
         self.submissions = Submissions(self.lane, self.ledger)
+        self.heart = Heart(
+            self.lane, self.ledger, self.notifications, lease, clock, self._register, self._beat_answered
+        )
+        # A worker's counts are its files, which it compares itself.
+        self.heart.compare = kind != "worker"
         self.lane.incarnation = _new_incarnation()
         self.lane.ordinal = ordinal
         self.on_tasks: Callable[[list[HandOut]], object] | None = None
@@ -132,7 +135,6 @@ class Session:
         self.on_generation: Callable[[int], object] | None = None
         self.on_beat: Callable[[calls.Beat], object] | None = None
         self.on_lost: Callable[[], Iterable[Call]] | None = None
-        self.heartbeat: Callable[[], Call] | None = None
         self.bring_functions: Callable[[set[str]], object] | None = None
         #: Set by the driver: the command connection leads to the wrong server.
         self.reconnect: Callable[[str], object] | None = None
@@ -140,9 +142,6 @@ class Session:
         self._wanted: set[str] = set()
         self._was_registered = False
         self._kept: list[Entry] = []
-        self._beat_at: float | None = None
-        self._beating = False
-        self._disagreed = 0
         self._release_at: float | None = None
 
     # --- what a driver asks -----------------------------------------------------------------------------------------
@@ -175,7 +174,7 @@ class Session:
     @property
     def deadline(self) -> float:
         """When `tick` has something to do, by the clock; infinite if nothing is planned."""
-        times = (self._beat_at, self._release_at, self.lane.deadline, self.notifications.deadline)
+        times = (self.heart.at, self._release_at, self.lane.deadline, self.notifications.deadline)
         return min((t for t in times if t is not None), default=float("inf"))
 
     def tick(self, now: float | None = None) -> None:
@@ -183,8 +182,8 @@ class Session:
         now = self.clock() if now is None else now
         self.lane.tick(now)
         self.notifications.tick(now)
-        if self._beat_at is not None and now >= self._beat_at:
-            self._beat(now)
+        if self.heart.at is not None and now >= self.heart.at:
+            self.heart.beat(now)
         if self._release_at is not None and now >= self._release_at:
             self.flush()
 
@@ -200,14 +199,13 @@ class Session:
         self.lane.connect()
         if not self.lane.registered:
             self._register()
-        elif self._beat_at is None or self.ready:
-            self._beat_at = self.clock()
-            self._beating = False
+        elif self.ready:
+            self.heart.beat()
 
     def disconnected(self) -> None:
         """Note that the command connection broke."""
         self.lane.lost()
-        self._beating = False
+        self.heart.lost()
 
     def subscription_connected(self) -> None:
         """Begin to use a connection for the subscription."""
@@ -235,7 +233,7 @@ class Session:
                 _settle_closed(entry)
             return
         self._kept += lane.unregister(_new_incarnation())
-        self._beat_at = None
+        self.heart.stop()
         if not lane.connected:
             return
         call = calls.register(
@@ -257,7 +255,7 @@ class Session:
         kept, self._kept = self._kept, []
         kept += self.lane.unregister(self.lane.incarnation)
         if anew or kept:
-            self._bring(kept)
+            bring(self, kept)
         self.lane.register(registered.ordinal)
         self.lane.resume()
         self._subscribe()
@@ -273,42 +271,8 @@ class Session:
                 error = ServerRefused(error.message)
         self.fail(error)
 
-    def _bring(self, kept: list[Entry]) -> None:
-        """After a loss: say again what we hold, and what the server may not have applied."""
-        self.submissions.forget_server()
-        enqueue = self.lane.enqueue
-        for call in self.on_lost() if self.on_lost is not None else ():
-            enqueue(call)
-        pending: list[FutureState] = []
-        counts: list[tuple[str, int]] = []
-        values: list[calls.Value] = []
-        for name, count in self.ledger.pairs():
-            state = self.states.records[name]
-            if state.status == PENDING and state.task is not None:
-                pending.append(state)
-            elif state.status == FINISHED and state.value and not state.where:
-                values.append(calls.Value(name, count, 0, 0, state.nbytes, state.type, state.value))
-            else:
-                counts.append((name, count))
-        for i in range(0, len(values), SLICE):
-            enqueue(calls.commit(values[i : i + SLICE]))
-        self._enqueue_counts(counts)
-        again = self.submissions.again(pending)
-        if self.bring_functions is not None:
-            self.bring_functions({task.fn for _, task in again})
-        self.submissions.send_again(again)
-        for entry in kept:
-            # Counts are said above, in their present form.
-            if entry.call.script.name == "submit":
-                self.submissions.send_entry_again(entry)
-            elif entry.call.script.name not in ("ledger", "registered", "noop"):
-                enqueue(entry.call, entry.on_reply, entry.on_error)
-        if any(entry.call.script.name in ("submit", "commit", "cancel") for entry in kept):
-            # Those brought the counts of their time.
-            self._enqueue_counts(self.ledger.pairs())
-        enqueue(calls.registered())
-
-    def _enqueue_counts(self, pairs: list[tuple[str, int]]) -> None:
+    def enqueue_counts(self, pairs: list[tuple[str, int]]) -> None:
+        """Put counts on the lane."""
         for i in range(0, len(pairs), SLICE):
             self.lane.enqueue(calls.ledger(pairs[i : i + SLICE]))
 
@@ -344,8 +308,8 @@ class Session:
         self.ready = True
         self.notifications.subscribed()
         # The heartbeat tells the number of the last push, and the states that are read after it stand for what was pushed.
-        self._beating = False
-        self._beat(self.clock())
+        self.heart.lost()
+        self.heart.beat()
         if not first or self.adopted:
             self._ask_states()
 
@@ -411,6 +375,14 @@ class Session:
         if self.on_generation is not None:
             self.on_generation(generation)
 
+    # --- calls ------------------------------------------------------------------------------------------------------
+
+    def enqueue(self, call: Call, on_reply: OnReply | None = None, on_error: OnError | None = None) -> None:
+        """Put a call on the lane, behind the tasks and counts that came before it."""
+        if call.numbered and (self.submissions.outbox or self.ledger.dirty):
+            self.flush(everything=True)
+        self.lane.enqueue(call, on_reply, on_error)
+
     # --- tasks and counts -------------------------------------------------------------------------------------------
 
     def submit(self, state: FutureState, task: Task) -> None:
@@ -421,8 +393,13 @@ class Session:
         """Send what is collected as far as few enough submissions are unanswered."""
         self.submissions.pump()
 
-    def flush(self) -> None:
-        """Send counts that the server has not heard, after the submissions that came before them."""
+    def flush(self, *, everything: bool = False) -> None:
+        """Send counts that the server has not heard, after the submissions that came before them.
+
+        With `everything`, all that is collected goes out now, whatever is unanswered.
+        """
+        if everything:
+            self.submissions.send_all()
         if not self.ledger.drain():
             self._release_at = None
             return
@@ -432,57 +409,15 @@ class Session:
             self._release_at = self.clock() + RELEASE_DELAY
             return
         self._release_at = None
-        self._enqueue_counts(self.ledger.take())
+        self.enqueue_counts(self.ledger.take())
 
-    # --- heartbeats and repair --------------------------------------------------------------------------------------
-
-    def _beat(self, now: float) -> None:
-        self._beat_at = now + self.lease / 5
-        if self._beating or not self.lane.open:
-            return
-        self._beating = True
-        doubtful = self.notifications.doubtful
-        for name in [name for name, until in doubtful.items() if until < now]:
-            del doubtful[name]
-        ledger = self.ledger
-        if self.heartbeat is not None:
-            call = self.heartbeat()
-        else:
-            call = calls.client_heartbeat(
-                ledger.keys, ledger.total, ledger.checksum, self.lane.n, int(self.lease * 1000)
-            )
-        incarnation = self.incarnation
-
-        def answered(reply: list[Any]) -> None:
-            if incarnation == self.incarnation:
-                self._beat_answered(reply)
-
-        self.lane.enqueue(call, answered, self._beat_failed)
-
-    def _beat_failed(self, _: BaseException) -> None:
-        self._beating = False
-
-    def _beat_answered(self, reply: list[Any]) -> None:
-        self._beating = False
-        beat = calls.parse_heartbeat(reply)
+    def _beat_answered(self, beat: calls.Beat) -> None:
         if beat.generation > self.generation:
             self.set_generation(beat.generation)
-        self.notifications.beat(beat.pushed, self.clock())
-        first = self.lane.unanswered[0].n if self.lane.unanswered else self.lane.n + 1
-        if beat.n < first - 1:
-            self._register()  # the server lost writes
-            return
-        if beat.agree or self.kind == "worker":
-            self._disagreed = 0
-        else:
-            # Once may be a cancellation whose push is on its way; registering anew compares all counts.
-            self._disagreed += 1
-            if self._disagreed >= 3:
-                self._disagreed = 0
-                self._register()
-                return
         if self.on_beat is not None:
             self.on_beat(beat)
+
+    # --- repair -----------------------------------------------------------------------------------------------------
 
     def _ask_states(self) -> None:
         """Read the states of all unfinished keys."""
@@ -521,7 +456,7 @@ class Session:
         """Leave: what is collected goes out, then everything is released. Futures become inert."""
         self.submissions.send_all()
         self.closing = True
-        self._beat_at = None
+        self.heart.stop()
         self._release_at = None
 
         def done(_: object) -> None:
@@ -549,9 +484,3 @@ def _command(*words: str) -> bytes:
         data = word.encode()
         parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
     return b"".join(parts)
-
-
-def pack_message(message: list[Any]) -> bytes:
-    """Return a control message for `calls.send`."""
-    packed: bytes = msgpack.packb(message, use_bin_type=True)
-    return packed

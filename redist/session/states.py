@@ -122,8 +122,8 @@ class FutureState:
         Short type name of the value or of the exception.
     waiters : Waiter, list or None
         Who waits for it: usually none or one.
-    site : str
-        Where the first Future was made, ``FILE:LINE``.
+    site : tuple of (str, int), or None
+        File and line that made the first Future.
     cache : object
         The exception, or the value of a small result, once it was made out of `value`.
     """
@@ -146,7 +146,7 @@ class FutureState:
         self.nbytes = 0
         self.type = ""
         self.waiters: Waiter | list[Waiter] | None = None
-        self.site = ""
+        self.site: tuple[str, int] | None = None
         self.cache: object = None
 
     def __repr__(self) -> str:

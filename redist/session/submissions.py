@@ -36,6 +36,8 @@ class Submissions:
         Hashes of functions whose pickles are on the lane or about to be.
     unanswered : int
         Submissions that are on the lane.
+    held : int
+        While it is not 0 nothing leaves: something that a task needs is still being stored.
     """
 
     __slots__ = (
@@ -45,6 +47,7 @@ class Submissions:
         "_new_classes",
         "_new_functions",
         "functions",
+        "held",
         "outbox",
         "unanswered",
     )
@@ -55,6 +58,7 @@ class Submissions:
         self.outbox: deque[tuple[FutureState, Task]] = deque()
         self.functions: set[str] = set()
         self.unanswered = 0
+        self.held = 0
         self._new_functions: dict[str, bytes] = {}
         self._classes: set[str] = set()
         self._new_classes: dict[str, EligibilityClass] = {}
@@ -79,12 +83,12 @@ class Submissions:
     def pump(self) -> None:
         """Send what is collected as far as few enough submissions are unanswered."""
         outbox = self.outbox
-        while outbox and self.unanswered < WINDOW:
+        while outbox and self.unanswered < WINDOW and not self.held:
             self._send_slice(outbox)
 
     def send_all(self) -> None:
         """Send everything that is collected."""
-        while self.outbox:
+        while self.outbox and not self.held:
             self._send_slice(self.outbox)
 
     def names(self) -> set[str]:

@@ -11,13 +11,10 @@ harm; the role only keeps the others asleep.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import select
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -25,8 +22,10 @@ from typing import Any, TypeVar
 from redist.errors import ClientClosed, ConnectionLost, ForkedClientError, RedistError
 from redist.session.links import Links
 from redist.session.operations import Ask, Operation, Post, Request, Run, Until
+from redist.session.outcome import Outcome
 from redist.session.session import Session
 from redist.session.states import Condition, Waiter
+from redist.session.wakeup import Parked, Wakeup, drivers
 from redist.store.calls import Call
 from redist.store.connect import Endpoint
 
@@ -42,51 +41,6 @@ TAKE_BACK = 0.02
 PUSHES_ONLY = 2.0
 
 _monotonic = time.monotonic
-
-
-class _Outcome(Waiter):
-    """A wait for the replies of some calls."""
-
-    __slots__ = ("error", "replies")
-
-    def __init__(self, count: int) -> None:
-        super().__init__(count)
-        self.replies: list[Any] = [None] * count
-        self.error: BaseException | None = None
-
-    def take(self, index: int) -> Callable[[list[Any]], None]:
-        def taken(reply: list[Any]) -> None:
-            self.replies[index] = reply
-            self.remaining -= 1
-            if self.remaining <= 0 and self.wake is not None:
-                self.wake()
-
-        return taken
-
-    def fail(self, error: BaseException) -> None:
-        self.remaining -= 1
-        if self.error is None:
-            self.error = error
-        if self.remaining <= 0 and self.wake is not None:
-            self.wake()
-
-
-class _Parked:
-    """A thread that waits without the reader's role."""
-
-    __slots__ = ("gate", "promoted", "waiter", "woken")
-
-    def __init__(self, waiter: Waiter) -> None:
-        self.waiter = waiter
-        self.gate = threading.Lock()
-        self.gate.acquire()
-        self.promoted = False
-        self.woken = False
-
-    def wake(self) -> None:
-        if not self.woken:
-            self.woken = True
-            self.gate.release()
 
 
 class ThreadDriver:
@@ -114,20 +68,20 @@ class ThreadDriver:
         self.endpoint = endpoint
         self.lock = threading.Lock()
         session.lock = self.lock
-        session.ledger.wake = self._kick
         self.links = Links(session, endpoint, self._changed)
         self.on_block: Callable[[], object] | None = None
         self.on_unblock: Callable[[], object] | None = None
         self._check = check
         self._reader: Waiter | None = None
-        self._parked: deque[_Parked] = deque()
+        self._parked: deque[Parked] = deque()
         self._last_wait = 0.0
         self._dozing = False
         self._closed: BaseException | None = None
         self._thread: threading.Thread | None = None
-        self._wake_in, self._wake_out = _wake_pair()
+        self._wakeup = Wakeup()
+        session.ledger.wake = self._kick = self._wakeup.write
         self._changed()
-        _drivers.add(self)
+        drivers.add(self)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "up" if self.links.up else "down"
@@ -169,7 +123,7 @@ class ThreadDriver:
         """Release everything, leave, and end the background thread. What waits raises `ClientClosed`."""
         if self._closed is not None:
             return
-        outcome = _Outcome(1)
+        outcome = Outcome(1)
         done = outcome.take(0)
         try:
             if self.session.failure is None and self._thread is not None:
@@ -199,18 +153,10 @@ class ThreadDriver:
         if thread is not None and thread is not threading.current_thread():
             thread.join(5.0)
         if thread is None or not thread.is_alive():
-            self._close_wake()
+            self._wakeup.close()
 
-    def _close_wake(self) -> None:
-        fds = {self._wake_in, self._wake_out}
-        self._wake_in = self._wake_out = -1
-        for fd in fds:
-            if fd >= 0:
-                with contextlib.suppress(OSError):
-                    os.close(fd)
-
-    def _forked(self) -> None:
-        """In a forked child: everything of the parent's is dropped without a word to the server."""
+    def forked(self) -> None:
+        """In a forked child: drop what is the parent's without a word to the server."""
         self.lock = self.session.lock = threading.Lock()
         self._closed = ForkedClientError(
             "this client belongs to the parent process; make a new one in the child"
@@ -220,7 +166,7 @@ class ThreadDriver:
         self._reader = None
         self._parked.clear()
         self.links.close()
-        self._close_wake()
+        self._wakeup.close()
 
     @property
     def closed(self) -> bool:
@@ -249,7 +195,7 @@ class ThreadDriver:
         """Send a call and go on; the callbacks run under the lock, in whatever thread reads."""
         with self.lock:
             self.check_alive()
-            self.session.lane.enqueue(call, on_reply, on_error)
+            self.session.enqueue(call, on_reply, on_error)
             self.links.transmit()
 
     def call(self, call: Call, timeout: float | None = None) -> list[Any]:
@@ -266,17 +212,15 @@ class ThreadDriver:
 
     def call_all(self, calls: Sequence[Call], timeout: float | None = None) -> list[list[Any]]:
         """Send calls together and return their replies; raises the first error."""
-        outcome = _Outcome(len(calls))
+        outcome = Outcome(len(calls))
         with self.lock:
             self.check_alive()
             for i, call in enumerate(calls):
-                self.session.lane.enqueue(call, outcome.take(i), outcome.fail)
+                self.session.enqueue(call, outcome.take(i), outcome.fail)
             self.links.transmit()
         if not self.wait(outcome, timeout, replies=True):
             raise TimeoutError(f"no reply from {self.endpoint.url} within {timeout:g} s")
-        if outcome.error is not None:
-            raise outcome.error
-        return outcome.replies
+        return outcome.result()
 
     def push_out(self) -> None:
         """Send what the session has to say. Under the lock."""
@@ -318,8 +262,8 @@ class ThreadDriver:
         """Make the poll objects for the present descriptors, and have the background thread look. Under the lock."""
         self._poll_pushes, self._poll_both = select.poll(), select.poll()
         self._poll_idle, self._poll_wake = select.poll(), select.poll()
-        self._poll_idle.register(self._wake_in, select.POLLIN)
-        self._poll_wake.register(self._wake_in, select.POLLIN)
+        self._poll_idle.register(self._wakeup.reading, select.POLLIN)
+        self._poll_wake.register(self._wakeup.reading, select.POLLIN)
         links = self.links
         if links.push is not None and not links.push.closed:
             for poll in (self._poll_pushes, self._poll_both, self._poll_idle):
@@ -374,7 +318,7 @@ class ThreadDriver:
             if self._reader is None and self.links.up:
                 self._reader = waiter
             else:
-                parked = _Parked(waiter)
+                parked = Parked(waiter)
                 self._parked.append(parked)
         try:
             while True:
@@ -392,7 +336,7 @@ class ThreadDriver:
                         return False
                     # The connection broke: the background thread makes it anew and passes the role on.
                     self._leave(waiter)
-                    parked = _Parked(waiter)
+                    parked = Parked(waiter)
                     self._parked.append(parked)
         finally:
             with self.lock:
@@ -426,7 +370,7 @@ class ThreadDriver:
                     limit = None
                 poll = self._poll_both if limit is None else self._poll_pushes
 
-    def _stay(self, parked: _Parked, deadline: float | None) -> bool:
+    def _stay(self, parked: Parked, deadline: float | None) -> bool:
         """Stay parked; return True when the role was passed to us."""
         if deadline is None:
             parked.gate.acquire()
@@ -507,11 +451,6 @@ class ThreadDriver:
 
     # --- the background thread --------------------------------------------------------------------------------------
 
-    def _kick(self) -> None:
-        """Wake the background thread. From anywhere, in a garbage collection too."""
-        with contextlib.suppress(OSError):
-            os.write(self._wake_out, b"\1\0\0\0\0\0\0\0")
-
     def _run(self) -> None:
         while True:
             try:
@@ -549,10 +488,9 @@ class ThreadDriver:
                 poll = self._poll_idle
         if span > 0:
             events = poll.poll(None if span == float("inf") else span * 1000)
-            if any(fd == self._wake_in for fd, _ in events):
-                with contextlib.suppress(OSError):
-                    os.read(self._wake_in, 4096)
-                events = [event for event in events if event[0] != self._wake_in]
+            if any(fd == self._wakeup.reading for fd, _ in events):
+                self._wakeup.drain()
+                events = [event for event in events if event[0] != self._wakeup.reading]
             if events:
                 with self.lock:
                     self._take(events)
@@ -565,24 +503,3 @@ class ThreadDriver:
                     else:
                         self.links.adopt(wire)
         return True
-
-
-def _wake_pair() -> tuple[int, int]:
-    if hasattr(os, "eventfd"):
-        fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        return fd, fd
-    reading, writing = os.pipe()
-    os.set_blocking(reading, False)
-    os.set_blocking(writing, False)
-    return reading, writing
-
-
-_drivers: weakref.WeakSet[ThreadDriver] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for driver in list(_drivers):
-        driver._forked()
-
-
-os.register_at_fork(after_in_child=_after_fork)

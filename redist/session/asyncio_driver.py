@@ -1,0 +1,359 @@
+"""The asyncio driver: everything happens in the caller's loop, through readers on the two sockets. There is no thread.
+
+Only what blocks by nature (making a connection, files, payloads of other hosts) goes to the loop's own thread pool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from redist.errors import ClientClosed, ConnectionLost, ForkedClientError, RedistError
+from redist.session.links import Links
+from redist.session.operations import Ask, AskAll, Operation, Post, Request, Run, Until
+from redist.session.outcome import Outcome
+from redist.session.session import Session
+from redist.session.states import Condition, Waiter
+from redist.session.wakeup import Wakeup, drivers
+from redist.store.calls import Call
+from redist.store.connect import Endpoint
+
+__all__ = ["AsyncioDriver"]
+
+T = TypeVar("T")
+
+logger = logging.getLogger("redist.session")
+
+
+class AsyncioDriver:
+    """Runs a session in an event loop.
+
+    Parameters
+    ----------
+    session : Session
+        The session; touched only in the loop.
+    endpoint : Endpoint
+        Where to connect.
+    check : bool
+        Whether to see at the start if the server is fit.
+    """
+
+    def __init__(self, session: Session, endpoint: Endpoint, *, check: bool = True) -> None:
+        self.session = session
+        self.endpoint = endpoint
+        self.lock: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+        session.lock = self.lock
+        self.links = Links(session, endpoint, self._changed)
+        self._check = check
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._wakeup = Wakeup()
+        session.ledger.wake = self._wakeup.write
+        self._readers: dict[int, bool] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._planned = float("inf")
+        self._conditions: dict[Waiter, Callable[[], None]] = {}
+        self._waits: set[asyncio.Future[None]] = set()
+        self._connecting: asyncio.Task[None] | None = None
+        self._closed: BaseException | None = None
+        drivers.add(self)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "up" if self.links.up else "down"
+        return f"<AsyncioDriver of {self.session.kind} {self.session.name!r} {state}>"
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop in which `start` ran."""
+        assert self._loop is not None, "the driver has not been started"
+        return self._loop
+
+    # --- start and end ----------------------------------------------------------------------------------------------
+
+    async def start(self, timeout: float = 10.0) -> None:
+        """Connect, register and subscribe.
+
+        Raises
+        ------
+        ConnectionLost
+            If that did not come about within `timeout` seconds.
+        ServerRefused
+            If the server is not fit or does not let us in.
+        """
+        loop = self._loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        session = self.session
+        try:
+            command, push = await asyncio.to_thread(self.links.open, timeout, check=self._check)
+            loop.add_reader(self._wakeup.reading, self._on_wakeup)
+            self.links.adopt_command(command)
+            self.links.adopt_push(push)
+            self._plan()
+            ready = await self.wait(
+                lambda: session.ready or session.failure is not None, deadline - loop.time()
+            )
+            if session.failure is not None:
+                raise session.failure
+            if not ready:
+                raise ConnectionLost(f"{self.endpoint.url} did not register us within {timeout:g} s")
+        except BaseException as error:
+            await self._shut(ClientClosed(f"the connection could not be made: {error}"))
+            raise
+
+    async def close(self, timeout: float = 5.0) -> None:
+        """Release everything and leave. What waits raises `ClientClosed`."""
+        if self._closed is not None:
+            return
+        outcome = Outcome(1)
+        done = outcome.take(0)
+        try:
+            if self.session.failure is None and self._loop is not None:
+                self.session.close(lambda: done([]))
+                self.links.transmit()
+                if self.links.up:
+                    await self.wait(outcome, timeout)
+        except RedistError:
+            pass
+        finally:
+            await self._shut(ClientClosed("the client is closed"))
+
+    async def _shut(self, error: BaseException) -> None:
+        if self._closed is not None:
+            return
+        self._closed = error
+        self.session.ledger.wake = None
+        self.session.fail(error)
+        for fd in list(self._readers):
+            self._unwatch(fd)
+        self.links.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        for future in list(self._waits):
+            if not future.done():
+                future.set_result(None)
+        if self._connecting is not None:
+            self._connecting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._connecting
+        if self._loop is not None:
+            self._loop.remove_reader(self._wakeup.reading)
+        self._wakeup.close()
+
+    def abandon(self, error: BaseException) -> None:
+        """Give everything up without a word: the loop is gone."""
+        if self._closed is None:
+            self._closed = error
+            self.session.failure = self.session.failure or error
+            self.session.ledger.wake = None
+            self.links.close()
+            self._wakeup.close()
+
+    def forked(self) -> None:
+        """In a forked child: drop what is the parent's."""
+        self._closed = None
+        self.abandon(
+            ForkedClientError("this client belongs to the parent process; make a new one in the child")
+        )
+        self.session.failure = self._closed
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called, or this is a forked child."""
+        return self._closed is not None
+
+    def check_alive(self) -> None:
+        """Raise if calls are not possible any more."""
+        if self._closed is not None:
+            raise self._closed.with_traceback(None)
+
+    # --- sending ----------------------------------------------------------------------------------------------------
+
+    def post(
+        self,
+        call: Call,
+        on_reply: Callable[[list[Any]], object] | None = None,
+        on_error: Callable[[BaseException], object] | None = None,
+    ) -> None:
+        """Send a call and go on."""
+        self.check_alive()
+        self.session.enqueue(call, on_reply, on_error)
+        self.push_out()
+
+    async def call(self, call: Call, timeout: float | None = None) -> list[Any]:
+        """Send a call and return its reply; see `ThreadDriver.call`."""
+        return (await self.call_all([call], timeout))[0]
+
+    async def call_all(self, calls: Sequence[Call], timeout: float | None = None) -> list[list[Any]]:
+        """Send calls together and return their replies; raises the first error."""
+        self.check_alive()
+        outcome = Outcome(len(calls))
+        for i, call in enumerate(calls):
+            self.session.enqueue(call, outcome.take(i), outcome.fail)
+        self.push_out()
+        if not await self.wait(outcome, timeout):
+            raise TimeoutError(f"no reply from {self.endpoint.url} within {timeout:g} s")
+        return outcome.result()
+
+    def push_out(self) -> None:
+        """Send what the session has to say."""
+        self.links.transmit()
+        self._plan()
+
+    def submitted(self) -> None:
+        """After `Session.submit`: send what may leave now."""
+        self.session.pump()
+        self.links.transmit()
+
+    # --- events -----------------------------------------------------------------------------------------------------
+
+    def _changed(self) -> None:
+        """Watch the present descriptors, and connect again what broke."""
+        if self._loop is None or self._closed is not None:
+            return
+        links = self.links
+        wanted: dict[int, tuple[Callable[[], None], bool]] = {}
+        if links.push is not None:
+            wanted[links.push.fileno()] = (self._on_push, False)
+        if links.command is not None:
+            wanted[links.command.fileno()] = (self._on_command, bool(links.rest))
+        for fd in list(self._readers):
+            if fd not in wanted:
+                self._unwatch(fd)
+        for fd, (callback, writing) in wanted.items():
+            self._loop.add_reader(fd, callback)
+            if writing:
+                self._loop.add_writer(fd, self._on_writable)
+            elif self._readers.get(fd):
+                self._loop.remove_writer(fd)
+            self._readers[fd] = writing
+        if not links.up and self._readers and self._connecting is None:
+            self._connecting = self._loop.create_task(self._connect_again())
+
+    def _unwatch(self, fd: int) -> None:
+        writing = self._readers.pop(fd, False)
+        if self._loop is not None:
+            self._loop.remove_reader(fd)
+            if writing:
+                self._loop.remove_writer(fd)
+
+    async def _connect_again(self) -> None:
+        try:
+            while not self.links.up and self._closed is None:
+                await asyncio.sleep(max(0.0, self.links.retry_at - self.loop.time()))
+                wire = await asyncio.to_thread(self.links.reopen)
+                if wire is not None:
+                    if self.closed:
+                        wire.close()
+                    else:
+                        self.links.adopt(wire)
+                        self._after()
+        finally:
+            self._connecting = None
+
+    def _on_push(self) -> None:
+        self.links.take_pushes()
+        self._after()
+
+    def _on_command(self) -> None:
+        self.links.take_replies()
+        self._after()
+
+    def _on_writable(self) -> None:
+        self.links.send_rest()
+
+    def _on_wakeup(self) -> None:
+        self._wakeup.drain()
+        if self.session.ledger.armed:
+            self.session.dirty()
+            self._plan()
+
+    def _on_timer(self) -> None:
+        self._planned = float("inf")
+        self.session.tick()
+        self._after()
+
+    def _after(self) -> None:
+        self.links.transmit()
+        if self._conditions:
+            for waiter, wake in list(self._conditions.items()):
+                if waiter.ready():
+                    wake()
+        self._plan()
+
+    def _plan(self) -> None:
+        deadline = self.session.deadline
+        if deadline < self._planned and self._loop is not None and self._closed is None:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._planned = deadline
+            self._timer = self._loop.call_at(deadline, self._on_timer)
+
+    # --- waiting ----------------------------------------------------------------------------------------------------
+
+    async def wait(self, what: Waiter | Callable[[], Any], timeout: float | None = None) -> bool:
+        """Wait until `what` is ready; see `ThreadDriver.wait`."""
+        waiter = what if isinstance(what, Waiter) else Condition(what)
+        if waiter.ready():
+            return True
+        self.check_alive()
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            raise RuntimeError("this client belongs to another event loop")
+        self.session.pump()
+        self.push_out()
+        future: asyncio.Future[None] = loop.create_future()
+
+        def wake() -> None:
+            if not future.done():
+                future.set_result(None)
+
+        if isinstance(waiter, Condition):
+            self._conditions[waiter] = wake
+        else:
+            waiter.wake = wake
+        self._waits.add(future)
+        timer = loop.call_later(timeout, wake) if timeout is not None else None
+        try:
+            await future
+            if waiter.ready():
+                return True
+            self.check_alive()
+            return False
+        finally:
+            self._conditions.pop(waiter, None)
+            self._waits.discard(future)
+            waiter.wake = None
+            if timer is not None:
+                timer.cancel()
+
+    # --- operations -------------------------------------------------------------------------------------------------
+
+    async def run(self, operation: Operation[T]) -> T:
+        """Run an operation to its end and return what it returns."""
+        value: Any = None
+        error: BaseException | None = None
+        try:
+            while True:
+                request = operation.send(value) if error is None else operation.throw(error)
+                value = error = None
+                try:
+                    value = await self._perform(request)
+                except BaseException as raised:
+                    error = raised
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    async def _perform(self, request: Request) -> Any:
+        if isinstance(request, Until):
+            return await self.wait(request.waiter, request.timeout)
+        if isinstance(request, Ask):
+            return await self.call(request.call)
+        if isinstance(request, AskAll):
+            return await self.call_all(request.calls) if request.calls else []
+        if isinstance(request, Post):
+            return self.post(request.call)
+        assert isinstance(request, Run)
+        return await asyncio.to_thread(request.function, *request.args)
