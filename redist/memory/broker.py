@@ -22,6 +22,7 @@ from redist.errors import RedistError, SegmentCorrupt, SegmentError, SegmentsFul
 from redist.memory.broker_messages import ABORT, COMMIT, DROP, FETCH, RESERVE, STAT, Wanted
 from redist.memory.directory import SegmentDirectory
 from redist.memory.frames import FrameParser, error_fields, pack_frame
+from redist.memory.headers import footprint
 
 __all__ = ["Broker"]
 
@@ -144,7 +145,8 @@ class Broker:
             try:
                 self._grant(peer, number, wanted)
             except SegmentsFull as error:
-                if self._make_room is None:
+                limit = self.directory.space.limit
+                if self._make_room is None or (limit and sum(size for _, _, size in wanted) > limit):
                     peer.send([number, error_fields(error)])
                 else:
                     self._spawn(self._grant_later(peer, number, wanted))
@@ -179,13 +181,8 @@ class Broker:
 
     def _grant(self, peer: _Peer, number: int, wanted: list[tuple[str, int, int]]) -> None:
         directory = self.directory
-        reserved: list[int] = []
-        try:
-            for _, _, size in wanted:
-                reserved.append(directory.reserve(size))
-        except SegmentsFull:
-            directory.release(sum(reserved))
-            raise
+        reserved = [footprint(size) for _, _, size in wanted]
+        directory.reserve(sum(reserved))
         answer: list[Any] = [number, None]
         for (name, attempt, size), nbytes in zip(wanted, reserved, strict=True):
             grant = next(self._numbers)

@@ -31,6 +31,7 @@ from redist.memory.broker_messages import (
     grants_of,
     outcomes_of,
     reserve_request,
+    take_back,
 )
 from redist.memory.frames import FrameParser, error_of, pack_frame
 from redist.memory.headers import Header
@@ -92,12 +93,11 @@ class BrokerClient:
                     writer.write(payload.chunks())
                     writer.publish(grant.final_path)
                 published.append(grant)
+            self.commit(grants)
         except BaseException:
-            for grant in published:
-                os.unlink(grant.final_path)
+            take_back(published)
             self.abort(grants)
             raise
-        self.commit(grants)
 
     def reserve(self, headers: Sequence[Header]) -> list[Grant]:
         """Reserve space for payloads, all or none.

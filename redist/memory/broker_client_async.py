@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from redist.memory.broker_messages import (
     ABORT,
     COMMIT,
     DROP,
+    RESERVE,
     STAT,
     Grant,
     Stat,
@@ -22,6 +22,7 @@ from redist.memory.broker_messages import (
     grants_of,
     outcomes_of,
     reserve_request,
+    take_back,
 )
 from redist.memory.frames import FrameParser, error_of, pack_frame
 from redist.memory.headers import Header
@@ -65,12 +66,11 @@ class AsyncBrokerClient:
                         await asyncio.sleep(0)
                     writer.publish(grant.final_path)
                 published.append(grant)
+            self.commit(grants)
         except BaseException:
-            for grant in published:
-                os.unlink(grant.final_path)
+            take_back(published)
             self.abort(grants)
             raise
-        self.commit(grants)
 
     async def reserve(self, headers: Sequence[Header]) -> list[Grant]:
         """Reserve space for payloads, all or none; see `BrokerClient.reserve`."""
@@ -144,6 +144,8 @@ class _AsyncConnection(asyncio.Protocol):
         self.address = address
         self.lost: TransferError | None = None
         self._answers: dict[int, asyncio.Future[list[Any]]] = {}
+        # requests whose caller gave up: number -> kind
+        self._given_up: dict[int, int] = {}
         self._parser = FrameParser()
         self._transport: asyncio.Transport | None = None
 
@@ -158,6 +160,8 @@ class _AsyncConnection(asyncio.Protocol):
                 answer = self._answers.pop(items[0], None)
                 if answer is not None and not answer.done():
                     answer.set_result(items)
+                elif self._given_up.pop(items[0], 0) == RESERVE and items[1] is None:
+                    self.send([ABORT, 0, *items[2::2]])
         except RedistError as error:
             self.connection_lost(error)
 
@@ -180,7 +184,8 @@ class _AsyncConnection(asyncio.Protocol):
         try:
             return await answer
         finally:
-            self._answers.pop(number, None)
+            if self._answers.pop(number, None) is not None:
+                self._given_up[number] = items[0]
 
     def send(self, items: list[Any]) -> None:
         if self.lost is not None or self._transport is None:

@@ -72,6 +72,15 @@ class Stat:
     granted: int
 
 
+def take_back(published: Sequence[Grant]) -> None:
+    """Remove files that were published and will not be committed."""
+    for grant in published:
+        try:
+            os.unlink(grant.final_path)
+        except FileNotFoundError:
+            pass
+
+
 def reserve_request(number: int, headers: Sequence[Header]) -> list[Any]:
     items: list[Any] = [RESERVE, number]
     for header in headers:

@@ -17,12 +17,12 @@ from typing import Any
 
 from redist.errors import RedistError, SegmentCorrupt, TransferError
 from redist.memory.broker_messages import Wanted, flat, outcomes_of
-from redist.memory.data_server import DROP, GET, PUT, SEND_PIECE
+from redist.memory.data_messages import DROP, GET, pieces_of, put_request
 from redist.memory.frames import MAX_FRAME, pack_frame
 from redist.memory.hello import HELLO_LIMIT, check_server, client_hello, new_nonce
 from redist.memory.holders import HolderPlan, split_address
 from redist.memory.receive import PIECE, FrameReceiver, PayloadReceiver, PrivateSink, Received, Sink
-from redist.memory.writer import PayloadLike, header_for
+from redist.memory.writer import PayloadLike
 
 __all__ = ["DataClient"]
 
@@ -241,40 +241,6 @@ class _Connection:
 
     def close(self) -> None:
         self._socket.close()
-
-
-def put_request(items: Sequence[tuple[str, int, PayloadLike]]) -> list[Any]:
-    """Return the PUT request for payloads (name, attempt, payload)."""
-    headers = [header_for(name, attempt, payload) for name, attempt, payload in items]
-    return [PUT, *(header.fields for header in headers)]
-
-
-def pieces_of(payload: PayloadLike) -> Any:
-    """Yield the bytes of a payload in pieces that are worth a send each."""
-    gathered = bytearray()
-    left = payload.nbytes
-    for chunk in payload.chunks():
-        view = memoryview(chunk)
-        if not view.nbytes:
-            continue
-        view = view.cast("B")
-        left -= view.nbytes
-        if left < 0:
-            break
-        if view.nbytes < 64 * 1024:
-            gathered += view
-            if len(gathered) < SEND_PIECE:
-                continue
-            view = view[:0]
-        if gathered:
-            yield bytes(gathered)
-            gathered.clear()
-        for start in range(0, view.nbytes, SEND_PIECE):
-            yield view[start : start + SEND_PIECE]
-    if gathered:
-        yield bytes(gathered)
-    if left:
-        raise TransferError(f"a payload announced {payload.nbytes} bytes and gave {payload.nbytes - left}")
 
 
 def transfer_error(address: str, error: BaseException) -> RedistError:

@@ -10,8 +10,8 @@ from typing import Any
 
 from redist.errors import RedistError, SegmentCorrupt, TransferError
 from redist.memory.broker_messages import Wanted, flat, outcomes_of
-from redist.memory.data_client import IDLE_SECONDS, pieces_of, put_request, transfer_error
-from redist.memory.data_server import DROP, GET, SEND_PIECE
+from redist.memory.data_client import IDLE_SECONDS, transfer_error
+from redist.memory.data_messages import DROP, GET, SEND_PIECE, pieces_of, put_request
 from redist.memory.frames import pack_frame
 from redist.memory.hello import HELLO_LIMIT, check_server, client_hello, new_nonce
 from redist.memory.holders import HolderPlan, split_address

@@ -2,15 +2,6 @@
 
 Connections wait in the event loop and cost no thread. When a request arrives the connection moves to a thread of a small
 pool, so at most ``transfers`` payloads are on their way at a time, and back when it has been quiet for a moment.
-
-======= ================================= ==========================================================================
-request sent                              answered
-======= ================================= ==========================================================================
-GET     [1, name, attempt, ...]           for each: [None, header...] and the bytes, or [[error, text]]
-PUT     [2, [header...], ...]             [None or [error, text]...]; then the client sends the bytes of the accepted
-                                          ones one after the other; then [None or [error, text]...]
-DROP    [3, name, attempt, ...]           [0]
-======= ================================= ==========================================================================
 """
 
 from __future__ import annotations
@@ -28,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from redist.errors import RedistError, SegmentCorrupt, SegmentError, TransferError
+from redist.memory.data_messages import DROP, GET, PUT, SEND_PIECE
 from redist.memory.directory import SegmentDirectory
 from redist.memory.frames import MAX_FRAME, FrameParser, error_fields, pack_frame
 from redist.memory.headers import Header, header_of
@@ -35,13 +27,10 @@ from redist.memory.hello import HELLO_LIMIT, check_client, new_nonce, server_hel
 from redist.memory.reader import open_segment
 from redist.memory.receive import PIECE, SegmentSink, Target
 
-__all__ = ["DROP", "GET", "PUT", "DataServer", "ip_towards"]
+__all__ = ["DataServer", "ip_towards"]
 
 logger = logging.getLogger("redist.memory")
 
-GET, PUT, DROP = 1, 2, 3
-
-SEND_PIECE = 512 * 1024
 _GATHERED = 128 * 1024
 _LINGER = 0.005
 _HELLO_SECONDS = 5.0

@@ -7,7 +7,7 @@
             id                    random id; who can read it here shares this host's memory
             lock                  flocked while the worker lives; first line: whose it is
             space                 the counters of `redist.memory.space`
-            grant-N               being written
+            grant-RANDOM-N        being written
             HASH.ATTEMPT          a payload, see `redist.memory.headers`
             socket                the worker's local socket
 
@@ -21,6 +21,7 @@ import fcntl
 import itertools
 import logging
 import os
+import secrets
 import shutil
 import stat as statmode
 import threading
@@ -78,6 +79,8 @@ class SegmentDirectory:
         self.files = {}
         self._lock_fd = lock_fd
         self._mutex = threading.Lock()
+        # a client may still write into a grant of the dead worker whose directory this was
+        self._grant_prefix = f"{path}/{_GRANT}{secrets.token_hex(4)}-"
         self._grants = itertools.count(1)
         self._total = 0
         # dropped while a reader maps them: descriptor and bytes, still counted as used
@@ -173,7 +176,7 @@ class SegmentDirectory:
         need = footprint(nbytes)
         if self._lingering:
             self.reap()
-        self.space.reserve(need, self.largest())
+        self.space.reserve(need, self.largest)
         return need
 
     def release(self, nbytes: int) -> None:
@@ -182,7 +185,7 @@ class SegmentDirectory:
 
     def new_grant(self) -> str:
         """Return the path of a new file to be written and then published under `path_of` a payload."""
-        return f"{self.path}/{_GRANT}{next(self._grants)}"
+        return f"{self._grant_prefix}{next(self._grants)}"
 
     def cancel_grant(self, path: str, reserved: int) -> None:
         """Remove what was written of a grant, and give its reservation back."""
@@ -395,10 +398,13 @@ _living: weakref.WeakSet[SegmentDirectory] = weakref.WeakSet()
 
 
 def _forked() -> None:
-    """Close the locks in a forked child: its parent alone is the living worker."""
+    """Close the locks, and the dropped files, in a forked child: its parent alone is the living worker."""
     for directory in list(_living):
         os.close(directory._lock_fd)
         directory._lock_fd = -1
+        for fd, _ in directory._lingering:
+            os.close(fd)
+        directory._lingering = []
     _living.clear()
 
 

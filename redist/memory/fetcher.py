@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from redist.errors import RedistError, SegmentsFull
+from redist.errors import RedistError, SegmentsFull, TransferError
 from redist.memory.broker_messages import Wanted
 from redist.memory.data_client import DataClient
 from redist.memory.directory import SegmentDirectory
@@ -14,6 +15,8 @@ from redist.memory.holders import HolderPlan
 from redist.memory.receive import Received, SegmentSink
 
 __all__ = ["Fetcher"]
+
+logger = logging.getLogger("redist.memory")
 
 
 class Fetcher:
@@ -50,7 +53,6 @@ class Fetcher:
     ) -> None:
         self._directory = directory
         self._client = client
-        self._sink = SegmentSink(directory)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="redist-fetch")
         self._a_source = a_source
         self._sources: dict[str, tuple[asyncio.Semaphore, int]] = {}
@@ -98,13 +100,10 @@ class Fetcher:
     async def _transfer(self, wanted: list[Wanted]) -> None:
         outcomes: list[Received | RedistError] = []
         try:
-            outcomes = await self._fetch_all(wanted)
-            full = [index for index, outcome in enumerate(outcomes) if isinstance(outcome, SegmentsFull)]
-            while full and self._make_room is not None and await self._make_room(0):
-                again = await self._fetch_all([wanted[index] for index in full])
-                for index, outcome in zip(full, again, strict=True):
-                    outcomes[index] = outcome
-                full = [index for index in full if isinstance(outcomes[index], SegmentsFull)]
+            outcomes = await self._fetch_with_room(wanted)
+        except Exception as error:
+            logger.exception("a fetch failed")
+            outcomes = [TransferError(f"the fetch failed: {error!r}")] * len(wanted)
         finally:
             for index, (name, attempt, _) in enumerate(wanted):
                 future = self._on_the_way.pop((name, attempt))
@@ -116,11 +115,30 @@ class Fetcher:
                 else:
                     future.cancel()
 
-    async def _fetch_all(self, wanted: list[Wanted]) -> list[Received | RedistError]:
+    async def _fetch_with_room(self, wanted: list[Wanted]) -> list[Received | RedistError]:
+        sink = SegmentSink(self._directory)
+        outcomes = await self._fetch_all(wanted, sink)
+        full = [index for index, outcome in enumerate(outcomes) if isinstance(outcome, SegmentsFull)]
+        while full and self._make_room is not None:
+            limit = self._directory.space.limit
+            need = sum(sink.refused)
+            if (limit and max(sink.refused) > limit) or not await self._make_room(min(need, limit or need)):
+                break
+            sink = SegmentSink(self._directory)
+            again = await self._fetch_all([wanted[index] for index in full], sink)
+            for index, outcome in zip(full, again, strict=True):
+                outcomes[index] = outcome
+            full = [index for index in full if isinstance(outcomes[index], SegmentsFull)]
+        return outcomes
+
+    async def _fetch_all(self, wanted: list[Wanted], sink: SegmentSink) -> list[Received | RedistError]:
         plan = HolderPlan(wanted)
         while groups := plan.groups():
             answers = await asyncio.gather(
-                *(self._from_source(address, plan.payloads(indices)) for address, indices in groups.items())
+                *(
+                    self._from_source(address, plan.payloads(indices), sink)
+                    for address, indices in groups.items()
+                )
             )
             for indices, answer in zip(groups.values(), answers, strict=True):
                 plan.record(indices, answer)
@@ -133,7 +151,7 @@ class Fetcher:
         return plan.outcomes()
 
     async def _from_source(
-        self, address: str, payloads: list[tuple[str, int]]
+        self, address: str, payloads: list[tuple[str, int]], sink: SegmentSink
     ) -> list[Received | RedistError]:
         semaphore, users = self._sources.get(address, (None, 0))
         if semaphore is None:
@@ -142,7 +160,7 @@ class Fetcher:
         try:
             async with semaphore:
                 loop = asyncio.get_running_loop()
-                return await loop.run_in_executor(self._pool, self._client.get, address, payloads, self._sink)
+                return await loop.run_in_executor(self._pool, self._client.get, address, payloads, sink)
         finally:
             semaphore, users = self._sources[address]
             if users == 1:

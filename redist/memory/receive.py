@@ -119,12 +119,20 @@ class SegmentSink:
         Where they go.
     """
 
+    #: sizes of the payloads for which there was no space
+    refused: list[int]
+
     def __init__(self, directory: SegmentDirectory) -> None:
+        self.refused = []
         self._directory = directory
 
     def start(self, header: Header) -> Target:
         """Reserve space for the payload and make its file."""
-        return _SegmentTarget(self._directory, header)
+        try:
+            return _SegmentTarget(self._directory, header)
+        except SegmentsFull:
+            self.refused.append(header.file_size)
+            raise
 
 
 class _SegmentTarget:

@@ -11,7 +11,7 @@ import fcntl
 import os
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from redist.errors import SegmentError, SegmentsFull
@@ -81,15 +81,15 @@ class Space:
         with self._locked() as counters:
             counters[:] = used, limit
 
-    def reserve(self, nbytes: int, holders: Sequence[tuple[str, int]] = ()) -> None:
+    def reserve(self, nbytes: int, holders: Callable[[], list[tuple[str, int]]] = list) -> None:
         """Reserve `nbytes`.
 
         Parameters
         ----------
         nbytes : int
             Bytes to reserve.
-        holders : sequence of (name, nbytes)
-            The largest holders, for the error's text.
+        holders : callable
+            Returns names and bytes of the largest holders, for the error's text.
 
         Raises
         ------
@@ -103,7 +103,7 @@ class Space:
             if nbytes <= left and nbytes <= on_disk:
                 counters[0] += nbytes
                 return
-        raise full_error(os.path.dirname(self.path), nbytes, limit, max(0, min(left, on_disk)), holders)
+        raise full_error(os.path.dirname(self.path), nbytes, limit, max(0, min(left, on_disk)), holders())
 
     def release(self, nbytes: int) -> None:
         """Give `nbytes` back; a negative number takes them without asking (a file turned out larger)."""

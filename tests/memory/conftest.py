@@ -12,9 +12,9 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(__file__))
 
-from memory_helpers import Loop  # noqa: E402
+from memory_helpers import Loop
 
-from redist.memory.directory import SegmentDirectory  # noqa: E402
+from redist.memory.directory import SegmentDirectory
 
 
 @pytest.fixture

@@ -17,12 +17,10 @@ TOKEN = "00ff" * 8
 class Bytes:
     """A payload of plain bytes."""
 
-    def __init__(
-        self, data: bytes, type: str = "bytes", contains: tuple[str, ...] = (), pieces: int = 1
-    ) -> None:
+    def __init__(self, data: bytes, contains: tuple[str, ...] = (), pieces: int = 1) -> None:
         self.data = data
         self.nbytes = len(data)
-        self.type = type
+        self.type = "bytes"
         self.contains = contains
         self.pieces = pieces
 

@@ -119,6 +119,8 @@ def test_room_is_made(directory: SegmentDirectory, loop: Loop) -> None:
         assert client.stat().files == 1
         with pytest.raises(SegmentsFull):
             client.reserve([Header("newer", 3, 50 << 20)])
+        with pytest.raises(SegmentsFull):
+            client.reserve([Header("never", 3, 500 << 20)])
         with pytest.raises(SegmentError, match="fetches nothing"):
             client.fetch([("x", 1, [])])
     assert len(asked) == 2
@@ -231,17 +233,17 @@ def test_slow_fetch_holds_nobody_up(worker: Worker, client: BrokerClient) -> Non
 
 
 def test_given_up_reservation_returns(directory: SegmentDirectory, loop: Loop) -> None:
+    store(directory, "old", 1, bytes(40 << 20))
     gate = asyncio.Event()
 
     async def make_room(need: int) -> bool:
         await gate.wait()
-        directory.space.reset(directory.space.used, 256 << 20)
-        return True
+        return directory.drop("old", 1)
 
     broker = Broker(directory, make_room=make_room)
     with BrokerClient(loop.run(broker.start()), timeout=0.05) as client:
         with pytest.raises(TransferError, match="did not answer within"):
-            client.reserve([Header("x", 1, 100 << 20)])
+            client.reserve([Header("x", 1, 60 << 20)])
         loop.loop.call_soon_threadsafe(gate.set)
         loop.settle()
         client.timeout = 10
@@ -381,3 +383,31 @@ def test_asyncio_client_without_worker(parent: str) -> None:
 
     asyncio.run(main())
     gc.collect()
+
+
+def test_given_up_reservation_of_an_asyncio_client_returns(directory: SegmentDirectory, loop: Loop) -> None:
+    store(directory, "old", 1, bytes(40 << 20))
+    gate = asyncio.Event()
+
+    async def make_room(need: int) -> bool:
+        await gate.wait()
+        return directory.drop("old", 1)
+
+    broker = Broker(directory, make_room=make_room)
+    address = loop.run(broker.start())
+
+    async def main() -> None:
+        client = AsyncBrokerClient(address, timeout=0.05)
+        with pytest.raises(TransferError, match="did not answer within"):
+            await client.reserve([Header("x", 1, 60 << 20)])
+        loop.loop.call_soon_threadsafe(gate.set)
+        client.timeout = 10
+        while (await client.stat()).files:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        assert (await client.stat()).granted == 0
+        client.close()
+        await asyncio.sleep(0)
+
+    asyncio.run(main())
+    loop.run(broker.close())

@@ -273,3 +273,51 @@ def test_speed(directory: SegmentDirectory) -> None:
     start = time.perf_counter()
     kept = [open_segment(path) for _ in range(200)]
     assert (time.perf_counter() - start) / len(kept) < 0.002
+
+
+def test_plain_arrow_reads_the_file(directory: SegmentDirectory) -> None:
+    pa = pytest.importorskip("pyarrow")
+    table = pa.table({"a": list(range(1000)), "b": ["x"] * 1000})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    path = store(directory, "table", 1, sink.getvalue().to_pybytes())
+    with pa.memory_map(path) as source:
+        assert pa.ipc.open_stream(source).read_all().equals(table)
+
+
+def test_readers_and_droppers_race(directory: SegmentDirectory) -> None:
+    code = textwrap.dedent("""
+        import sys, time
+        from redist.errors import SegmentGone
+        from redist.memory.headers import path_of
+        from redist.memory.reader import open_segment
+        whole = gone = 0
+        end = time.monotonic() + 1.0
+        attempt = 0
+        while time.monotonic() < end:
+            try:
+                mapping = open_segment(path_of(sys.argv[1], "k", attempt % 4))
+                view = bytes(mapping.view)
+                assert len(set(view)) == 1 and len(view) == 9000, (len(view), set(view))
+                assert mapping.header().attempt == attempt % 4
+                whole += 1
+            except SegmentGone:
+                gone += 1
+            attempt += 1
+        print(whole, gone)
+    """)
+    readers = [
+        subprocess.Popen([sys.executable, "-c", code, directory.path], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    count = 0
+    while any(reader.poll() is None for reader in readers):
+        store(directory, "k", count % 4, bytes([count % 256]) * 9000)
+        directory.drop("k", (count + 2) % 4)
+        directory.reap()
+        count += 1
+    for reader in readers:
+        whole, gone = map(int, reader.communicate()[0].split())
+        assert whole
+        assert gone
