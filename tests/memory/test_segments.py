@@ -312,12 +312,12 @@ def test_readers_and_droppers_race(directory: SegmentDirectory) -> None:
         for _ in range(2)
     ]
     count = 0
-    while any(reader.poll() is None for reader in readers):
+    while any(child.poll() is None for child in readers):
         store(directory, "k", count % 4, bytes([count % 256]) * 9000)
         directory.drop("k", (count + 2) % 4)
         directory.reap()
         count += 1
-    for reader in readers:
-        whole, gone = map(int, reader.communicate()[0].split())
+    for child in readers:
+        whole, gone = map(int, child.communicate()[0].split())
         assert whole
         assert gone
