@@ -17,7 +17,7 @@ from redist.protocol.flatbuffers import field, follow
 from redist.protocol.header import CONTINUATION, END_OF_STREAM
 from redist.protocol.sizes import padding
 
-__all__ = ["PACKAGES", "from_stream", "has_stream", "to_stream"]
+__all__ = ["PACKAGES", "from_stream", "has_stream", "is_foreign", "to_stream"]
 
 PACKAGES = frozenset({"pyarrow", "polars"})
 """Packages whose objects may have a stream of their own."""
@@ -40,8 +40,8 @@ def has_stream(obj: Any) -> bool:
     import pyarrow as pa
 
     if kind is pa.Table or kind is pa.RecordBatch:
-        return not any(_is_foreign(column.type) for column in obj.schema)
-    return (kind is pa.ChunkedArray or isinstance(obj, pa.Array)) and not _is_foreign(obj.type)
+        return not any(is_foreign(column.type) for column in obj.schema)
+    return (kind is pa.ChunkedArray or isinstance(obj, pa.Array)) and not is_foreign(obj.type)
 
 
 def to_stream(obj: Any) -> list[bytes | memoryview] | None:
@@ -152,17 +152,17 @@ def _as_table(obj: Any) -> tuple[Any, bytes]:
     return table, b"polars" if kind is polars.DataFrame else b"polars.series"
 
 
-def _is_foreign(kind: Any) -> bool:
+def is_foreign(kind: Any) -> bool:
     """Return whether a type, or one inside of it, is a Python class, which another process may not have registered."""
     import pyarrow as pa
 
     if isinstance(kind, pa.ExtensionType):
         return True
     if isinstance(kind, pa.BaseExtensionType):
-        return _is_foreign(kind.storage_type)
+        return is_foreign(kind.storage_type)
     if isinstance(kind, pa.DictionaryType):
-        return _is_foreign(kind.value_type)
-    return any(_is_foreign(kind.field(i).type) for i in range(kind.num_fields))
+        return is_foreign(kind.value_type)
+    return any(is_foreign(kind.field(i).type) for i in range(kind.num_fields))
 
 
 def _aligned(pieces: list[Any]) -> Iterator[bytes | memoryview]:

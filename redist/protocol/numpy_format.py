@@ -14,7 +14,7 @@ import functools
 import math
 import pickle
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from redist.errors import DeserializationError
 from redist.protocol.header import (
@@ -109,17 +109,18 @@ def from_stream(schema: bytes, metadata: Mapping[bytes, bytes], buffer: memoryvi
         raise DeserializationError(
             f"the array's payload is damaged: {nbytes} bytes for the shape {stored} of {dtype}"
         )
-    array: Array = np.ndarray(stored, dtype, buffer[start : start + nbytes], order=order)  # type: ignore[call-overload]
+    array: Array = np.ndarray(stored, dtype, buffer[start : start + nbytes], order=order)
     return array if stored == shape else np.broadcast_to(array, shape)
 
 
-def memory_of(array: Array) -> memoryview:
+def memory_of(array: Any) -> memoryview:
     """Return the memory of a contiguous array as flat bytes."""
     try:
         return pickle.PickleBuffer(array).raw()
     except (ValueError, BufferError):  # datetimes are not exported as buffers
         flat = array if array.flags.c_contiguous else array.T
-        return flat.reshape(-1).view("u1").data
+        memory: memoryview = flat.reshape(-1).view("u1").data
+        return memory
 
 
 def _text(shape: Shape) -> bytes:
@@ -178,8 +179,10 @@ def _from_description(description: Any) -> np.dtype[Any]:
     if isinstance(description, str):
         return np.dtype(description)
     formats = [_from_description(form) for form in description["formats"]]
-    plain = {key: description[key] for key in ("names", "offsets", "itemsize")}
-    return np.dtype({**plain, "formats": formats}, align=description["aligned"])
+    fields: Any = {key: description[key] for key in ("names", "offsets", "itemsize")}
+    fields["formats"] = formats
+    dtype: np.dtype[Any] = np.dtype(fields, align=description["aligned"])
+    return dtype
 
 
 @functools.lru_cache(maxsize=256)
@@ -215,12 +218,14 @@ def _templates(column: ColumnType) -> tuple[SchemaTemplate, SchemaTemplate]:
     )
 
 
-def _parse(schema: bytes, metadata: Mapping[bytes, bytes]) -> tuple[np.dtype[Any], Shape, Shape, str]:
+def _parse(
+    schema: bytes, metadata: Mapping[bytes, bytes]
+) -> tuple[np.dtype[Any], Shape, Shape, Literal["C", "F"]]:
     """Return dtype, shape, stored shape and order of a schema message."""
     try:
         description, shape_text, stored_text = (metadata[key] for key in _KEYS)
         dtype = _dtype(description.decode())
-        order = metadata[b"order"].decode()
+        order: Literal["C", "F"] = "F" if metadata[b"order"] == b"F" else "C"
         shape = _shape(shape_text)
         stored = _shape(stored_text) if stored_text else shape
         template = _templates(_column(dtype))[order == "F"]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from redist.errors import RedistError
 from redist.protocol.futures import Collector, future_reducers
-from redist.protocol.reducers import reducer_of
+from redist.protocol.reducers import reducer_of, register_imported
 from redist.protocol.sizes import OUT_OF_BAND
 
 __all__ = ["BufferSink", "Pickled", "pickle_object"]
@@ -95,6 +95,7 @@ def pickle_object(
     Exception
         Whatever the object's own code, pickle or cloudpickle raise.
     """
+    register_imported()
     if not by_value:
         try:
             pickled = _run(_Pickler, obj, collector, sink)
@@ -153,7 +154,8 @@ def _cloudpickler() -> type[Any]:
                 if kind in future_reducers:
                     return self.collector.reduce(obj)
                 reducer = reducer_of(kind)
-                return super().reducer_override(obj) if reducer is None else reducer(obj)
+                reduced = NotImplemented if reducer is None else reducer(obj)
+                return super().reducer_override(obj) if reduced is NotImplemented else reduced
 
         _by_value_pickler = ByValuePickler
     return _by_value_pickler

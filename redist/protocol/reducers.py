@@ -1,24 +1,46 @@
 """Better reductions than the objects' own, for the pickler: large buffers leave the pickle uncopied.
 
-Reducers are looked up by exact class, and registered for a library only once that library is imported.
+Reducers are looked up by exact class. Those of a library are registered once that library is imported: before that, no
+object of it can be met.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["reducer_of", "register_imported"]
+__all__ = ["Reducer", "reducer_of", "register_imported"]
 
 Reducer = Callable[[Any], Any]
+"""Takes an object, returns what ``__reduce__`` returns, or NotImplemented for the object's own reduction."""
+
 _reducers: dict[type, Reducer] = {}
-_seen: set[str] = set()
+_waiting = ["numpy", "pandas", "pyarrow"]
 
-
-def reducer_of(kind: type) -> Reducer | None:
-    """Return the reducer for instances of exactly `kind`, or None."""
-    return _reducers.get(kind)
+#: the reducer for instances of exactly a class, or None
+reducer_of = _reducers.get
 
 
 def register_imported() -> None:
     """Add the reducers of the libraries that were imported since the last call."""
+    for library in tuple(_waiting):
+        module = sys.modules.get(library)
+        if module is None:
+            continue
+        spec = getattr(module, "__spec__", None)
+        if getattr(spec, "_initializing", False):  # another thread is importing it right now
+            continue
+        _reducers.update(_load(library))
+        if library in _waiting:
+            _waiting.remove(library)
+
+
+def _load(library: str) -> dict[type, Reducer]:
+    if library == "numpy":
+        from redist.protocol.reducers_numpy import reducers
+    elif library == "pandas":
+        from redist.protocol.reducers_pandas import reducers
+    else:
+        from redist.protocol.reducers_arrow import reducers
+    return reducers()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import builtins
 import pickle
 import traceback as tracebacks
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from types import CodeType, FrameType, FunctionType, TracebackType
 from typing import Any
 
@@ -138,7 +138,7 @@ def _pack_link(
     notes = getattr(exc, "__notes__", None)
     if isinstance(notes, list):
         link["notes"] = [_cut(note, 2048) for note in notes[:16] if isinstance(note, str)]
-    pickled = _pickle_bounded(exc, max_pickle)
+    pickled = _pickle_bounded(_Reduced(exc), max_pickle)
     if pickled is not None and _loads_again(pickled, kind):
         link["exc"] = pickled
     else:
@@ -150,6 +150,16 @@ def _pack_link(
         if other is not None and links > 0 and id(other) not in seen:
             link[name] = _pack_link(other, max_pickle, max_text, links - 1, seen)
     return link
+
+
+class _Reduced:
+    """An exception on its way, pickled as it says itself: tblib, where installed, would pickle its traceback and chain."""
+
+    def __init__(self, exc: BaseException) -> None:
+        self._exc = exc
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        return self._exc.__reduce_ex__(5)
 
 
 def _pickle_bounded(obj: Any, limit: int) -> bytes | None:
@@ -193,6 +203,7 @@ def _unpack_link(link: dict[str, Any]) -> BaseException:
 
 def _rebuilt(link: dict[str, Any]) -> BaseException | None:
     try:
+        exc: Any = None
         if "exc" in link:
             exc = pickle.loads(link["exc"])
         elif "parts" in link:
@@ -200,8 +211,6 @@ def _rebuilt(link: dict[str, Any]) -> BaseException | None:
             exc = kind.__new__(kind, *args)
             exc.args = args
             exc.__dict__.update(attributes)
-        else:
-            return None
     except Exception:
         return None
     return exc if isinstance(exc, BaseException) else None
@@ -214,12 +223,13 @@ def _stand_in(link: dict[str, Any]) -> BaseException:
     if isinstance(base, type) and issubclass(base, Exception) and not issubclass(base, BaseExceptionGroup):
         try:
             kind: type[StandIn] = type(name, (StandIn, base), attributes)
-            exc: BaseException = kind.__new__(kind)
+            exc = kind.__new__(kind)
             exc.args = (link["message"],)
             return exc
         except TypeError:  # layouts that do not go together
             pass
-    return type(name, (StandIn,), attributes)(link["message"])
+    plain: type[StandIn] = type(name, (StandIn,), attributes)
+    return plain(link["message"])
 
 
 def _from_store(data: bytes) -> BaseException:
@@ -306,5 +316,6 @@ def _frame(filename: str, name: str) -> FrameType:
     # A generator that never runs has a frame without callers, so nothing of ours is kept alive by a traceback; and without
     # a line table the traceback's own line numbers count, and nothing false is underlined.
     code = _FRAME_CODE.replace(co_filename=filename, co_name=name, co_qualname=name)
-    generator: Generator[None, None, None] = FunctionType(code, {"__name__": name, "__file__": filename})()
-    return generator.gi_frame
+    generator: Any = FunctionType(code, {"__name__": name, "__file__": filename})()
+    frame: FrameType = generator.gi_frame
+    return frame

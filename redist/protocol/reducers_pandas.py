@@ -1,0 +1,46 @@
+"""Reducers for pandas: frames and series that are loaded know that their memory is shared, so writing copies first.
+
+A loaded block views the read-only payload. pandas' copy on write looks whether anything else refers to a block's values
+before it writes into them; a weak reference to something that never dies makes it find that, for the block and all that is
+later made from it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from redist.protocol.reducers import Reducer
+
+__all__ = ["reducers"]
+
+
+class _Payload:
+    """Stands for the other user of a loaded block's memory."""
+
+
+_payload = _Payload()
+
+
+def reducers() -> dict[type, Reducer]:
+    """Return the reducers by class."""
+    from pandas.core.internals.managers import BlockManager, SingleBlockManager
+
+    return {BlockManager: _reduce_manager, SingleBlockManager: _reduce_manager}
+
+
+def _reduce_manager(manager: Any) -> Any:
+    reduced = manager.__reduce_ex__(5)
+    return _shared, reduced[:3] if len(reduced) > 2 else (*reduced, None)
+
+
+def _shared(make: Any, args: tuple[Any, ...], state: Any) -> Any:
+    manager = make(*args)
+    if state is not None:
+        manager.__setstate__(state)
+    for block in manager.blocks:
+        flags = getattr(block.values, "flags", None)
+        references = getattr(getattr(block, "refs", None), "referenced_blocks", None)
+        if references is not None and not getattr(flags, "writeable", False):
+            references.append(weakref.ref(_payload))
+    return manager
