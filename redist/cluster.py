@@ -1,0 +1,446 @@
+"""`LocalCluster`: a server and workers on this machine, started in one line and gone with this process."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shutil
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Generator, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from redist.errors import RedistError
+from redist.launch import Launcher, WorkerProcess, WorkerSettings
+from redist.store.connect import Endpoint, endpoint
+from redist.store.server import EmbeddedServer
+from redist.store.wire import pack_command
+
+if TYPE_CHECKING:
+    from redist.client import Client
+
+__all__ = ["LocalCluster"]
+
+logger = logging.getLogger("redist.cluster")
+
+#: Longest time between two looks at what has registered, should a message be lost, in seconds.
+_LOOK = 0.25
+_STOP_TIMEOUT = 10.0
+
+
+class LocalCluster:
+    """Workers on this machine, and a server for them.
+
+    Everything ends with this process, however it ends, and leaves nothing behind.
+
+    Parameters
+    ----------
+    n_workers : int, optional
+        How many workers; default: with `threads_per_worker`, as many as fill the cores.
+    threads_per_worker : int, optional
+        Threads of each.
+    memory_limit : int, float, str or None
+        Most memory for payloads of each worker: bytes, a fraction of the machine's memory, or text as ``'4GiB'``;
+        ``'auto'`` and None leave it to the file system of the segments.
+    address : str, optional
+        A server that runs already; default: one is started (`redist.store.server.EmbeddedServer`).
+    name : str, optional
+        Name of the cluster, with which its workers' names begin.
+    namespace : str, optional
+        Namespace of the keys.
+    executors_per_worker : int
+        Executor processes of each worker, with `threads_per_worker` threads each.
+    resources : mapping of str to float, optional
+        What tasks can ask each worker for, as ``{'GPU': 1}``.
+    host : str, optional
+        Address at which workers serve their data to other hosts.
+    directory : path, optional
+        Where the server keeps its data; it then survives this process.
+    maxmemory : int, optional
+        Bytes at which the server is full; default: a quarter of the memory.
+    restart : bool
+        Start workers that die again.
+    silence_logs : int or str
+        Level of the workers' logs, which go to standard error.
+    asynchronous : bool
+        Start with ``await cluster`` or ``async with``, not at once.
+    timeout : float
+        Seconds in which all workers must be there.
+    wait : bool
+        False returns when the processes were started; see `wait_ready`.
+
+    Raises
+    ------
+    RedistError
+        If a worker ends while it starts, or not all are there in time.
+
+    Attributes
+    ----------
+    endpoint : Endpoint
+        Where the server is.
+    server : EmbeddedServer or None
+        The server, unless `address` was given.
+
+    Examples
+    --------
+    >>> with LocalCluster(n_workers=2, threads_per_worker=1) as cluster:
+    ...     len(cluster.workers)
+    2
+    """
+
+    endpoint: Endpoint
+
+    def __init__(
+        self,
+        n_workers: int | None = None,
+        threads_per_worker: int | None = None,
+        memory_limit: int | float | str | None = "auto",
+        address: str | None = None,
+        name: str | None = None,
+        *,
+        namespace: str | None = None,
+        executors_per_worker: int = 1,
+        resources: Mapping[str, float] | None = None,
+        host: str | None = None,
+        directory: str | os.PathLike[str] | None = None,
+        maxmemory: int | None = None,
+        restart: bool = True,
+        silence_logs: int | str = logging.WARNING,
+        asynchronous: bool = False,
+        timeout: float = 60.0,
+        wait: bool = True,
+    ) -> None:
+        workers, threads = _shape(n_workers, threads_per_worker, executors_per_worker)
+        if address is not None and (directory is not None or maxmemory is not None):
+            raise ValueError(
+                "directory and maxmemory are of a server that is started here; do not give an address as well"
+            )
+        self.name = name or ("local" if address is None else f"{_hostname()}-{os.getpid()}")
+        self.asynchronous = asynchronous
+        self.timeout = timeout
+        self.threads_per_worker = threads
+        self._settings = WorkerSettings(
+            "",
+            executors=executors_per_worker,
+            threads=threads,
+            memory_limit=_limit(memory_limit),
+            resources=",".join(f"{key}={value:g}" for key, value in (resources or {}).items()),
+            host=host or "",
+            grace=0.0,
+            log_level=silence_logs
+            if isinstance(silence_logs, str)
+            else logging.getLevelName(silence_logs or logging.WARNING),
+        )
+        self._n_workers = workers
+        self._next = 0
+        self._restart = restart
+        self._address, self._namespace = address, namespace
+        self.server: EmbeddedServer | None = None
+        if address is None:
+            self.server = EmbeddedServer(directory=directory, maxmemory=maxmemory)
+        else:
+            self.endpoint = endpoint(address, namespace)
+        self._launcher: Launcher | None = None
+        self._finalizer: weakref.finalize[..., Any] | None = None
+        if not asynchronous:
+            self._start()
+            if wait:
+                self.wait_ready()
+
+    # --- start ------------------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        """Start the server and the workers, without waiting for either."""
+        if self._launcher is not None:
+            return
+        if self.server is not None:
+            self.server.start(wait=False)
+            self.endpoint = endpoint(self.server.url, self._namespace)
+        settings = self._settings
+        settings.url, settings.namespace = self.endpoint.url, self.endpoint.namespace
+        settings.environment = self.endpoint.secrets()
+        self._launcher = launcher = Launcher(settings, restart=self._restart, report=_report)
+        self._finalizer = weakref.finalize(self, _end, launcher, self.server, self.endpoint)
+        self._add(self._n_workers)
+        threading.Thread(target=_watch, args=(launcher,), name="redist-launcher", daemon=True).start()
+
+    def _add(self, count: int) -> None:
+        names = [f"{self.name}-{self._next + i}" for i in range(count)]
+        self._next += count
+        self._running().add(names)
+
+    def _running(self) -> Launcher:
+        if self._launcher is None or self.status == "closed":
+            raise RuntimeError(f"the cluster {self.name!r} is {self.status}")
+        return self._launcher
+
+    def wait_ready(self, timeout: float | None = None) -> None:
+        """Wait until the server answers and every worker has registered with all its executors.
+
+        Raises
+        ------
+        RedistError
+            If a worker ends instead, or not all are there in time. The cluster is closed then.
+        """
+        try:
+            if self.server is not None:
+                self.server.wait_ready()
+            self._wait_for_workers(self.timeout if timeout is None else timeout)
+        except BaseException:
+            self.close()
+            raise
+
+    def _wait_for_workers(self, timeout: float) -> None:
+        """Wait for registrations, which are published, and for the end of a worker, whichever comes first."""
+        launcher = self._running()
+        deadline = time.monotonic() + timeout
+        told, asked = self.endpoint.open(timeout), self.endpoint.open(timeout)
+        try:
+            if self.server is None:
+                self.endpoint.check(asked)
+            told.send(pack_command((self.endpoint.subscribe, f"{self.endpoint.prefix}all")))
+            while missing := self._missing(asked, list(launcher.workers.values())):
+                for worker in launcher.workers.values():
+                    if worker.name in missing and (worker.hopeless or worker.restarts > 1):
+                        raise RedistError(
+                            f"the worker {worker.name} {worker.describe_end()} at its start; its log says why"
+                        )
+                if time.monotonic() > deadline:
+                    raise RedistError(f"workers not there within {timeout:g} s: {', '.join(missing)}")
+                told.receive(min(_LOOK, max(0.0, deadline - time.monotonic())))
+                for _ in told.replies():
+                    pass
+        finally:
+            told.close()
+            asked.close()
+
+    def _missing(self, wire: Any, workers: list[WorkerProcess]) -> list[str]:
+        """Return the names of the workers that have not registered, or miss executors."""
+        prefix = self.endpoint.prefix
+        flat = wire.call("HGETALL", f"{prefix}workers")
+        ordinals = {name.decode(): ordinal.decode() for ordinal, name in zip(flat[::2], flat[1::2])}
+        return [
+            worker.name
+            for worker in workers
+            if worker.name not in ordinals
+            or wire.call("SCARD", f"{prefix}executors:{ordinals[worker.name]}") < self._settings.executors
+        ]
+
+    # --- what there is ----------------------------------------------------------------------------------------------
+
+    @property
+    def status(self) -> str:
+        """``'created'``, ``'running'`` or ``'closed'``."""
+        if self._finalizer is None:
+            return "created"
+        return "running" if self._finalizer.alive else "closed"
+
+    @property
+    def scheduler_address(self) -> str:
+        """Address for clients, with password and namespace; there is no scheduler, it is the server's."""
+        return self.endpoint.address.url(secrets=True)
+
+    @property
+    def workers(self) -> dict[str, WorkerProcess]:
+        """The worker processes by name."""
+        return dict(self._launcher.workers) if self._launcher is not None else {}
+
+    def get_client(self, **options: Any) -> Client:
+        """Return a new client of this cluster."""
+        from redist.client import Client
+
+        return Client(self, **options)
+
+    def __repr__(self) -> str:
+        where = self.endpoint.url if hasattr(self, "endpoint") else "not started"
+        n = len(self.workers)
+        threads = n * self._settings.executors * self.threads_per_worker
+        return (
+            f"LocalCluster({self.name!r}, {where!r}, workers={n}, threads={threads}, status={self.status!r})"
+        )
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        rows = [
+            ("Server", self.endpoint.url if hasattr(self, "endpoint") else "not started"),
+            ("Namespace", self.endpoint.namespace if hasattr(self, "endpoint") else ""),
+            ("Workers", len(self.workers)),
+            ("Threads", len(self.workers) * self._settings.executors * self.threads_per_worker),
+            ("Status", self.status),
+        ]
+        workers = "".join(
+            f"<tr><td>{escape(w.name)}</td><td>{w.pid or 'starts again'}</td><td>{w.restarts}</td></tr>"
+            for w in self.workers.values()
+        )
+        cells = "".join(
+            f"<tr><th style='text-align:left'>{escape(name)}</th><td style='text-align:left'>{escape(str(value))}</td></tr>"
+            for name, value in rows
+        )
+        return (
+            f"<div><b>LocalCluster</b> {escape(self.name)}<table>{cells}</table><details><summary>Workers</summary>"
+            f"<table><tr><th>Name</th><th>Process</th><th>Restarts</th></tr>{workers}</table></details></div>"
+        )
+
+    # --- change and end ---------------------------------------------------------------------------------------------
+
+    def scale(self, n: int) -> None:
+        """Start or stop workers until there are `n`; the newest go first.
+
+        Raises
+        ------
+        RedistError
+            If new workers do not start.
+        """
+        if n < 0:
+            raise ValueError(f"{n} workers: a number from 0")
+        launcher = self._running()
+        names = list(launcher.workers)
+        if n < len(names):
+            launcher.remove(reversed(names[n:]), _STOP_TIMEOUT)
+        elif n > len(names):
+            self._add(n - len(names))
+            self._wait_for_workers(self.timeout)
+
+    def close(self, timeout: float | None = None) -> Any:
+        """Stop the workers and the server; awaitable where the cluster is asynchronous.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds after which what has not ended is killed; default 10.
+        """
+        if self.asynchronous:
+            return self._close_in_thread(timeout)
+        self._close(timeout)
+        return None
+
+    def _close(self, timeout: float | None) -> None:
+        if self._launcher is not None and timeout is not None and self.status == "running":
+            self._launcher.close(timeout)
+        if self._finalizer is not None:
+            self._finalizer()
+
+    async def _close_in_thread(self, timeout: float | None) -> None:
+        import asyncio
+
+        await asyncio.to_thread(self._close, timeout)
+
+    def __enter__(self) -> LocalCluster:
+        if self.asynchronous:
+            raise TypeError("this cluster is asynchronous: use 'async with'")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close(None)
+
+    def __await__(self) -> Generator[Any, None, LocalCluster]:
+        return self._start_in_thread().__await__()
+
+    async def _start_in_thread(self) -> LocalCluster:
+        import asyncio
+
+        def start() -> None:
+            self._start()
+            try:
+                if self.server is not None:
+                    self.server.wait_ready()
+                self._wait_for_workers(self.timeout)
+            except BaseException:
+                self._close(None)
+                raise
+
+        await asyncio.to_thread(start)
+        return self
+
+    async def __aenter__(self) -> LocalCluster:
+        return await self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._close_in_thread(None)
+
+
+def _watch(launcher: Launcher) -> None:
+    while launcher.watch():
+        pass
+
+
+def _report(worker: WorkerProcess, text: str) -> None:
+    level = logging.WARNING if worker.status is not None and worker.status != 0 else logging.INFO
+    logger.log(level, "worker %s %s", worker.name, text)
+
+
+def _end(launcher: Launcher, server: EmbeddedServer | None, endpoint: Endpoint) -> None:
+    """Stop everything; a killed worker's payloads go too, where the server that knew them goes."""
+    clean = launcher.close(_STOP_TIMEOUT)
+    if server is not None:
+        server.stop()
+        if not clean and not server.persistent:
+            _remove_segments(endpoint)
+
+
+def _remove_segments(endpoint: Endpoint) -> None:
+    from redist.memory.locks import dead_directories
+
+    owner = f"{endpoint.url} {endpoint.namespace}\t"
+    for dead in dead_directories():
+        if dead.owner.startswith(owner):
+            shutil.rmtree(dead.path, ignore_errors=True)
+
+
+# --- sizes ----------------------------------------------------------------------------------------------------------
+
+
+def _shape(n_workers: int | None, threads: int | None, executors: int) -> tuple[int, int]:
+    """Return the numbers of workers and of threads of each, as Dask chooses them."""
+    for what, number, least in (
+        ("n_workers", n_workers, 0),
+        ("threads_per_worker", threads, 1),
+        ("executors", executors, 1),
+    ):
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < least):
+            raise ValueError(f"{what}={number!r}: a whole number from {least}")
+    cores = _cores()
+    if n_workers is None and threads is None:
+        if cores <= 4:
+            return max(1, cores // executors), 1
+        n_workers = min(n for n in range(1, cores + 1) if cores % n == 0 and n >= math.sqrt(cores))
+    if n_workers is None:
+        assert threads is not None
+        n_workers = max(1, cores // (threads * executors))
+    if threads is None:
+        threads = max(1, cores // (n_workers * executors)) if n_workers else 1
+    return n_workers, threads
+
+
+def _cores() -> int:
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as file:
+            quota, period = file.read().split()
+        cores = min(cores, max(1, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # no cgroup, or no limit
+        pass
+    return cores
+
+
+def _limit(memory_limit: int | float | str | None) -> str:
+    if memory_limit is None or memory_limit == "auto":
+        return "0"
+    if isinstance(memory_limit, float) and 0 < memory_limit <= 1:
+        return f"{memory_limit:f}"
+    return str(int(memory_limit)) if isinstance(memory_limit, int | float) else memory_limit
+
+
+def _hostname() -> str:
+    import socket
+
+    return socket.gethostname()
