@@ -22,4 +22,4 @@ end
 if not repeated then
   S.done(0)
 end
-return { 'OK', 0, record, S.read_data(record, h) }
+return { repeated and 'REPEAT' or 'OK', 0, record, S.read_data(record, h) }

@@ -145,13 +145,14 @@ end
 
 function S.sift(suffix)
   sifting[suffix] = nil
+  if queued[suffix] or fronts[suffix] then
+    S.flush_queues()
+  end
   local key = P .. 'queue:' .. suffix
   for step = 1, SLICE do
     local entry = call('LINDEX', key, 0)
     if not entry then
-      if not queued[suffix] and not fronts[suffix] then
-        call('ZREM', P .. 'queues', suffix)
-      end
+      call('ZREM', P .. 'queues', suffix)
       return step
     end
     local number, name = match(entry, '^(%d+) %d+ (.*)$')
