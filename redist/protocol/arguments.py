@@ -19,17 +19,11 @@ from redist.errors import DeserializationError, RedistError, SerializationError
 from redist.protocol.futures import Collector, FutureLike, is_future, name_of
 from redist.protocol.names import type_name
 from redist.protocol.pickling import BufferSink, pickle_object
+from redist.protocol.plain import CONTAINERS, NUMBERS, SCALARS, is_plain
 from redist.protocol.sizes import INLINE_LIMIT, buffer_size
 
-__all__ = ["NUMBERS", "SCALARS", "Arguments", "pack_arguments", "unpack_arguments"]
+__all__ = ["Arguments", "pack_arguments", "unpack_arguments"]
 
-NUMBERS = frozenset({int, float, bool, type(None), complex})
-"""Exact types whose instances are always small."""
-
-SCALARS = NUMBERS | {str, bytes}
-"""Exact types that are pickled without a look inside."""
-
-_CONTAINERS = frozenset({list, tuple, dict, set, frozenset})
 _INDEXED = b"i"
 _COUNT = struct.Struct("<I")
 
@@ -79,14 +73,13 @@ def pack_arguments(
     SerializationError
         If an argument cannot be serialized; the message names it.
     """
-    if not kwargs:
-        for arg in args:
-            kind = type(arg)
-            if kind in NUMBERS or ((kind is str or kind is bytes) and len(arg) <= INLINE_LIMIT):
-                continue
-            break
-        else:
-            return Arguments(pickle.dumps((args, {}), 5))
+    for arg in args if not kwargs else (*args, *kwargs.values()):
+        kind = type(arg)
+        if kind in NUMBERS or ((kind is str or kind is bytes) and len(arg) <= INLINE_LIMIT):
+            continue
+        break
+    else:
+        return Arguments(pickle.dumps((args, dict(kwargs)), 5))
     return _pack(args, dict(kwargs), dependency_of, label)
 
 
@@ -159,6 +152,8 @@ class _Extraction:
         self.placeholders = _Placeholders()
         self.dependencies: dict[str, int] = {}
         self.large: list[Any] = []
+        #: whether there is anything that plain pickle must not be trusted with
+        self.opaque = False
         self._large_numbers: dict[int, int] = {}
         self._done: dict[int, Any] = {}
 
@@ -167,12 +162,14 @@ class _Extraction:
         kind = type(obj)
         if kind in NUMBERS:
             return obj
-        if kind in _CONTAINERS:
+        if kind in CONTAINERS:
             return self._container(obj, kind) if obj else obj
         if is_future(obj):
             return self._future(obj)
         if buffer_size(obj) > INLINE_LIMIT:
             return self.take(obj)
+        if not self.opaque and not is_plain(obj):
+            self.opaque = True
         return obj
 
     def take(self, obj: Any) -> pickle.PickleBuffer:
@@ -199,6 +196,8 @@ class _Extraction:
         if kinds <= SCALARS and (kind is not dict or set(map(type, obj)) <= SCALARS):
             result = self.take(obj) if _scalars_size(obj, kind, kinds) > INLINE_LIMIT else obj
         elif kind is dict:
+            if not self.opaque and not all(map(is_plain, obj)):
+                self.opaque = True
             result = self._mutable(obj, {})
         elif kind is list:
             result = self._mutable(obj, [])
@@ -232,7 +231,7 @@ def _reaches(start: Any, target: Any) -> bool:
         for item in here.values() if type(here) is dict else here:
             if item is target:
                 return True
-            if type(item) in _CONTAINERS and id(item) not in seen:
+            if type(item) in CONTAINERS and id(item) not in seen:
                 seen.add(id(item))
                 todo.append(item)
     return False
@@ -273,7 +272,10 @@ def _pickle(extraction: _Extraction, args: list[Any], kwargs: dict[str, Any], la
     placeholders.reset()
     collector = Collector(extraction.dependency_of)
     try:
-        data = b"".join(pickle_object((tuple(args), kwargs), collector, placeholders).chunks)
+        if extraction.opaque:
+            data = b"".join(pickle_object((tuple(args), kwargs), collector, placeholders).chunks)
+        else:
+            data = pickle.dumps((tuple(args), kwargs), 5, buffer_callback=placeholders)
     except RedistError:
         raise
     except Exception as error:

@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from typing import Any
 
-from redist.protocol.arguments import SCALARS
 from redist.protocol.functions import Function
 from redist.protocol.futures import is_future, name_of
+from redist.protocol.plain import SCALARS
 
 __all__ = ["key_of_call"]
 
@@ -58,8 +58,10 @@ def key_of_call(
                 function.stem
                 + blake2b(function.token + marshal.dumps(args, _FORMAT), digest_size=16).hexdigest()
             )
-    call = (_canonical(args, dependency_of), _canonical(dict(kwargs), dependency_of))
-    digest = blake2b(function.token, digest_size=16, person=b"general call")
+    call = tuple([arg if type(arg) in SCALARS else _canonical(arg, dependency_of) for arg in args])
+    if kwargs:
+        call = (call, _canonical(dict(kwargs), dependency_of))
+    digest = blake2b(function.token, digest_size=16, person=b"keywords" if kwargs else b"positional")
     digest.update(marshal.dumps(call, _FORMAT))
     return function.stem + digest.hexdigest()
 

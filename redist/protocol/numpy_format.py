@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[Any]]
     Shape = tuple[int, ...]
 
-__all__ = ["MARK", "from_stream", "memory_of", "to_stream"]
+__all__ = ["MARK", "from_stream", "memory_of", "to_stream", "unrepeated"]
 
 MARK = b"numpy"
 
@@ -53,19 +53,14 @@ def to_stream(array: Array) -> list[bytes | memoryview] | None:
     array : numpy.ndarray
         Of exactly this class.
     """
-    described = _described(array.dtype)
-    if described is None:
+    dtype, shape = array.dtype, array.shape
+    if dtype.hasobject or dtype.metadata:
         return None
-    template, description = described
-    shape = array.shape
-    stored = b""
-    if 0 in array.strides and array.size:
-        import numpy as np
-
-        # What is broadcast is stored once: a repeated axis keeps its first item.
-        array = array[tuple([slice(0, 1) if step == 0 else slice(None) for step in array.strides])]
-        array = np.ascontiguousarray(array)
-        stored = _text(array.shape)
+    stored = None
+    if 0 in array.strides:
+        base = unrepeated(array)
+        if base.shape != shape:
+            array, stored = base.copy(order="C"), base.shape
     order = 0
     flags = array.flags
     if not flags.c_contiguous:
@@ -73,10 +68,11 @@ def to_stream(array: Array) -> list[bytes | memoryview] | None:
             order = 1
         else:
             array = array.copy()
+    schema = _schema(dtype, dtype.isalignedstruct, shape, stored, order)
+    if schema is None:
+        return None
     memory = memory_of(array)
-    head = template[order].message([description, _text(shape), stored]) + batch_message(
-        array.size, memory.nbytes
-    )
+    head = schema + batch_message(array.size, memory.nbytes)
     return [head, memory, bytes(padding(memory.nbytes)) + END_OF_STREAM]
 
 
@@ -113,6 +109,11 @@ def from_stream(schema: bytes, metadata: Mapping[bytes, bytes], buffer: memoryvi
     return array if stored == shape else np.broadcast_to(array, shape)
 
 
+def unrepeated(array: Any) -> Any:
+    """Return the part of an array that broadcasting gives the whole of: a repeated axis keeps its first item."""
+    return array[tuple([slice(0, 1) if step == 0 else slice(None) for step in array.strides])]
+
+
 def memory_of(array: Any) -> memoryview:
     """Return the memory of a contiguous array as flat bytes."""
     try:
@@ -132,7 +133,18 @@ def _shape(text: bytes) -> Shape:
     return tuple(map(int, inner.split(b","))) if inner else ()
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=1024)
+def _schema(
+    dtype: np.dtype[Any], aligned: bool, shape: Shape, stored: Shape | None, order: int
+) -> bytes | None:
+    """Return a schema message, or None if this format is unfit for the dtype (`aligned` is no part of its equality)."""
+    described = _described(dtype)
+    if described is None:
+        return None
+    templates, description = described
+    return templates[order].message([description, _text(shape), b"" if stored is None else _text(stored)])
+
+
 def _described(dtype: np.dtype[Any]) -> tuple[tuple[SchemaTemplate, SchemaTemplate], bytes] | None:
     """Return templates (C and Fortran order) and description of a dtype, or None if this format is unfit for it."""
     if dtype.hasobject or not dtype.itemsize:

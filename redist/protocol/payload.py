@@ -25,6 +25,7 @@ from redist.protocol.futures import Collector, name_of
 from redist.protocol.header import read_metadata, read_schema_message
 from redist.protocol.names import type_name
 from redist.protocol.pickling import BufferSink, pickle_object
+from redist.protocol.plain import is_plain
 from redist.protocol.signing import open_signed, sign_blob
 from redist.protocol.sizes import INLINE_LIMIT, OUT_OF_BAND
 
@@ -125,6 +126,10 @@ def dumps(obj: Any, *, inline_limit: int = INLINE_LIMIT) -> Payload:
         if len(data) <= inline_limit:
             return Payload((data,), name, (), data)
     try:
+        if inline_limit and name is None and is_plain(obj):
+            data = sign_blob(b"value", pickle.dumps(obj, 5))
+            if len(data) <= inline_limit:
+                return Payload((data,), type_name(kind), (), data)
         return _dumps(obj, inline_limit)
     except (RedistError, MemoryError):
         raise

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from redist.errors import RedistError
 from redist.protocol.futures import Collector, future_reducers
-from redist.protocol.reducers import reducer_of, register_imported
+from redist.protocol.reducers import reducer_of, register_imported, waiting
 from redist.protocol.sizes import OUT_OF_BAND
 
 __all__ = ["BufferSink", "Pickled", "pickle_object"]
@@ -71,6 +71,7 @@ class _Pickler(pickle.Pickler):
         return NotImplemented if reducer is None else reducer(obj)
 
 
+_MAIN = [b"__main__"]
 _by_value_pickler: type[Any] | None = None
 
 
@@ -95,7 +96,8 @@ def pickle_object(
     Exception
         Whatever the object's own code, pickle or cloudpickle raise.
     """
-    register_imported()
+    if waiting:
+        register_imported()
     if not by_value:
         try:
             pickled = _run(_Pickler, obj, collector, sink)
@@ -106,11 +108,7 @@ def pickle_object(
             if isinstance(error, (RecursionError, MemoryError)):
                 raise
         else:
-            markers = _by_value_markers()
-            for chunk in pickled.chunks:
-                if len(chunk) <= _LONGEST_FRAME and any(marker in chunk for marker in markers):
-                    break
-            else:
+            if not _goes_by_value(pickled.chunks):
                 return pickled
         collector.names.clear()
         if sink is not None:
@@ -124,21 +122,27 @@ def _run(pickler_class: type[Any], obj: Any, collector: Collector, sink: BufferS
     pickler.collector = collector
     with collector:
         pickler.dump(obj)
-    return Pickled(chunks, sum(map(len, chunks)) if len(chunks) > 1 else len(chunks[0]))
+    return Pickled(chunks, len(chunks[0]) if len(chunks) == 1 else sum(map(len, chunks)))
+
+
+def _goes_by_value(chunks: list[bytes]) -> bool:
+    for marker in _by_value_markers():
+        for chunk in chunks:
+            if len(chunk) <= _LONGEST_FRAME and marker in chunk:
+                return True
+    return False
 
 
 def _by_value_markers() -> list[bytes]:
     """Return byte strings that a pickle contains if it refers to something that has to go by value."""
-    markers = [b"__main__"]
     cloudpickle = sys.modules.get("cloudpickle")
     if "__mp_main__" in sys.modules:  # the name under which multiprocessing's children know the main script
         _cloudpickler()
         cloudpickle = sys.modules["cloudpickle"]
         cloudpickle.register_pickle_by_value(sys.modules["__mp_main__"])
-    registered = getattr(cloudpickle, "list_registry_pickle_by_value", None)
-    if registered is not None:
-        markers += [name.encode() for name in registered()]
-    return markers
+    if cloudpickle is None or not (registered := cloudpickle.list_registry_pickle_by_value()):
+        return _MAIN
+    return [*_MAIN, *(name.encode() for name in registered)]
 
 
 def _cloudpickler() -> type[Any]:

@@ -10,13 +10,14 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Reducer", "reducer_of", "register_imported"]
+__all__ = ["Reducer", "reducer_of", "register_imported", "waiting"]
 
 Reducer = Callable[[Any], Any]
 """Takes an object, returns what ``__reduce__`` returns, or NotImplemented for the object's own reduction."""
 
 _reducers: dict[type, Reducer] = {}
-_waiting = ["numpy", "pandas", "pyarrow"]
+#: libraries that were not imported when `register_imported` looked last
+waiting = ["numpy", "pandas", "pyarrow"]
 
 #: the reducer for instances of exactly a class, or None
 reducer_of = _reducers.get
@@ -24,7 +25,7 @@ reducer_of = _reducers.get
 
 def register_imported() -> None:
     """Add the reducers of the libraries that were imported since the last call."""
-    for library in tuple(_waiting):
+    for library in tuple(waiting):
         module = sys.modules.get(library)
         if module is None:
             continue
@@ -32,8 +33,8 @@ def register_imported() -> None:
         if getattr(spec, "_initializing", False):  # another thread is importing it right now
             continue
         _reducers.update(_load(library))
-        if library in _waiting:
-            _waiting.remove(library)
+        if library in waiting:
+            waiting.remove(library)
 
 
 def _load(library: str) -> dict[type, Reducer]:

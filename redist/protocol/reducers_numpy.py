@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from redist.protocol.numpy_format import unrepeated
 from redist.protocol.reducers import Reducer
 from redist.protocol.sizes import OUT_OF_BAND
 
@@ -27,9 +28,9 @@ def _reduce_array(array: Any) -> Any:
     if array.nbytes < OUT_OF_BAND:
         return NotImplemented
     if 0 in array.strides:
-        # What is broadcast is stored once: a repeated axis keeps its first item.
-        base = array[tuple([slice(0, 1) if step == 0 else slice(None) for step in array.strides])]
-        return np.broadcast_to, (np.ascontiguousarray(base), array.shape)
+        base = unrepeated(array)
+        if base.shape != array.shape:
+            return np.broadcast_to, (base.copy(order="C"), array.shape)
     flags = array.flags
     if not (flags.c_contiguous or flags.f_contiguous):
         array = array.copy()
