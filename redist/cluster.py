@@ -6,7 +6,6 @@ import logging
 import math
 import os
 import shutil
-import sys
 import threading
 import time
 import weakref
@@ -15,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from redist.errors import RedistError
-from redist.launch import Launcher, WorkerProcess, WorkerSettings
+from redist.launch import Launcher, WorkerProcess, WorkerSettings, cores
 from redist.store.connect import Endpoint, endpoint
 from redist.store.server import EmbeddedServer
 from redist.store.wire import pack_command
@@ -408,28 +407,17 @@ def _shape(n_workers: int | None, threads: int | None, executors: int) -> tuple[
     ):
         if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < least):
             raise ValueError(f"{what}={number!r}: a whole number from {least}")
-    cores = _cores()
+    count = cores()
     if n_workers is None and threads is None:
-        if cores <= 4:
-            return max(1, cores // executors), 1
-        n_workers = min(n for n in range(1, cores + 1) if cores % n == 0 and n >= math.sqrt(cores))
+        if count <= 4:
+            return max(1, count // executors), 1
+        n_workers = min(n for n in range(1, count + 1) if count % n == 0 and n >= math.sqrt(count))
     if n_workers is None:
         assert threads is not None
-        n_workers = max(1, cores // (threads * executors))
+        n_workers = max(1, count // (threads * executors))
     if threads is None:
-        threads = max(1, cores // (n_workers * executors)) if n_workers else 1
+        threads = max(1, count // (n_workers * executors)) if n_workers else 1
     return n_workers, threads
-
-
-def _cores() -> int:
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    try:
-        with open("/sys/fs/cgroup/cpu.max") as file:
-            quota, period = file.read().split()
-        cores = min(cores, max(1, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):  # no cgroup, or no limit
-        pass
-    return cores
 
 
 def _limit(memory_limit: int | float | str | None) -> str:

@@ -7,6 +7,7 @@ that Ctrl-C does not reach them, and watch a pipe of this process, so that they 
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
@@ -18,7 +19,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["Launcher", "WorkerProcess", "WorkerSettings"]
+__all__ = ["Launcher", "WorkerProcess", "WorkerSettings", "cores", "import_path"]
 
 #: A worker that dies is started again at once, then after pauses that double, in seconds.
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0
@@ -186,7 +187,7 @@ class Launcher:
                     raise ValueError(f"there is a worker {name!r} already")
                 worker = self.workers[name] = WorkerProcess(name)
                 self._start(worker)
-        self._wake()
+        self.wake()
 
     def _start(self, worker: WorkerProcess) -> None:
         settings = self.settings
@@ -210,7 +211,7 @@ class Launcher:
         with self._lock:
             leaving = [worker for name in names if (worker := self.workers.pop(name, None)) is not None]
         self._stop(leaving, timeout)
-        self._wake()
+        self.wake()
 
     def close(self, timeout: float = 10.0) -> bool:
         """Stop all workers, kill those that have not ended after `timeout` seconds. Returns whether none was killed.
@@ -225,7 +226,7 @@ class Launcher:
             self._closed = True
             workers = list(self.workers.values())
         clean = self._stop(workers, timeout)
-        self._wake()
+        self.wake()
         with self._lock:
             self._close_pipes()
         return clean
@@ -321,10 +322,10 @@ class Launcher:
             os.close(worker._pidfd)
             worker._pidfd = -1
 
-    def _wake(self) -> None:
-        with self._lock:
-            if self._wake_writer >= 0:
-                os.write(self._wake_writer, b"x")
+    def wake(self) -> None:
+        """Have `watch` return; may be called by a signal handler."""
+        if self._wake_writer >= 0:
+            os.write(self._wake_writer, b"x")
 
     def _close_pipes(self) -> None:
         for fd in (self._alive_reader, self._alive, self._wake_writer):
@@ -367,6 +368,18 @@ def import_path() -> str:
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     kept = [entry for entry in [*entries, *given] if entry and not entry.startswith(usual)]
     return os.pathsep.join(dict.fromkeys(kept))
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    count = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as file:
+            quota, period = file.read().split()
+        count = min(count, max(1, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # no cgroup, or no limit
+        pass
+    return count
 
 
 def _pidfd(pid: int) -> int:

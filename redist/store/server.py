@@ -201,6 +201,10 @@ class EmbeddedServer:
                 raise StoreError(f"the embedded server {what}: {log}")
             time.sleep(0.02 if loading else _POLL)
 
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Wait until the server ends by itself; return its exit status, None if it has not within `timeout` seconds."""
+        return self._guard.wait(timeout) if self._guard is not None else None
+
     def stop(self) -> None:
         """Stop the server and wait until it is gone; a persistent one writes out its data first."""
         self._release()

@@ -1,0 +1,98 @@
+"""``redist server``: the embedded server in the foreground."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+
+import click
+
+from redist.cli.common import fail
+
+__all__ = ["command"]
+
+
+class _Told(Exception):
+    """A signal told the command to end."""
+
+
+@click.command("server", short_help="Run the embedded server in the foreground.")
+@click.option(
+    "--dir",
+    "directory",
+    metavar="DIR",
+    help="Keep the data here, in an append-only file synced every second.",
+)
+@click.option(
+    "--bind", metavar="ADDRESS", help="Listen here over TCP. Other than 127.0.0.1 it gets a password."
+)
+@click.option(
+    "--port", metavar="PORT", type=click.IntRange(0, 65535), help="Port, 0 for any free one. Default: 6379."
+)
+@click.option(
+    "--maxmemory", metavar="AMOUNT", help="Full at so much, as 4GiB. Default: a quarter of the memory."
+)
+@click.option("--quiet", is_flag=True, help="Only print the address.")
+def command(
+    directory: str | None, bind: str | None, port: int | None, maxmemory: str | None, quiet: bool
+) -> None:
+    """Run a Valkey server in the foreground, until SIGTERM or Ctrl-C.
+
+    Without --bind and --port it listens on a socket only. The first line on standard output is its address. The password
+    of REDIST_PASSWORD, if set, is taken.
+    """
+    import os
+
+    from redist.errors import RedistError
+    from redist.store.server import EmbeddedServer
+
+    if port is not None and bind is None:
+        bind = "127.0.0.1"
+    server = EmbeddedServer(
+        directory=directory,
+        bind=bind,
+        port=6379 if port is None and bind is not None else port or 0,
+        maxmemory=_bytes(maxmemory),
+        password=os.environ.get("REDIST_PASSWORD") or None,
+        log=None if quiet else sys.stderr,
+    )
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(signum, _tell)
+    status: int | None = 0
+    try:
+        server.start()
+        click.echo(server.url)
+        if not quiet:
+            click.echo(
+                f"connect with  redist.Client({server.url!r})  or  redist worker '{server.url}'", err=True
+            )
+        status = server.wait()
+        click.echo(f"redist: the server ended with status {status}", err=True)
+    except _Told:
+        pass
+    except RedistError as error:
+        fail(error)
+    finally:
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(signum, signal.SIG_IGN)
+        server.stop()
+    sys.exit(0 if status == 0 else 1)
+
+
+def _tell(signum: int, frame: FrameType | None) -> None:
+    raise _Told
+
+
+def _bytes(text: str | None) -> int | None:
+    if text is None:
+        return None
+    units = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+    amount = text.strip().lower().removesuffix("b").removesuffix("i")
+    number, unit = (amount[:-1], amount[-1]) if amount and amount[-1] in units else (amount, "")
+    try:
+        return int(float(number) * units[unit])
+    except ValueError as error:
+        raise click.BadParameter(
+            f"{text!r} is no amount of memory: write 4GiB", param_hint="--maxmemory"
+        ) from error

@@ -1,0 +1,50 @@
+"""``redist why``: who keeps a key."""
+
+from __future__ import annotations
+
+import ast
+import sys
+
+import click
+
+from redist.cli.common import fail, meet, namespace_option, parse_address
+
+__all__ = ["command"]
+
+
+@click.command("why", short_help="Tell who keeps a key.")
+@click.argument("key")
+@click.argument("url")
+@namespace_option
+def command(key: str, url: str, namespace: str | None) -> None:
+    """Name every holder of KEY at the server at URL: Futures, containers, dependents, and where its value is.
+
+    A tuple key is written as in Python: redist why "('x', 0)" URL. Exits with 1 where the key is not known.
+    """
+    from redist.diagnostics.why import WireReader, why
+    from redist.errors import InvalidKey
+    from redist.store.keys import encode_key
+
+    point = parse_address(url, namespace)
+    try:
+        name = encode_key(_parse(key))
+    except InvalidKey as error:
+        fail(error)
+    wire = meet(point)
+    try:
+        found = why(WireReader(wire.call, point.prefix), name)
+    finally:
+        wire.close()
+    click.echo(str(found))
+    sys.exit(1 if found.state == "forgotten" else 0)
+
+
+def _parse(text: str) -> str | tuple[object, ...]:
+    if text.startswith("("):
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            return text
+        if isinstance(value, tuple):
+            return value
+    return text
