@@ -46,7 +46,9 @@ class Server:
             self.attempt += 1
             self.batches[self.attempt] = [name]
             self.state[name] = self.attempt
-            self.replies.append((self.runner.on_tasks, [self._hand_out(self.attempt, self.attempt, name, fn)]))
+            self.replies.append(
+                (self.runner.on_tasks, [self._hand_out(self.attempt, self.attempt, name, fn)])
+            )
         elif front:
             self.queue.appendleft((name, fn))
         else:

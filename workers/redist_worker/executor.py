@@ -136,7 +136,7 @@ class Executor:
         self.driver.on_unblock = self.runner.unblock
         self.driver.start()
         self.marks.ordinal = self.session.ordinal
-        self.local = Local(options, self.session, self.runner)
+        self.local = Local(options, self.driver, self.runner)
         set_local(self.local)
         self.output.install()
         self.runner.start()

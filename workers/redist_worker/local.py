@@ -9,7 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from redist.session.session import Session
+    from redist.session.thread_driver import ThreadDriver
     from redist_worker.executor import Options
     from redist_worker.runner import Runner
 
@@ -37,14 +37,15 @@ class Local:
     executor: str
     nthreads: int
 
-    def __init__(self, options: Options, session: Session, runner: Runner) -> None:
+    def __init__(self, options: Options, driver: ThreadDriver, runner: Runner) -> None:
         self.address = options.address
         self.name = options.worker_name
         self.id = str(options.worker)
         self.executor = options.name
         self.nthreads = options.threads
         self._options = options
-        self._session = session
+        #: The executor's session; what a task's client runs on.
+        self.driver = driver
         self._runner = runner
         self._lock = threading.Lock()
         self._directory: tempfile.TemporaryDirectory[str] | None = None

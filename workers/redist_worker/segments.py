@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from redist.errors import SegmentError
-from redist.memory.directory import SegmentDirectory, dead_directories, sweep_dead
+from redist.memory.directory import SegmentDirectory
+from redist.memory.locks import dead_directories, sweep_dead
 from redist_worker.marks import Marks
 
 if TYPE_CHECKING:

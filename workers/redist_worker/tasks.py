@@ -9,13 +9,17 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from redist.errors import DeserializationError, RedistError, Reschedule, TransferError
-from redist.protocol import dumps, load_function, pack_error, type_name, unpack_arguments, unpack_spec
+from redist.protocol.arguments import unpack_arguments
+from redist.protocol.functions import load_function
+from redist.protocol.names import type_name
+from redist.protocol.payload import Payload, dumps
+from redist.protocol.specs import unpack_spec
+from redist.protocol.task_errors import pack_error
 from redist.store.calls import HandOut, Result
 from redist_worker.values import Missing, Values
 
 if TYPE_CHECKING:
     from redist.memory.broker_client import BrokerClient
-    from redist.protocol import Payload
     from redist_worker.side import Side
 
 __all__ = ["Tasks"]

@@ -11,6 +11,7 @@ from redist.errors import RedistError, SegmentGone, TransferError
 from redist.memory.headers import path_of
 from redist.memory.host import same_host
 from redist.memory.reader import open_segment
+from redist.protocol.payload import loads, loads_inline
 from redist.store import calls
 from redist.store.calls import HandOut, State
 
@@ -106,7 +107,7 @@ class Values:
             if where:
                 segments.append(dep)
             elif value:
-                values[name] = _loads_inline(value)
+                values[name] = loads_inline(value)
             else:
                 raise Missing({})
         if segments:
@@ -121,7 +122,7 @@ class Values:
             far: list[tuple[str, int, list[str]]] = []
             for name, where, value in deps:
                 if not where:
-                    values[name] = _loads_inline(value)
+                    values[name] = loads_inline(value)
                     continue
                 copies = [copy.partition(".") for copy in where.split()]
                 copies.sort(key=lambda copy: copy[0] != str(self._worker))
@@ -155,8 +156,6 @@ class Values:
         return False
 
     def _load(self, path: str) -> Any:
-        from redist.protocol import loads
-
         mapping = open_segment(path)
         return loads(mapping.view, owner=mapping)
 
@@ -234,9 +233,3 @@ class Values:
             cursor = int(reply[1])
             if cursor == 0:
                 return self._ask(list(names))
-
-
-def _loads_inline(value: bytes) -> Any:
-    from redist.protocol import loads_inline
-
-    return loads_inline(value)

@@ -1,0 +1,542 @@
+"""Worker and executor processes: what tasks can do, and what happens when processes die."""
+
+import os
+import signal
+import time
+
+import pytest
+from worker.harness import alive, until
+
+from redist import errors
+
+pytestmark = pytest.mark.timeout(90)
+
+
+def test_results_errors_and_dependencies(start, client):
+    start(executors=2)
+    one = client.submit(lambda: 1)
+    two = client.submit(lambda a, b: a + b, one, 1)
+    assert client.result(two) == 2
+
+    def fail(x):
+        return [1][x]
+
+    bad = client.submit(fail, 3)
+    with pytest.raises(IndexError) as info:
+        client.result(bad)
+    assert "return [1][x]" in "".join(map(str, [info.value.__cause__])) or "fail" in str(info.value.__cause__)
+    after = client.submit(lambda x: x, bad)
+    with pytest.raises(IndexError):
+        client.result(after)
+
+
+def test_many_tasks_on_several_threads(start, client):
+    start("--threads", "3", executors=2)
+    keys = [client.submit(lambda i=i: i * i) for i in range(300)]
+    assert [client.result(key) for key in keys] == [i * i for i in range(300)]
+
+
+def test_exits_and_odd_results_are_errors_of_the_task(start, client):
+    start()
+
+    def leave():
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        client.result(client.submit(leave))
+
+    def lock():
+        import threading
+
+        return threading.Lock()
+
+    with pytest.raises(errors.SerializationError):
+        client.result(client.submit(lock))
+    assert client.result(client.submit(lambda: "still here")) == "still here"
+
+
+def test_coroutine_functions_run_to_completion(start, client):
+    start()
+
+    def make():
+        async def add(a, b):
+            import asyncio
+
+            await asyncio.sleep(0.01)
+            return a + b
+
+        return add
+
+    assert client.result(client.submit(make(), 1, 2)) == 3
+    assert client.result(client.submit(make(), 3, 4)) == 7
+
+
+def test_retries_and_reschedule(start, client, tmp_path):
+    start()
+    marker = str(tmp_path / "ran")
+
+    def flaky(path, error):
+        import os
+
+        count = len(os.listdir(os.path.dirname(path)))
+        with open(f"{path}{count}", "w"):
+            pass
+        ran = sum(name.startswith("ran") for name in os.listdir(os.path.dirname(path)))
+        if ran < 3:
+            raise error("again")
+        return ran
+
+    assert client.result(client.submit(flaky, marker, errors.Reschedule)) == 3
+    for name in os.listdir(tmp_path):
+        if name.startswith("ran"):
+            os.unlink(tmp_path / name)
+    assert client.result(client.submit(flaky, marker, ValueError, retries=5)) == 3
+
+
+def test_payloads_go_through_segments_and_leave_with_their_key(start, client, tmp_path):
+    start(executors=2)
+
+    def make(n):
+        import numpy
+
+        return numpy.arange(n)
+
+    a = client.submit(make, 200_000)
+    total = client.submit(lambda x: int(x.sum()), a)
+    assert client.result(total) == 199_999 * 100_000
+    value = client.result(a)
+    assert value[-1] == 199_999
+    del value
+    (directory,) = (tmp_path / "segments").iterdir()
+
+    def payloads():
+        return [name for name in os.listdir(directory) if len(name) > 32 and "." in name]
+
+    assert len(payloads()) == 1
+    client.release(a, total)
+    until(lambda: not payloads())
+    assert client.state(a).state == "forgotten"
+
+
+def test_payloads_travel_between_workers(start, client):
+    start("--resources", "A=1", name="w1")
+    start("--resources", "B=1", name="w2")
+
+    def make():
+        return b"x" * 1_000_000
+
+    a = client.submit(make, resources="A=1")
+
+    def where(x):
+        from redist_worker.local import get_worker
+
+        return get_worker().name, len(x)
+
+    b = client.submit(where, a, resources="B=1")
+    assert client.result(b) == ("w2", 1_000_000)
+    assert client.result(client.submit(where, a, resources="A=1")) == ("w1", 1_000_000)
+
+
+def test_a_copy_that_vanished_is_computed_again(start, client, tmp_path):
+    start()
+    a = client.submit(lambda: b"y" * 100_000)
+    client.wait(a)
+    (directory,) = (tmp_path / "segments").iterdir()
+    for name in os.listdir(directory):
+        if len(name) > 32 and "." in name:
+            os.unlink(directory / name)
+    assert client.result(client.submit(len, a)) == 100_000
+
+
+def test_more_dependencies_than_a_hand_out_lists(start, client):
+    start()
+    parts = [client.submit(lambda i=i: i, key=f"part-{i:03}") for i in range(150)]
+    assert client.result(client.submit(lambda *xs: sum(xs), *parts)) == sum(range(150))
+
+
+def test_get_worker_and_local_directory(start, client):
+    worker = start("--threads", "2")
+
+    def look():
+        import os
+
+        from redist_worker.local import get_worker
+
+        local = get_worker()
+        with open(os.path.join(local.local_directory, "file"), "w") as file:
+            file.write("x")
+        return local.name, local.address, local.nthreads, local.local_directory, os.getppid()
+
+    name, address, threads, directory, parent = client.result(client.submit(look))
+    assert (name, threads) == ("w", 2)
+    assert address.startswith("tcp://")
+    assert parent != worker.pid
+    assert os.path.isdir(directory)
+    assert worker.stop() == 0
+    assert not os.path.exists(directory)
+
+
+def test_what_tasks_print_reaches_clients_before_their_result(start, client):
+    start()
+
+    def talk():
+        import sys
+        import warnings
+
+        print("hello", 1)
+        print("oops", file=sys.stderr)
+        warnings.warn("careful", stacklevel=1)
+        return 5
+
+    assert client.result(client.submit(talk)) == 5
+    until(lambda: len(client.output) >= 2)
+    assert client.output[0] == (1, "w", "hello 1\n")
+    assert client.output[1][0] == 2
+    assert client.output[1][2].startswith("oops\n")
+    assert "careful" in client.output[1][2]
+
+
+def test_what_a_long_task_prints_comes_while_it_runs(start, client, tmp_path):
+    start()
+    go = str(tmp_path / "go")
+
+    def talk(path):
+        import os
+        import time
+
+        print("working")
+        while not os.path.exists(path):
+            time.sleep(0.01)
+
+    key = client.submit(talk, go)
+    until(lambda: client.output)
+    assert client.output == [(1, "w", "working\n")]
+    open(go, "w").close()
+    assert client.result(key) is None
+
+
+# --- tasks that wait for tasks --------------------------------------------------------------------------------------
+
+
+def descend():
+    """Return a function that submits itself with less depth, and waits for it."""
+
+    def inner(inner, depth):
+        import time
+
+        from redist.protocol.arguments import pack_arguments
+        from redist.protocol.functions import function_of
+        from redist.protocol.payload import loads_inline
+        from redist.protocol.specs import pack_spec
+        from redist.store import calls
+        from redist_worker.local import get_worker
+
+        if depth == 0:
+            return 0
+        worker = get_worker()
+        driver = worker.driver
+        packed = function_of(inner)
+        spec = pack_spec(packed.hash, pack_arguments((inner, depth - 1), {}).data)
+        name = f"depth-{depth - 1}"
+        driver.call(calls.submit([calls.Task(name, packed.hash, spec)], [(packed.hash, packed.data)]))
+        driver.on_block()
+        try:
+            deadline = time.monotonic() + 30
+            while True:
+                (state,) = calls.parse_states(driver.call(calls.states([name])))
+                if state.state == "memory":
+                    break
+                if time.monotonic() > deadline:
+                    raise TimeoutError(state)
+                time.sleep(0.005)
+        finally:
+            driver.on_unblock()
+        return 1 + loads_inline(state.value)
+
+    return inner
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_tasks_that_wait_for_tasks_to_depth_20(start, client, threads):
+    start("--threads", threads)
+    function = descend()
+    assert client.result(client.submit(function, function, 20), timeout=40) == 20
+    assert client.result(client.submit(lambda: "free again")) == "free again"
+
+
+def test_secede_and_rejoin(start, client, tmp_path):
+    start()
+    go = str(tmp_path / "go")
+
+    def outside(path):
+        import os
+        import time
+
+        from redist_worker.local import rejoin, secede
+
+        secede()
+        while not os.path.exists(path):
+            time.sleep(0.005)
+        rejoin()
+        return "back"
+
+    long = client.submit(outside, go)
+    assert client.result(client.submit(lambda: "beside")) == "beside"
+    assert not os.path.exists(go)
+    open(go, "w").close()
+    assert client.result(long) == "back"
+
+
+def test_a_slow_task_does_not_hold_up_those_taken_with_it(start, client, tmp_path):
+    start(executors=2)
+    for _ in range(3):
+        for key in [client.submit(lambda i=i: i) for i in range(50)]:
+            client.result(key)
+    go = str(tmp_path / "go")
+
+    def wait(path, blocks):
+        import os
+        import time
+
+        while blocks and not os.path.exists(path):
+            time.sleep(0.005)
+
+    keys = [client.submit(wait, go, i == 0) for i in range(200)]
+    client.wait(*keys[1:])
+    open(go, "w").close()
+    assert client.result(keys[0]) is None
+
+
+# --- death ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_executor_that_dies_is_replaced_and_its_task_runs_again(start, client, tmp_path):
+    start()
+    marker = str(tmp_path / "died")
+
+    def die_once(path):
+        import os
+        import signal
+
+        if not os.path.exists(path):
+            open(path, "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return "alive"
+
+    assert client.result(client.submit(die_once, marker)) == "alive"
+
+
+def test_a_task_that_kills_its_process_ends_in_killed_worker(start, client):
+    start()
+
+    def die():
+        import ctypes
+
+        ctypes.string_at(0)
+
+    with pytest.raises(errors.KilledWorker, match="SIGSEGV") as info:
+        client.result(client.submit(die, key="deadly"), timeout=40)
+    assert "deadly" in str(info.value)
+    assert client.result(client.submit(lambda: "fine")) == "fine"
+
+
+def test_killing_an_executor_from_outside_names_signal_and_memory(start, client):
+    start("--lease", "1")
+
+    def sleep():
+        import time
+
+        time.sleep(1000)
+
+    client.submit(sleep, key="sleeper")
+    seen = set()
+    while True:
+        state = until(lambda: client.state_of("sleeper", "processing", "erred"))
+        if state.state == "erred":
+            break
+        ordinals = client.ordinals("executors")
+        pid = next((client.pid(o) for o in ordinals.values()), 0)
+        if pid and pid not in seen:
+            until(lambda: client.sampled(pid) or not alive(pid))
+            seen.add(pid)
+            os.kill(pid, signal.SIGKILL)
+    text = state.value.decode(errors="replace")
+    assert "KilledWorker" in text
+    assert "SIGKILL" in text
+    assert "MiB" in text
+    assert len(seen) == 4
+
+
+def test_a_killed_worker_takes_all_its_processes_along(start, client):
+    worker = start("--lease", "1", executors=2)
+
+    def hold_the_gil():
+        import ctypes
+
+        ctypes.PyDLL(None).sleep(1000)
+
+    client.submit(hold_the_gil, key="holder")
+    until(lambda: client.state_of("holder", "processing"))
+    pids = worker.descendants()
+    assert len(pids) == 3
+    worker.kill()
+    until(lambda: not any(map(alive, pids)))
+
+
+def test_a_worker_restarted_takes_over_payloads_and_ordinal(start, client, tmp_path):
+    worker = start(name="same")
+    a = client.submit(lambda: b"z" * 50_000)
+    (before,) = client.wait(a)
+    ordinal = client.ordinals("workers")["same"]
+    worker.kill()
+    start(name="same")
+    assert client.ordinals("workers") == {"same": ordinal}
+    (after,) = client.wait(a)
+    assert after.where == before.where
+    assert client.result(a) == b"z" * 50_000
+    assert len(os.listdir(tmp_path / "segments")) == 1
+
+
+def test_the_fork_server_is_replaced_when_it_dies(start, client):
+    worker = start()
+    import psutil
+
+    (server,) = psutil.Process(worker.pid).children()
+    server.kill()
+    assert client.result(client.submit(lambda: "again"), timeout=30) == "again"
+
+
+def test_executors_are_killed_on_demand(start, client):
+    import msgpack
+
+    from redist.store import calls
+
+    start()
+    before = client.ordinals("executors")
+    (worker,) = client.ordinals("workers").values()
+    client.driver.call(calls.send([worker], msgpack.packb(["kill", *before.values()])))
+    until(lambda: (now := client.ordinals("executors")) and not set(now.values()) & set(before.values()))
+    assert client.result(client.submit(lambda: "new")) == "new"
+
+
+# --- the end --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_in_good_order(start, client, tmp_path, signum):
+    worker = start(executors=2)
+    client.wait(client.submit(lambda: b"p" * 100_000))
+    pids = worker.descendants()
+    worker.process.send_signal(signum)
+    assert worker.process.wait(20) == 0
+    until(lambda: not any(map(alive, pids)))
+    assert client.ordinals("workers") == {}
+    assert client.ordinals("executors") == {}
+    assert os.listdir(tmp_path / "segments") == []
+
+
+def test_the_end_waits_for_tasks_and_hands_back_the_rest(start, client, tmp_path):
+    worker = start()
+    started = str(tmp_path / "started")
+
+    def slow(path):
+        import time
+
+        open(path, "w").close()
+        time.sleep(0.5)
+        return "done"
+
+    first = client.submit(slow, started)
+    second = client.submit(lambda: "second")
+    until(lambda: os.path.exists(started))
+    assert worker.stop() == 0
+    assert client.result(first) == "done"
+    assert client.state(second).state.split(" ")[0] in ("queued", "memory")
+    start(name="w2")
+    assert client.result(second) == "second"
+
+
+def test_a_task_that_does_not_end_is_handed_back(start, client, tmp_path):
+    worker = start("--grace", "0.2")
+    started = str(tmp_path / "started")
+
+    def endless(path):
+        import os
+        import time
+
+        if os.path.exists(path):
+            return "second run"
+        open(path, "w").close()
+        time.sleep(1000)
+
+    key = client.submit(endless, started)
+    until(lambda: os.path.exists(started))
+    begun = time.monotonic()
+    assert worker.stop() == 0
+    assert time.monotonic() - begun < 10
+    start(name="w2")
+    assert client.result(key) == "second run"
+
+
+def test_ctrl_c_in_a_terminal_does_not_reach_executors(start, client):
+    worker = start(executors=2)
+    pids = worker.descendants()
+    groups = {os.getpgid(pid) for pid in pids}
+    assert os.getpgid(worker.pid) not in groups
+    executors = [client.pid(ordinal) for ordinal in client.ordinals("executors").values()]
+    for pid in executors:
+        os.kill(pid, signal.SIGINT)
+    assert client.result(client.submit(lambda: "unharmed")) == "unharmed"
+    assert all(map(alive, executors))
+
+
+def test_it_ends_when_the_process_that_started_it_is_gone(endpoint, client, tmp_path):
+    import subprocess
+    import sys
+
+    from worker.harness import ROOT
+
+    script = (
+        "import os, subprocess, sys\n"
+        "r, w = os.pipe()\n"
+        "p = subprocess.Popen([sys.executable, '-m', 'redist_worker', *sys.argv[1:], '--die-with-parent', str(r)],"
+        " pass_fds=[r], start_new_session=True)\n"
+        "print(p.pid, flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'workers'}"}
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script, endpoint.url, "--namespace", endpoint.namespace, "--name", "w",
+         "--segments", str(tmp_path / "segments")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env,
+    )  # fmt: skip
+    pid = int(parent.stdout.readline())
+    until(lambda: client.ordinals("executors"))
+    parent.kill()
+    parent.wait()
+    parent.stdin.close()
+    parent.stdout.close()
+    until(lambda: not alive(pid))
+    assert client.ordinals("workers") == {}
+
+
+def test_it_waits_for_a_server_and_says_what_is_wrong(tmp_path):
+    import subprocess
+    import sys
+
+    from worker.harness import ROOT
+
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'workers'}"}
+
+    def run(*args):
+        return subprocess.run(
+            [sys.executable, "-m", "redist_worker", *args], env=env, capture_output=True, text=True, timeout=30
+        )
+
+    gone = run(f"unix://{tmp_path}/no.sock", "--connect-timeout", "0.3")
+    assert gone.returncode == 69
+    assert "no.sock" in gone.stderr
+    assert run("redis://localhost", "--threads", "0").returncode == 2
+    assert "--memory-limit" in run("--help").stdout
+    assert run("redis://localhost", "--memory-limit", "much").returncode == 2
+    assert run("redis://localhost", "--resources", "GPU").returncode == 2

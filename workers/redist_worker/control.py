@@ -1,0 +1,96 @@
+"""Messages to a worker in its inbox.
+
+A message is a msgpack list, put there by `redist.store.calls.send`:
+
+========================================== ==========================================================================
+``["kill", executor ordinal...]``          kill these executors, or all; successors are started
+``["restart"]``                            the same for all, as part of a restart
+``["close"]``                              stop in good order
+``["fetch", name, attempt, address...]``   bring a copy here from one of these data servers
+========================================== ==========================================================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+
+from redist.errors import RedistError
+
+if TYPE_CHECKING:
+    from redist.memory.fetcher import Fetcher
+    from redist_worker.side import Side
+    from redist_worker.worker import Worker
+
+__all__ = ["Control"]
+
+logger = logging.getLogger("redist.worker")
+
+_AT_A_TIME = 100
+
+
+class Control:
+    """Reads a worker's inbox and obeys.
+
+    Parameters
+    ----------
+    worker : Worker
+        Whose.
+    side : Side
+        For reading.
+    fetcher : Fetcher
+        For copies.
+    """
+
+    def __init__(self, worker: Worker, side: Side, fetcher: Fetcher) -> None:
+        self._worker = worker
+        self._side = side
+        self._fetcher = fetcher
+        self._again = False
+        self._reading: asyncio.Task[None] | None = None
+
+    def look(self) -> None:
+        """Read the inbox soon."""
+        if self._reading is not None and not self._reading.done():
+            self._again = True
+        else:
+            self._reading = asyncio.get_running_loop().create_task(self._read())
+
+    async def _read(self) -> None:
+        self._again = True
+        while self._again:
+            self._again = False
+            inbox = f"{self._side.endpoint.prefix}inbox:{self._worker.session.ordinal}"
+            try:
+                messages = await asyncio.to_thread(self._side.command, "LPOP", inbox, _AT_A_TIME)
+            except RedistError as error:
+                logger.warning("the inbox cannot be read: %s", error)
+                return
+            for data in messages or ():
+                self._again = True
+                try:
+                    self._obey(msgpack.unpackb(data))
+                except Exception:
+                    logger.exception("a control message could not be obeyed")
+
+    def _obey(self, message: list[Any]) -> None:
+        op, *rest = message
+        if op == "kill":
+            self._worker.executors.kill("was killed on demand", [int(ordinal) for ordinal in rest] or None)
+        elif op == "restart":
+            self._worker.executors.kill("was restarted")
+        elif op == "close":
+            self._worker.stop()
+        elif op == "fetch":
+            name, attempt, *addresses = rest
+            asyncio.get_running_loop().create_task(self._fetch(name, int(attempt), addresses))
+        else:
+            logger.warning("a control message of unknown kind %r", op)
+
+    async def _fetch(self, name: str, attempt: int, addresses: list[str]) -> None:
+        for outcome in await self._fetcher.fetch([(name, attempt, addresses)]):
+            if outcome is not None:
+                logger.warning("a copy of %s could not be made here: %s", name, outcome)

@@ -1,0 +1,104 @@
+"""What a worker is told at its start."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from redist.store.connect import Endpoint
+
+__all__ = ["WorkerOptions", "parse_bytes", "parse_resources"]
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+_AMOUNT = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?i?)b?\s*", re.IGNORECASE)
+_RESOURCE = re.compile(r"([A-Za-z_][\w.\-]*)=([0-9]+(?:\.[0-9]+)?)")
+
+
+@dataclass(slots=True)
+class WorkerOptions:
+    """Options of one worker.
+
+    Parameters
+    ----------
+    endpoint : Endpoint
+        The server and namespace.
+    name : str
+        Name for people, unique among the workers; empty: one is made of host and pid, or a dead predecessor's is taken.
+    executors : int
+        How many executor processes.
+    threads : int
+        Threads of each.
+    memory_limit : int
+        Most bytes of payloads; 0 for what the file system has.
+    resources : str
+        ``GPU=1,MEM=2.5``, what tasks can ask for.
+    host, port : str and int
+        Where the data server listens; an empty host is the address that leads to the server.
+    segments : str
+        Parent of the segment directory; empty for shared memory.
+    lease : float
+        Seconds after which others believe a silent worker dead.
+    grace : float
+        Seconds that tasks get to finish when the worker is stopped.
+    connect_timeout : float
+        Seconds to wait for the server at the start.
+    parent_fd : int
+        Descriptor whose closing tells that the process that started the worker is gone; -1 for none.
+    """
+
+    endpoint: Endpoint
+    name: str = ""
+    executors: int = 1
+    threads: int = 1
+    memory_limit: int = 0
+    resources: str = ""
+    host: str = ""
+    port: int = 0
+    segments: str = ""
+    lease: float = 10.0
+    grace: float = 5.0
+    connect_timeout: float = 60.0
+    parent_fd: int = -1
+    hostname: str = field(default_factory=socket.gethostname)
+
+    def default_name(self) -> str:
+        """Return the name of a worker that was given none."""
+        return f"{self.hostname}-{os.getpid()}"
+
+
+def parse_bytes(text: str) -> int:
+    """Return a number of bytes from ``4GiB``, ``500 MB``, ``0``, or a fraction of the memory like ``0.5``.
+
+    Raises
+    ------
+    ValueError
+        If it is none of these.
+    """
+    match = _AMOUNT.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is no amount of memory: write 4GiB, 500MB or a fraction of the memory like 0.5")
+    number, unit = float(match[1]), match[2].lower()
+    if unit == "i":
+        raise ValueError(f"{text!r} is no amount of memory: write 4GiB, 500MB or a fraction of the memory like 0.5")
+    if not unit and 0 < number <= 1 and "." in match[1]:
+        return int(number * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return int(number * _UNITS[unit])
+
+
+def parse_resources(text: str) -> str:
+    """Check and return resources, ``GPU=1,MEM=2.5``; blanks are dropped.
+
+    Raises
+    ------
+    ValueError
+        If an item is not ``NAME=NUMBER``.
+    """
+    items = [item.strip().replace(" ", "") for item in text.replace(" ", ",").split(",") if item.strip()]
+    for item in items:
+        if not _RESOURCE.fullmatch(item):
+            raise ValueError(f"{item!r} is no resource: write NAME=NUMBER, for example GPU=1,MEM=2.5")
+    return ",".join(items)

@@ -1,0 +1,283 @@
+"""The worker process: owner of the payloads of its host, and parent of its executors."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import threading
+from typing import TYPE_CHECKING, Any
+
+from redist.errors import ConnectionLost, RedistError
+from redist.memory.broker import Broker
+from redist.memory.data_client import DataClient
+from redist.memory.data_server import DataServer, ip_towards
+from redist.memory.fetcher import Fetcher
+from redist.memory.locks import small_shm_warning
+from redist.session.asyncio_driver import AsyncioDriver
+from redist.session.session import Session
+from redist.store import calls
+from redist_worker.control import Control
+from redist_worker.executor import Options as ExecutorOptions
+from redist_worker.executors import Executor, Executors
+from redist_worker.replicas import Replicas
+from redist_worker.segments import Home, find_home
+from redist_worker.side import Side
+
+if TYPE_CHECKING:
+    from redist.store.calls import Beat, Call
+    from redist_worker.forkserver import ForkServer
+    from redist_worker.options import WorkerOptions
+
+__all__ = ["Worker"]
+
+logger = logging.getLogger("redist.worker")
+
+
+class Worker:
+    """One worker; `run` is its life.
+
+    Parameters
+    ----------
+    options : WorkerOptions
+        What it is told.
+    server : ForkServer
+        Started already.
+    """
+
+    def __init__(self, options: WorkerOptions, server: ForkServer) -> None:
+        self.options = options
+        self.endpoint = options.endpoint
+        self.server = server
+        self.side = Side(options.endpoint)
+        self.stopping = asyncio.Event()
+        self.exit_code = 0
+        self.name = options.name
+        self.address = ""
+        self.home: Home
+        self.session: Session
+        self.driver: AsyncioDriver
+        self.executors: Executors
+        self._parts = contextlib.AsyncExitStack()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> int:
+        """Be a worker until told to stop; return the exit code."""
+        loop = asyncio.get_running_loop()
+        self.server.attach(loop)
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, self.stop)
+        if self.options.parent_fd >= 0:
+            loop.add_reader(self.options.parent_fd, self._parent_gone)
+        starting = loop.create_task(self._start())
+        stopped = loop.create_task(self.stopping.wait())
+        try:
+            await asyncio.wait([starting, stopped], return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                await starting
+                await stopped
+        finally:
+            for task in (starting, stopped):
+                task.cancel()
+            await asyncio.gather(starting, stopped, return_exceptions=True)
+            await self._parts.aclose()
+        return self.exit_code
+
+    def stop(self) -> None:
+        """End in good order."""
+        self.stopping.set()
+
+    def _parent_gone(self) -> None:
+        asyncio.get_running_loop().remove_reader(self.options.parent_fd)
+        logger.info("the process that started this worker is gone")
+        self.stop()
+
+    # --- start ------------------------------------------------------------------------------------------------------
+
+    async def _start(self) -> None:
+        options = self.options
+        secret = await asyncio.to_thread(self._meet_server)
+        self.home = home = find_home(self.endpoint, options.name, options.memory_limit, options.segments or None)
+        self._parts.callback(home.directory.close)
+        self.name = options.name or home.name or options.default_name()
+        warning = small_shm_warning(home.directory.path, options.memory_limit)
+        if warning:
+            logger.warning("%s", warning)
+
+        client = DataClient(secret)
+        replicas = Replicas(home.directory, self.side, self._post)
+        fetcher = Fetcher(home.directory, client, on_fetched=replicas.fetched)
+        self._parts.push_async_callback(fetcher.close)
+        broker = Broker(home.directory, fetch=fetcher.fetch)
+        self._parts.push_async_callback(broker.close)
+        data_server = DataServer(home.directory, secret)
+        self._parts.push_async_callback(data_server.close)
+        socket_path = await broker.start()
+        host = options.host or self._address_towards_server()
+        self.address = await data_server.start(host, options.port)
+
+        details = {
+            "address": self.address,
+            "segments": home.directory.path,
+            "hostid": home.directory.hostid,
+            "socket": socket_path,
+            "host": options.hostname,
+            "pid": str(os.getpid()),
+            "memory_limit": str(options.memory_limit),
+            "resources": options.resources,
+            "threads": str(options.threads),
+            "executors": str(options.executors),
+        }
+        self.session = session = Session(
+            self.endpoint, "worker", self.name, details, ordinal=home.ordinal, lease=options.lease
+        )
+        session.on_evict = replicas.evict
+        session.on_lost = replicas.all_again
+        session.on_generation = self._new_generation
+        session.on_beat = lambda beat: self._beat(beat, replicas)
+        session.heart.make = self._heartbeat
+        self._broker = broker
+        self.executors = Executors(
+            self.server, options.executors, self.name, home.directory.path, self._executor_options, self._lost
+        )
+        self.driver = AsyncioDriver(session, self.endpoint, check=False)
+        await self.driver.start(timeout=options.connect_timeout)
+        self._parts.push_async_callback(self.driver.close)
+        home.remember(self.name, session.ordinal)
+        await self._settle_predecessor(replicas)
+
+        self._parts.push_async_callback(self._stop_executors)
+        control = Control(self, self.side, fetcher)
+        session.on_control = control.look
+        control.look()
+        await self.executors.start()
+        logger.info("worker %s at %s, ordinal %d", self.name, self.address, session.ordinal)
+
+    def _meet_server(self) -> str:
+        """Wait for the server, see whether it is fit, and return the token of the namespace's data servers."""
+        endpoint = self.endpoint
+        wire = endpoint.open(self.options.connect_timeout, retry=True)
+        try:
+            endpoint.check(wire)
+        finally:
+            wire.close()
+        meta = f"{endpoint.prefix}meta"
+        secret = self.side.command("HGET", meta, "secret")
+        if secret is None:
+            self.side.command("HSETNX", meta, "secret", os.urandom(16).hex())
+            secret = self.side.command("HGET", meta, "secret")
+        text: str = secret.decode()
+        return text
+
+    def _address_towards_server(self) -> str:
+        hosts = self.endpoint.address.hosts
+        return ip_towards(hosts[0][0]) if hosts else "127.0.0.1"
+
+    async def _settle_predecessor(self, replicas: Replicas) -> None:
+        """Have the server know what became of the worker that had this directory before."""
+        home = self.home
+        if not home.ordinal:
+            return
+        for part in replicas.all_again():
+            self._post(part)
+        prefix = self.endpoint.prefix
+        before = await asyncio.to_thread(
+            self.side.command, "SMEMBERS", f"{prefix}executors:{self.session.ordinal}"
+        )
+        for ordinal in before:
+            running = (home.blamed or {}).get(int(ordinal), [])
+            self._post(calls.lost_executor(int(ordinal), f"worker {self.name} died with its executors", running))
+        replicas._missing = await asyncio.to_thread(replicas._believed, self.session.ordinal)
+        await replicas.compare(self.session.ordinal)
+
+    def _executor_options(self, executor: Executor) -> ExecutorOptions:
+        return ExecutorOptions(
+            endpoint=self.endpoint,
+            name=executor.name,
+            threads=self.options.threads,
+            marks=executor.marks.path,
+            worker=self.session.ordinal,
+            worker_name=self.name,
+            address=self.address,
+            host=self.options.hostname,
+            segments=self.home.directory.path,
+            socket=self._broker.address,
+        )
+
+    # --- life -------------------------------------------------------------------------------------------------------
+
+    def _post(self, call: Call) -> None:
+        self.driver.post(call)
+
+    def _heartbeat(self) -> Call:
+        directory = self.home.directory
+        directory.reap()
+        self.executors.sample()
+        metrics = {
+            "files": len(directory.files),
+            "managed": directory.total,
+            "lingering": directory.lingering,
+            "executors": [
+                {"name": e.name, "ordinal": e.ordinal, "pid": e.pid, "rss": e.rss, "running": len(e.marks.running())}
+                for e in self.executors
+            ],
+        }
+        status = "closing" if self.stopping.is_set() else "running"
+        return calls.worker_heartbeat(
+            len(directory.files),
+            self.session.lane.n,
+            int(self.options.lease * 1000),
+            status=status,
+            metrics=json.dumps(metrics, separators=(",", ":")),
+        )
+
+    def _beat(self, beat: Beat, replicas: Replicas) -> None:
+        replicas.beat(beat.agree, self.session.ordinal)
+
+    def _new_generation(self, generation: int) -> None:
+        self.executors.kill("was restarted with the cluster")
+
+    async def _lost(self, executor: Executor, reason: str, running: list[int]) -> None:
+        """Tell the server that an executor died."""
+        self._broker.disconnect(executor.pid)
+        ordinals = [executor.ordinal] if executor.ordinal else await self._strangers()
+        for ordinal in ordinals:
+            self._post(calls.lost_executor(ordinal, reason, running))
+
+    async def _strangers(self) -> list[int]:
+        """Return executors that the server counts as ours and we do not know: dead before they could say their ordinal."""
+        members = await asyncio.to_thread(
+            self.side.command, "SMEMBERS", f"{self.endpoint.prefix}executors:{self.session.ordinal}"
+        )
+        known = {executor.ordinal for executor in self.executors}
+        return [int(member) for member in members if int(member) not in known]
+
+    # --- end --------------------------------------------------------------------------------------------------------
+
+    async def _stop_executors(self) -> None:
+        with contextlib.suppress(RedistError):
+            self._post(self._heartbeat())  # paused: nothing more is handed out
+        await self.executors.stop(self.options.grace)
+
+
+def serve(options: WorkerOptions, server: ForkServer) -> int:
+    """Run a worker to its end, in the main thread."""
+
+    async def run() -> int:
+        return await Worker(options, server).run()
+
+    try:
+        return asyncio.run(run())
+    except ConnectionLost as error:
+        logger.error("%s", error)
+        return 69
+    except RedistError as error:
+        logger.error("%s", error)
+        return 78
+    finally:
+        server.close()
+        if threading.active_count() > 1:
+            logging.shutdown()
