@@ -22,7 +22,7 @@ __all__ = ["command"]
 )
 @namespace_option
 def command(url: str, worker: bool, namespace: str | None) -> None:
-    """Connect to the server at URL and check it, as a health check of a service does. Exits with 69 or 78 if it is not well."""
+    """Connect to the server at URL and check it, as health checks do. Exits with 69 or 78 if it is not well."""
     import socket
     import time
 

@@ -1,0 +1,101 @@
+"""What the repository ships, besides code."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_readme_commands_are_those_of_ci() -> None:
+    readme = (ROOT / "README.md").read_text()
+    commands = re.findall(r"```sh\n(.*?)\n```", readme, re.DOTALL)
+    assert commands[0].endswith("examples/flights.py")
+    assert commands[1] == "./scripts/test"
+    assert (ROOT / ".ci/run").read_text().rstrip().endswith(commands[1])
+
+
+@pytest.mark.parametrize("script", [".ci/run", "scripts/test"])
+def test_shell_scripts_are_shell(script: str) -> None:
+    assert os.access(ROOT / script, os.X_OK)
+    subprocess.run(["bash", "-n", str(ROOT / script)], check=True)
+
+
+def test_the_package_has_scripts_and_types(tmp_path: Path) -> None:
+    pytest.importorskip("hatchling")
+    from hatchling.builders.wheel import WheelBuilder
+
+    wheel = next(iter(WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])))
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for expected in (
+        "redist/py.typed",
+        "redist_worker/py.typed",
+        "redist_worker/__main__.py",
+        "redist/store/scripts/submit.lua",
+        "redist/store/scripts/include/names.lua",
+    ):
+        assert expected in names
+    assert not [name for name in names if name.startswith(("tests/", "workers/", "bench/"))]
+
+
+def test_imports_are_light() -> None:
+    """What every process imports brings in neither frames nor graphs nor terminal art."""
+    code = "import sys, redist.cluster, redist.cli; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {"pandas", "pyarrow", "dask", "distributed", "rich", "redis", "valkey", "numpy"} & set(loaded)
+
+
+def test_extras() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert {"demo", "bench", "test", "dev", "pandas"} <= set(extras)
+
+
+# --- containers -----------------------------------------------------------------------------------------------------
+
+
+def test_compose_file() -> None:
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    valkey, worker = services["valkey"], services["worker"]
+    assert valkey["command"][valkey["command"].index("--appendonly") + 1] == "yes"
+    assert valkey["command"][valkey["command"].index("--maxmemory-policy") + 1] == "noeviction"
+    assert any(volume.endswith(":/data") for volume in valkey["volumes"])
+    assert "shm_size" in worker
+    # Neither a name nor a host port, which would keep it from being scaled.
+    assert not {"container_name", "ports", "hostname"} & set(worker)
+    assert all("healthcheck" in service for service in services.values())
+    dockerfile = (ROOT / worker["build"]["dockerfile"]).read_text()
+    for source in re.findall(r"^COPY (.+) \S+$", dockerfile, re.MULTILINE):
+        for name in source.split():
+            assert (ROOT / name).exists()
+            assert f"!{name}" in (ROOT / ".dockerignore").read_text().splitlines()
+
+
+@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="docker-compose is not installed")
+def test_compose_takes_the_file() -> None:
+    def config(**environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["docker-compose", "-f", "compose.yaml", "config"],
+            cwd=ROOT,
+            env={"PATH": os.environ["PATH"], **environment},
+            capture_output=True,
+            text=True,
+        )
+
+    shown = config(REDIST_PASSWORD="secret", REDIST_WORKER_SHM="3gb")
+    assert shown.returncode == 0, shown.stderr
+    assert yaml.safe_load(shown.stdout)["services"]["worker"]["shm_size"] in ("3gb", "3221225472", 3221225472)
+    without = config()
+    assert without.returncode != 0
+    assert "set a password for the server" in without.stderr
