@@ -1,0 +1,243 @@
+"""The doctor, on namespaces that are well, broken, busy, forbidden or left."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from memory.memory_helpers import store as write_payload
+from redist.diagnostics.doctor import Report, examine
+from redist.errors import ServerRefused
+from redist.memory.directory import SegmentDirectory
+from redist.session.ledger import checksum
+from redist.store import calls as C
+from redist.store.acl import acl_line
+from redist.store.connect import Endpoint, endpoint
+from servers import Server, WireStore
+from store.kit import Caller, World
+
+PATIENCE = 0.2
+
+
+@pytest.fixture
+def point(valkey: Server, namespace: str) -> Endpoint:
+    return valkey.endpoint(namespace)
+
+
+@pytest.fixture
+def world(valkey: Server, point: Endpoint) -> Iterator[World]:
+    """A namespace that the tests may leave broken."""
+    store = WireStore(point, "valkey")
+    yield World(store, checking=False, repeating=False)
+    store.close()
+    valkey.forget(point.namespace)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[SegmentDirectory]:
+    found = SegmentDirectory.create(str(tmp_path / "segments"))
+    yield found
+    found.close()
+
+
+def worker_of(world: World, directory: SegmentDirectory) -> Caller:
+    return world.worker("w", segments=directory.path, hostid=directory.hostid)
+
+
+def rules(report: Report) -> list[str]:
+    return sorted({violation.rule for violation in report.violations})
+
+
+def test_nobody_was_ever_there(point: Endpoint) -> None:
+    report = examine(point)
+    assert report.healthy
+    assert report.looks == 1
+    assert (report.keys, report.nbytes, report.clients) == (0, 0, 0)
+
+
+def test_a_namespace_at_work_is_healthy(world: World, point: Endpoint) -> None:
+    c, w = world.client("ada"), world.worker()
+    x = world.executor(w)
+    c.ok(C.submit([C.Task("a", "f", b"s"), C.Task("b", "f", b"s", ("a",))], [("f", b"F")]))
+    x.listen_up()
+    x.turn([C.Result("a", x.tasks[0].attempt, "memory", 5, "int", b"value")])
+    report = examine(point, patience=PATIENCE)
+    assert report.healthy
+    assert report
+    assert (report.keys, report.nbytes) == (2, 5)
+    text = str(report)
+    assert "2 keys, 5 bytes; 1 client, 1 worker, 1 executor" in text
+    assert "healthy" in text
+    assert point.namespace in text
+
+
+def test_what_is_broken_is_named(world: World, point: Endpoint) -> None:
+    c = world.client("ada")
+    c.ok(C.commit([C.Value("a", 1, 0, 0, 3, "int", b"abc")]))
+    world.command("HSET", "key:a", "refs:77", "1")
+    report = examine(point, patience=PATIENCE)
+    assert not report.healthy
+    assert rules(report) == ["references"]
+    assert "'a' refs:77=1" in str(report)
+    assert report.looks > 1
+
+
+def test_what_mends_itself_is_not_reported(world: World, point: Endpoint) -> None:
+    c = world.client("ada")
+    c.ok(C.commit([C.Value("a", 1, 0, 0, 3, "int", b"abc")]))
+    world.command("SADD", "holds:77", "a")
+    other = point.open()
+
+    def mend() -> None:
+        time.sleep(0.1)
+        other.call("SREM", f"{point.prefix}holds:77", "a")
+        other.close()
+
+    thread = threading.Thread(target=mend)
+    thread.start()
+    report = examine(point, patience=1.0)
+    thread.join()
+    assert report.healthy
+    assert report.looks > 1
+
+
+def test_what_never_stands_still_is_only_noted(world: World, point: Endpoint) -> None:
+    """Somebody writes all the time: each look sees another half-done thing."""
+    world.client("ada")
+    stop = threading.Event()
+    other = point.open()
+
+    def write() -> None:
+        i = 0
+        while not stop.is_set():
+            other.call("SADD", f"{point.prefix}holds:77", f"key-{i}")
+            other.call("SREM", f"{point.prefix}holds:77", f"key-{i - 1}")
+            i += 1
+            time.sleep(0.002)
+        other.close()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    report = examine(point, patience=0.3)
+    stop.set()
+    thread.join()
+    assert all(v.rule == "orphan" for v in report.violations)  # `holds:77` without a caller is certain
+    assert any("others write" in note for note in report.notes)
+
+
+def test_counts_are_compared_with_what_the_client_said(world: World, point: Endpoint) -> None:
+    c = world.client("ada")
+    c.ok(C.commit([C.Value("a", 2, 0, 0, 3, "int", b"abc"), C.Value("b", 1, 0, 0, 3, "int", b"abc")]))
+    c.do(C.client_heartbeat(2, 3, checksum([("a", 2), ("b", 1)]), c.n))
+    assert examine(point, patience=PATIENCE).healthy
+    c.do(C.client_heartbeat(2, 3, checksum([("a", 1), ("b", 2)]), c.n))
+    assert rules(examine(point, patience=PATIENCE)) == ["checksum"]
+    c.ok(C.ledger([("a", 3)]))  # the lane has gone on: nothing can be said
+    assert examine(point, patience=PATIENCE).healthy
+
+
+def test_files_and_keys_belong_together(world: World, point: Endpoint, directory: SegmentDirectory) -> None:
+    c, w = world.client("ada"), worker_of(world, directory)
+    write_payload(directory, "a", 1, b"x" * 100)
+    c.ok(C.commit([C.Value("a", 1, 1, w.ordinal, 100, "bytes")]))
+    assert examine(point, patience=PATIENCE).healthy
+
+    path = write_payload(directory, "stray", 9, b"y" * 50)
+    report = examine(point, patience=PATIENCE)
+    assert rules(report) == ["files"]
+    assert report.violations[0].subject == "stray"
+    assert path in str(report)
+    os.unlink(path)
+    assert examine(point, patience=PATIENCE).healthy
+
+    os.unlink(directory.path_of("a", 1))
+    report = examine(point, patience=PATIENCE)
+    assert [v.subject for v in report.violations] == ["a"]
+    assert "there is no file" in str(report)
+
+
+def test_a_file_that_is_no_payload(world: World, point: Endpoint, directory: SegmentDirectory) -> None:
+    worker_of(world, directory)
+    Path(directory.path, "0" * 32 + ".1").write_bytes(b"rubbish")
+    assert "is no payload" in str(examine(point, patience=PATIENCE))
+
+
+def test_workers_of_other_hosts_are_left_alone(
+    world: World, point: Endpoint, directory: SegmentDirectory
+) -> None:
+    world.worker("far", segments=directory.path, hostid="0" * 32)
+    write_payload(directory, "stray", 9, b"y")
+    assert examine(point, patience=PATIENCE).healthy
+
+
+def test_keys_of_another_schema_and_type(world: World, point: Endpoint) -> None:
+    c = world.client("ada")
+    world.command("RPUSH", "toys", "a")
+    world.command("SET", f"inbox:{c.ordinal}", "no list")
+    report = examine(point, patience=PATIENCE)
+    assert rules(report) == ["schema"]
+    assert {v.subject for v in report.violations} == {"toys", f"inbox:{c.ordinal}"}
+
+
+def test_all_have_left(world: World, point: Endpoint) -> None:
+    c = world.client("ada")
+    c.ok(C.commit([C.Value("a", 1, 0, 0, 3, "int", b"abc")]))
+    c.do(C.close())
+    world.drain()
+    assert examine(point, patience=PATIENCE).healthy
+    world.command("SET", "data:a", "left")
+    assert not examine(point, patience=PATIENCE).healthy
+
+
+def test_a_fired_task_outlives_its_client(world: World, point: Endpoint) -> None:
+    c = world.client("ada")
+    c.ok(C.submit([C.Task("a", "f", b"s", flags=1)], [("f", b"F")]))
+    c.do(C.close())
+    world.drain()
+    report = examine(point, patience=PATIENCE)
+    assert report.healthy
+    assert any("1 task in queues, and no executor" in note for note in report.notes)
+
+
+def test_a_lease_that_is_over_is_noted(world: World, point: Endpoint) -> None:
+    c = world.client("ada")
+    world.command("ZADD", "leases", 1000, str(c.ordinal))
+    report = examine(point, patience=PATIENCE)
+    assert report.healthy
+    assert any("client ada" in note and "past its lease" in note for note in report.notes)
+
+
+def test_a_user_without_scan(valkey: Server, world: World, point: Endpoint) -> None:
+    c = world.client("ada")
+    c.ok(C.commit([C.Value("a", 1, 0, 0, 3, "int", b"abc")]))
+    user = f"doctor-{point.namespace}"
+    line = acl_line(user, point.namespace, password="secret")
+    line = " ".join(word for word in line.split(" ") if word not in ("+lrange", "+zscan"))
+    valkey.admin(*line.split(" "))
+    fenced = endpoint(valkey.url.replace("unix://", f"unix://{user}:secret@"), point.namespace)
+    try:
+        with pytest.raises(ServerRefused, match=r"\+lrange"):
+            examine(fenced)
+        valkey.admin("ACL", "SETUSER", user, "+lrange", "+zscan")
+        report = examine(fenced, patience=PATIENCE)
+        assert report.healthy
+        assert report.keys == 1
+        assert any("may not SCAN" in note for note in report.notes)
+        world.command("HSET", "key:a", "refs:77", "1")
+        assert rules(examine(fenced, patience=PATIENCE)) == ["references"]
+    finally:
+        valkey.admin("ACL", "DELUSER", user)
+
+
+def test_nothing_is_written(world: World, point: Endpoint) -> None:
+    c = world.client("ada")
+    c.ok(C.commit([C.Value("a", 1, 0, 0, 3, "int", b"abc")]))
+    before = json.dumps(world.dump(), default=sorted, sort_keys=True)
+    examine(point, patience=PATIENCE)
+    assert json.dumps(world.dump(), default=sorted, sort_keys=True) == before
