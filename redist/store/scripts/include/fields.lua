@@ -2,14 +2,6 @@
 -- @lazy
 -- Reading and writing the fields of records.
 
--- A variadic call in chunks: list[from..] follow the fixed arguments.
-function S.many(command, key, list, from)
-  local n = #list
-  for i = from or 1, n, CHUNK do
-    call(command, key, unpack(list, i, math.min(i + CHUNK - 1, n)))
-  end
-end
-
 -- Set fields, given as strings in pairs.
 function S.set(name, h, ...)
   call('HSET', RECORD .. name, ...)

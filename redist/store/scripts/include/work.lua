@@ -23,7 +23,9 @@ function S.settle_up(limit)
   S.drain(limit or SLICE)
   local more = 0
   if first <= last then
-    S.many('RPUSH', P .. 'work', items, first)
+    for i = first, last, CHUNK do -- not by the list's length, which is not defined once its head is nil
+      call('RPUSH', P .. 'work', unpack(items, i, math.min(i + CHUNK - 1, last)))
+    end
     more = 1
   end
   for i = #closers, 1, -1 do
