@@ -74,9 +74,20 @@ class Ledger:
         return state
 
     def bind(self, state: FutureState) -> None:
-        """Count one more reference to the key of `state`. Under the driver's lock."""
+        """Count one more reference to the key of `state`. Under the driver's lock.
+
+        Where another call is about to bring the count (`settled`), the caller adds to ``state.count`` by itself.
+        """
         state.count += 1
         self._dirty[state] = None
+
+    def settled(self, state: FutureState, count: int) -> None:
+        """Note that another call than `ledger` brings `count` of the key of `state`; what differs from it follows later."""
+        self.sent(state, count)
+        if state.count == count:
+            self._dirty.pop(state, None)
+        else:
+            self._dirty[state] = None
 
     def release(self, state: FutureState) -> None:
         """Count one reference less. From any thread, with or without the lock, in a garbage collection too."""
@@ -135,11 +146,6 @@ class Ledger:
             self.keys += (count > 0) - (before > 0)
             self.total += count - before
             self.checksum = (self.checksum + (count - before) * _weight(state.name)) & _MASK
-
-    def clean(self, state: FutureState) -> None:
-        """Note that the count of `state` is on the lane with another call: there is nothing more to say."""
-        if state.count == state.sent:
-            self._dirty.pop(state, None)
 
     def forfeit(self, state: FutureState) -> None:
         """Note that the server let go of our references by itself: a cancellation or a refusal."""

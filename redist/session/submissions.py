@@ -130,20 +130,20 @@ class Submissions:
     def _send_slice(self, source: deque[tuple[FutureState, Task]]) -> None:
         tasks: list[Task] = []
         states: list[FutureState] = []
-        sent, clean, take = self._ledger.sent, self._ledger.clean, source.popleft
+        settled, take = self._ledger.settled, source.popleft
         size = 0
         while source and len(tasks) < SLICE and size < BULK:
             state, task = take()
             if state.status != PENDING:
-                continue  # cancelled before it left
+                settled(state, state.sent)
+                continue  # cancelled, or known, before it left
             # One that was dropped before it left is counted for this moment, and the release follows.
             count = state.count if state.count > 0 else 1
             if task.count != count:
                 task = task._replace(count=count)
             tasks.append(task)
             states.append(state)
-            sent(state, count)
-            clean(state)
+            settled(state, count)
             size += len(task.spec)
         if not tasks:
             return

@@ -1,0 +1,51 @@
+"""redist: shared in-memory data and tasks for many Python processes, with the state in Redis or Valkey."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from redist.client import Client
+    from redist.cluster import LocalCluster
+    from redist.current import default_client, fire_and_forget, futures_of, get_client
+    from redist.future import Future
+    from redist.waiting import ALL_COMPLETED, FIRST_COMPLETED, as_completed, wait
+    from redist_worker.local import get_worker, rejoin, secede
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ALL_COMPLETED", "FIRST_COMPLETED", "Client", "Future", "LocalCluster", "__version__", "as_completed", "default_client",
+    "fire_and_forget", "futures_of", "get_client", "get_worker", "rejoin", "secede", "wait",
+]  # fmt: skip
+
+_HOMES = {
+    "Client": "redist.client",
+    "Future": "redist.future",
+    "LocalCluster": "redist.cluster",
+    "ALL_COMPLETED": "redist.waiting",
+    "FIRST_COMPLETED": "redist.waiting",
+    "as_completed": "redist.waiting",
+    "wait": "redist.waiting",
+    "default_client": "redist.current",
+    "fire_and_forget": "redist.current",
+    "futures_of": "redist.current",
+    "get_client": "redist.current",
+    "get_worker": "redist_worker.local",
+    "rejoin": "redist_worker.local",
+    "secede": "redist_worker.local",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'redist' has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,172 @@
+"""Which client is meant when none is named.
+
+Inside a task it is the executor's own. Otherwise the innermost ``with client.as_current()``, then the newest client with
+``set_as_default``: a synchronous one, or an asynchronous one of the running loop. Clients are known weakly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import weakref
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from redist.errors import NoClientError
+
+if TYPE_CHECKING:
+    from redist.client import Client
+
+__all__ = [
+    "default_client",
+    "fire_and_forget",
+    "futures_of",
+    "get_client",
+    "living_clients",
+    "set_task_client",
+]
+
+_current: ContextVar[Client | None] = ContextVar("redist_current_client", default=None)
+_living: weakref.WeakSet[Client] = weakref.WeakSet()
+_defaults: list[weakref.ref[Client]] = []
+_of_tasks: Callable[[], Client] | None = None
+
+
+def register(client: Client, *, default: bool) -> None:
+    """Make a client known; with `default` it is the one that is meant from now on."""
+    _living.add(client)
+    if default:
+        _defaults[:] = [ref for ref in _defaults if ref() is not None]
+        _defaults.append(weakref.ref(client))
+
+
+def unregister(client: Client) -> None:
+    """Forget a client that was closed."""
+    _living.discard(client)
+    _defaults[:] = [ref for ref in _defaults if ref() not in (None, client)]
+
+
+def living_clients() -> list[Client]:
+    """Return all clients of this process that are not closed."""
+    return list(_living)
+
+
+def set_task_client(make: Callable[[], Client] | None) -> None:
+    """In an executor: `make` returns the client for the task that the calling thread runs."""
+    global _of_tasks
+    _of_tasks = make
+
+
+@contextlib.contextmanager
+def as_current(client: Client) -> Iterator[Client]:
+    """Make `client` the one that is meant, in this context."""
+    token = _current.set(client)
+    try:
+        yield client
+    finally:
+        _current.reset(token)
+
+
+def current_client() -> Client | None:
+    """Return the client that is meant, None if there is none."""
+    client = _current.get()
+    if client is not None and not client.closed:
+        return client
+    if _of_tasks is not None:
+        return _of_tasks()
+    loop = None
+    with contextlib.suppress(RuntimeError):
+        loop = asyncio.get_running_loop()
+    for ref in reversed(_defaults):
+        client = ref()
+        if client is None or client.closed:
+            continue
+        if not client.asynchronous or (loop is not None and client.is_of(loop)):
+            return client
+    return None
+
+
+def default_client(c: Client | None = None) -> Client:
+    """Return `c`, or the client that is meant when none is named.
+
+    Raises
+    ------
+    NoClientError
+        If there is none.
+    """
+    client = c or current_client()
+    if client is None:
+        raise NoClientError("there is no client: start one with redist.Client()")
+    return client
+
+
+def get_client(address: Any = None, timeout: Any = None, resolve_address: bool = True) -> Client:
+    """Return a client, inside a task the executor's own.
+
+    Parameters
+    ----------
+    address : str, optional
+        Server to connect to if there is no client for it yet.
+    timeout : float or str, optional
+        Time to connect.
+    resolve_address : bool
+        Accepted for Dask's sake.
+
+    Raises
+    ------
+    NoClientError
+        If there is none and no address was given.
+    """
+    client = current_client()
+    if client is not None and (address is None or client.connects_to(str(address))):
+        return client
+    if address is None:
+        raise NoClientError("there is no client: start one with redist.Client(), or name an address")
+    from redist.client import Client
+
+    return Client(address, **({} if timeout is None else {"timeout": timeout}))
+
+
+def fire_and_forget(obj: Any) -> None:
+    """Run tasks to their end even if nobody keeps their Futures.
+
+    Parameters
+    ----------
+    obj : Future, or collection of Futures
+        Futures in lists, tuples, dicts and sets, at any depth.
+    """
+    futures = futures_of(obj)
+    clients = {future.client for future in futures}
+    for client in clients:
+        client._fire([future for future in futures if future.client is client])
+
+
+def futures_of(o: Any, client: Client | None = None) -> list[Any]:
+    """Return the Futures in a nested collection, each once; a Dask collection gives those of its graph.
+
+    Raises
+    ------
+    CancelledError
+        If one of them is cancelled.
+    """
+    from redist.errors import FutureCancelledError
+    from redist.future import Future
+
+    found: dict[int, Any] = {}
+    seen: set[int] = set()
+    todo = [o]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, Future):
+            found.setdefault(id(item), item)
+        elif isinstance(item, list | tuple | set | frozenset | dict):
+            if id(item) not in seen:
+                seen.add(id(item))
+                todo.extend(reversed(list(item.values() if isinstance(item, dict) else item)))
+        elif hasattr(item, "__dask_graph__") and (graph := item.__dask_graph__()) is not None:
+            todo.extend(graph.values())
+    for future in found.values():
+        if future.cancelled():
+            raise FutureCancelledError(future.key, "it was cancelled before")
+    return list(found.values())

@@ -1,0 +1,91 @@
+"""Datasets: values under names, versioned, for any client of the namespace.
+
+A version's record holds one pickle, of a pair: whether what follows is the value itself or a Future of it. The Futures in
+it are pinned as long as the version lives; a reader takes a hand-off on the version until it has bound them.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Any
+
+from redist.current import as_current
+from redist.errors import DatasetExists, DatasetNotFound, FutureCancelledError
+from redist.gathering import result_of
+from redist.protocol import dumps, loads_inline
+from redist.scattering import scatter
+from redist.session.lane import Refused
+from redist.session.operations import Ask, Operation, Post, Run
+from redist.store import calls
+from redist.store.keys import Key, decode_key, encode_key
+
+if TYPE_CHECKING:
+    from redist.client import Client
+
+__all__ = ["get", "names", "publish", "unpublish"]
+
+#: Bytes of a value that is kept in the dataset's record itself.
+_DIRECT = 64 * 1024
+#: Bytes of a value that holds Futures, which is always kept in the record.
+_ANY = 1 << 29
+_ABSENT: Any = object()
+
+
+def publish(client: Client, items: dict[Key, Any], override: bool) -> Operation[None]:
+    """Publish values under names."""
+    for name, value in items.items():
+        payload = dumps((False, value), inline_limit=_DIRECT)
+        if payload.inline is None and payload.contains:
+            payload = dumps((False, value), inline_limit=_ANY)
+        if payload.inline is None:
+            # Large: a payload like any other, and the record refers to it.
+            value = yield from scatter(client, value, None, False, False, None)
+            payload = dumps((True, value))
+        assert payload.inline is not None
+        try:
+            yield Ask(calls.publish(encode_key(name), payload.inline, payload.contains, override=override))
+        except Refused as refused:
+            if refused.code == "exists":
+                raise DatasetExists(
+                    f"a dataset {name!r} is published already; publish it with override=True to replace it"
+                ) from None
+            raise FutureCancelledError(
+                decode_key(refused.message), "it is not known any more and cannot be published"
+            ) from None
+
+
+def get(client: Client, name: Key, default: Any = _ABSENT) -> Operation[Any]:
+    """Return the value that is published under `name`."""
+    token = secrets.token_hex(8)
+    try:
+        reply = yield Ask(calls.get_dataset(encode_key(name), token))
+    except Refused:
+        if default is not _ABSENT:
+            return default
+        raise DatasetNotFound(
+            f"no dataset {name!r} is published; list_datasets() names those that are"
+        ) from None
+    record, data = calls.parse_dataset(reply)
+    with as_current(client):
+        stored, value = loads_inline(data)
+    if stored:
+        value = yield from result_of(client, value._state, None, False, False)
+    # What the version holds is counted by now, on the same lane.
+    yield Post(calls.drop_handoffs([(token, record)]))
+    return value
+
+
+def unpublish(client: Client, name: Key) -> Operation[None]:
+    """Withdraw a dataset."""
+    try:
+        yield Ask(calls.unpublish(encode_key(name)))
+    except Refused:
+        raise DatasetNotFound(
+            f"no dataset {name!r} is published; list_datasets() names those that are"
+        ) from None
+
+
+def names(client: Client) -> Operation[tuple[Key, ...]]:
+    """Return the names of all datasets."""
+    fields = yield Run(client._peers.fields, ("datasets",))
+    return tuple(decode_key(name) for name in sorted(fields))

@@ -1,0 +1,224 @@
+"""What a client tells about the cluster: workers, who has what, what runs where."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+
+from redist.current import futures_of
+from redist.future import Future
+from redist.session.operations import Ask, AskAll, Operation, Run, Until
+from redist.session.states import Condition
+from redist.store import calls
+from redist.store.keys import Key, decode_key, encode_key
+
+if TYPE_CHECKING:
+    from redist.client import Client
+    from redist.peers import Peer
+
+__all__ = [
+    "has_what",
+    "names_of",
+    "nthreads",
+    "processing",
+    "restart",
+    "scheduler_info",
+    "wait_for_workers",
+    "who_has",
+]
+
+_SLICE = 500
+
+
+def names_of(futures: Any) -> list[str]:
+    """Return the wire names of Futures, keys, or nested collections of Futures, each once."""
+    if isinstance(futures, str):
+        return [encode_key(futures)]
+    if isinstance(futures, Future):
+        return [futures.name]
+    if isinstance(futures, Iterable):
+        items = list(futures.values() if isinstance(futures, dict) else futures)
+        names: dict[str, None] = {}
+        for item in items:
+            if isinstance(item, str) or (isinstance(item, tuple) and item and isinstance(item[0], str)):
+                names[encode_key(item)] = None
+            else:
+                for future in futures_of(item):
+                    names[future.name] = None
+        return list(names)
+    return [future.name for future in futures_of(futures)]
+
+
+def read_states(names: list[str]) -> Operation[list[calls.State]]:
+    """Read the states of keys."""
+    replies = yield AskAll([calls.states(names[i : i + _SLICE]) for i in range(0, len(names), _SLICE)])
+    return [state for reply in replies for state in calls.parse_states(reply)]
+
+
+def who_has(client: Client, futures: Any) -> Operation[dict[Key, tuple[str, ...]]]:
+    """Return the addresses of the workers that have each key's payload; none for a value that the server keeps."""
+    if futures is None:
+        with client.session.lock:
+            names = [state.name for state in client.session.states]
+    else:
+        names = names_of(futures)
+    states = yield from read_states(names)
+    result: dict[Key, tuple[str, ...]] = {}
+    for state in states:
+        addresses = []
+        for place in state.where.split() if state.state == "memory" else ():
+            peer = yield Run(client._peers.worker, (int(place.partition(".")[0]),))
+            if peer is not None:
+                addresses.append(peer.address)
+        result[decode_key(state.name)] = tuple(addresses)
+    return result
+
+
+def _chosen(peers: list[Peer], workers: str | Iterable[str] | None) -> list[Peer]:
+    if workers is None:
+        return peers
+    wanted = {workers} if isinstance(workers, str) else set(map(str, workers))
+    return [peer for peer in peers if {peer.name, peer.address, str(peer.ordinal)} & wanted]
+
+
+def has_what(client: Client, workers: str | Iterable[str] | None) -> Operation[dict[str, tuple[Key, ...]]]:
+    """Return the keys of the payloads that each worker has."""
+    peers = _chosen((yield Run(client._peers.workers)), workers)
+    result = {}
+    for peer in peers:
+        fields = yield Run(client._peers.fields, (f"has:{peer.ordinal}",))
+        result[peer.address] = tuple(decode_key(name) for name in sorted(fields))
+    return result
+
+
+def _read_executors(client: Client) -> list[dict[str, str]]:
+    peers = client._peers
+    return [
+        {"ordinal": ordinal, **peers.fields(f"caller:{ordinal}")}
+        for ordinal in sorted(peers.fields("executors"), key=int)
+    ]
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0
+
+
+def scheduler_info(client: Client, n_workers: int) -> Operation[dict[str, Any]]:
+    """Return what is known of the workers, in the form of Dask's ``scheduler_info``; there is no scheduler process."""
+    peers: list[Peer] = yield Run(client._peers.workers)
+    executors: list[dict[str, str]] = yield Run(_read_executors, (client,))
+    meta = yield Run(client._peers.fields, ("meta",))
+    threads: dict[str, int] = {}
+    for executor in executors:
+        worker = executor.get("worker", "")
+        threads[worker] = threads.get(worker, 0) + int(_number(executor.get("threads", "1")))
+    workers = {}
+    for peer in peers[: n_workers if n_workers >= 0 else None]:
+        fields = peer.fields
+        try:
+            metrics = json.loads(fields.get("metrics") or "{}")
+        except ValueError:
+            metrics = {}
+        workers[peer.address] = {
+            "type": "Worker",
+            "id": peer.name,
+            "name": peer.name,
+            "host": fields.get("host", ""),
+            "pid": int(_number(fields.get("pid", "0"))),
+            "nthreads": threads.get(str(peer.ordinal), 0),
+            "memory_limit": int(_number(fields.get("memory_limit", "0"))),
+            "resources": _resources(fields.get("resources", "")),
+            "status": fields.get("status", "running"),
+            "last_seen": _number(fields.get("seen", "0")) / 1000,
+            "local_directory": peer.segments,
+            "metrics": metrics,
+            "ordinal": peer.ordinal,
+        }
+    return {
+        "type": "Scheduler",
+        "id": f"redist {client.namespace}",
+        "address": client.url,
+        "services": {},
+        "started": _number(meta.get("since", "0")) / 1000,
+        "generation": int(_number(meta.get("generation", "0"))),
+        "n_workers": len(peers),
+        "total_threads": sum(threads.values()),
+        "total_memory": sum(int(_number(peer.fields.get("memory_limit", "0"))) for peer in peers),
+        "workers": workers,
+    }
+
+
+def _resources(text: str) -> dict[str, float]:
+    pairs = [pair.partition("=") for pair in text.split(",") if pair]
+    return {name: _number(amount) for name, _, amount in pairs}
+
+
+def nthreads(client: Client, workers: str | Iterable[str] | None) -> Operation[dict[str, int]]:
+    """Return how many tasks each worker runs at a time."""
+    info = yield from scheduler_info(client, -1)
+    peers = _chosen((yield Run(client._peers.workers)), workers)
+    return {peer.address: info["workers"].get(peer.address, {}).get("nthreads", 0) for peer in peers}
+
+
+def processing(client: Client, workers: str | Iterable[str] | None) -> Operation[dict[str, tuple[Key, ...]]]:
+    """Return the keys of the tasks that each worker has been given and not finished."""
+    peers = _chosen((yield Run(client._peers.workers)), workers)
+    executors = yield Run(_read_executors, (client,))
+    result: dict[str, tuple[Key, ...]] = {}
+    for peer in peers:
+        running: list[Key] = []
+        for executor in executors:
+            if executor.get("worker") == str(peer.ordinal):
+                batches = yield Run(client._peers.fields, (f"batches:{executor['ordinal']}",))
+                names = [name for batch in batches.values() for name in batch.split("\n") if name]
+                mine = f"processing e{executor['ordinal']}."
+                states = yield from read_states(names)
+                running += [
+                    decode_key(s.name) for s in states if s.state == "processing" or s.state.startswith(mine)
+                ]
+        result[peer.address] = tuple(running)
+    return result
+
+
+def wait_for_workers(client: Client, n_workers: int, timeout: float | None) -> Operation[None]:
+    """Wait until at least `n_workers` workers can run tasks.
+
+    Raises
+    ------
+    TimeoutError
+        If they are fewer when the timeout comes.
+    """
+    until = None if timeout is None else time.monotonic() + timeout
+    while True:
+        seen = client._workers_seen
+        peers: list[Peer] = yield Run(client._peers.workers)
+        executors = yield Run(_read_executors, (client,))
+        able = {executor.get("worker") for executor in executors if executor.get("inc")}
+        count = sum(str(peer.ordinal) in able for peer in peers)
+        if count >= n_workers:
+            return
+        left = 1.0 if until is None else until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(f"only {count} of {n_workers} workers are here after {timeout:g} s")
+        yield Until(Condition(lambda seen=seen: client._workers_seen != seen), min(left, 0.25))
+
+
+def restart(client: Client, timeout: float | None, wait: bool) -> Operation[None]:
+    """Forget every key and dataset, and start the executors again."""
+    peers: list[Peer] = yield Run(client._peers.workers)
+    reply = yield Ask(calls.restart())
+    with client.session.lock:
+        client.session.set_generation(int(reply[2]))
+    if peers:
+        yield Ask(calls.send([peer.ordinal for peer in peers], msgpack.packb(["restart"])))
+    # It is let through when everything has been wiped.
+    yield Ask(calls.noop())
+    if wait and peers:
+        yield from wait_for_workers(client, len(peers), timeout)

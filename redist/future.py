@@ -1,0 +1,263 @@
+"""`Future`: a counted reference to a remote value, and what it says of it.
+
+A Future is a thin handle; what is known of its key stands in the session's `FutureState`, which all Futures of the key in
+this client share. Making one counts up, and `release`, ``del``, garbage collection and the client's end count down; the
+value lives as long as anybody's count is not zero.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from redist.errors import CancelledError, FutureCancelledError
+from redist.protocol.futures import collect, register_future_type
+from redist.session.states import CANCELLED, PENDING, FutureState, Status, Waiter
+from redist.store import calls
+from redist.store.keys import Key, decode_key, encode_key
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from redist.client import Client
+
+__all__ = ["Future"]
+
+T = TypeVar("T")
+
+
+class Future(Generic[T]):
+    """A remote value, finished or on its way.
+
+    Parameters
+    ----------
+    key : str or tuple
+        Its key.
+    client : Client, optional
+        The client that holds the reference; default: the current one.
+
+    Attributes
+    ----------
+    name : str
+        Wire name of the key.
+    """
+
+    __slots__ = ("__weakref__", "_cleared", "_client", "_state")
+
+    _client: Client
+    _state: FutureState
+    _cleared: bool
+
+    def __init__(self, key: Key, client: Client | None = None, state: FutureState | None = None) -> None:
+        self._cleared = True
+        if client is None:
+            from redist.current import default_client
+
+            client = default_client()
+        self._client = client
+        self._state = client._bind(encode_key(key)) if state is None else state
+        self._cleared = False
+
+    @classmethod
+    def _of(cls, state: FutureState, client: Client) -> Future[Any]:
+        """Return a Future for a reference that is counted already."""
+        future = cls.__new__(cls)
+        future._state = state
+        future._client = client
+        future._cleared = False
+        return future
+
+    # --- what it says -----------------------------------------------------------------------------------------------
+
+    @property
+    def key(self) -> Key:
+        """The user's key."""
+        return decode_key(self._state.name)
+
+    @property
+    def name(self) -> str:
+        """Wire name of the key."""
+        return self._state.name
+
+    @property
+    def client(self) -> Client:
+        """The client that holds the reference."""
+        return self._client
+
+    @property
+    def executor(self) -> Client:
+        """The client, under Dask's other name for it."""
+        return self._client
+
+    def bind_client(self, client: Client) -> None:
+        """Hold the reference by `client` from now on."""
+        if client is not self._client or self._cleared:
+            state = client._bind(self._state.name)
+            self.release()
+            self._state, self._client, self._cleared = state, client, False
+
+    @property
+    def status(self) -> Status:
+        """``pending``, ``finished``, ``error``, ``lost`` or ``cancelled``."""
+        return CANCELLED if self._cleared else self._state.status
+
+    @property
+    def type(self) -> str | None:
+        """Short name of the value's type (or of the exception's), None while it is not known."""
+        return self._state.type or None
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the serialized value, 0 while it is not known."""
+        return self._state.nbytes
+
+    def done(self) -> bool:
+        """Return whether it is not pending any more, for better or worse."""
+        return self.status != PENDING
+
+    def cancelled(self) -> bool:
+        """Return whether it was cancelled."""
+        return self.status == CANCELLED
+
+    def __repr__(self) -> str:
+        type_ = f" type: {self._state.type}," if self._state.type else ""
+        return f"<Future: {self.status},{type_} key: {self.key}>"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        type_ = f", type: {escape(self._state.type)}" if self._state.type else ""
+        return (
+            f"<b>Future: {escape(str(self.key))}</b> <font color='gray'>status: </font>{self.status}{type_}"
+        )
+
+    # --- its value --------------------------------------------------------------------------------------------------
+
+    def result(self, timeout: float | str | None = None, *, copy: bool = False, writable: bool = False) -> T:
+        """Wait for the value and return it; a coroutine with an asynchronous client.
+
+        Parameters
+        ----------
+        timeout : float or str, optional
+            Seconds to wait, or text such as ``'2s'``.
+        copy : bool
+            Return a private, writable copy.
+        writable : bool
+            Let arrays be written to: pages that are written to become private copies.
+
+        Raises
+        ------
+        TimeoutError
+            If it is not there in time.
+        CancelledError
+            If it was cancelled.
+        Exception
+            What the task raised.
+        """
+        self._check()
+        return cast(T, self._client._result(self, timeout, copy, writable))
+
+    def exception(self, timeout: float | str | None = None, **kwargs: object) -> BaseException | None:
+        """Wait, and return the exception of a failed task, None if it succeeded."""
+        self._check()
+        return cast("BaseException | None", self._client._exception(self, timeout))
+
+    def traceback(self, timeout: float | str | None = None, **kwargs: object) -> TracebackType | None:
+        """Wait, and return the traceback of a failed task, for `traceback.format_tb`; None if it succeeded."""
+        self._check()
+        return cast("TracebackType | None", self._client._traceback(self, timeout))
+
+    def __await__(self) -> Generator[Any, None, T]:
+        self._check()
+        return cast("Generator[Any, None, T]", self._client._await_result(self).__await__())
+
+    def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
+        """Have ``fn(future)`` called when it is done, at once if it is; in a thread of its own, or in the loop."""
+        self._client._on_done(self, fn)
+
+    # --- its life ---------------------------------------------------------------------------------------------------
+
+    def cancel(self, reason: str | None = None, msg: str | None = None, **kwargs: Any) -> Any:
+        """Cancel it; see `Client.cancel`."""
+        return self._client.cancel([self], reason=reason, msg=msg, **kwargs)
+
+    def retry(self, **kwargs: object) -> Any:
+        """Run a failed task again; see `Client.retry`."""
+        return self._client.retry([self])
+
+    def release(self) -> None:
+        """Give the reference up; the Future is of no use afterwards."""
+        if not self._cleared:
+            self._cleared = True
+            self._client._release(self._state)
+
+    def __del__(self) -> None:
+        try:
+            if not self._cleared:
+                self._cleared = True
+                self._client._release(self._state)
+        except Exception:
+            pass  # the interpreter ends, or it was never made
+
+    def _check(self) -> None:
+        if self._cleared:
+            raise FutureCancelledError(self.key, "its reference was released")
+
+    # --- travelling -------------------------------------------------------------------------------------------------
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        bare = collect(self)
+        if bare is not None:
+            return bare
+        self._check()
+        token = secrets.token_hex(8)
+        # Ahead of any release of ours, on the same lane.
+        self._client._post(calls.handoff([(token, self._state.name)]))
+        return _take_over, (self._state.name, token, self._client.namespace)
+
+
+def _bare(future: Future[Any]) -> tuple[Any, ...]:
+    future._check()
+    return _rebuild, (future._state.name,)
+
+
+def _rebuild(name: str) -> Future[Any]:
+    """Return a Future of the current client; what holds it meanwhile is the value that it came in."""
+    from redist.current import default_client
+
+    client = default_client()
+    return Future._of(client._bind(name), client)
+
+
+def _take_over(name: str, token: str, namespace: str) -> Future[Any]:
+    """Return a Future of the current client, and end the hand-off under which it travelled."""
+    from redist.current import default_client
+
+    client = default_client()
+    if client.namespace != namespace:
+        raise CancelledError(
+            f"the Future {decode_key(name)!r} is of the namespace {namespace!r}, the current client of {client.namespace!r}"
+        )
+    future = Future._of(client._bind(name), client)
+    client._post(calls.drop_handoffs([(token, name)]))
+    return future
+
+
+class DoneCallback(Waiter):
+    """Calls back when a Future is done; keeps it alive until then."""
+
+    __slots__ = ("_fn", "_future")
+
+    def __init__(self, future: Future[Any], fn: Callable[[Future[Any]], object]) -> None:
+        super().__init__(1)
+        self._future = future
+        self._fn = fn
+
+    def hit(self, state: FutureState) -> None:
+        """Hand the call to whatever runs callbacks of the client."""
+        self.remaining = 0
+        self._future._client._call_back(self._fn, self._future)
+
+
+register_future_type(Future, _bare)

@@ -1,0 +1,365 @@
+"""Waiting for values and bringing them here: what `gather` and `Future.result` do.
+
+A small value is here when its Future is finished, pushed with the news; a larger inline one is read in batches; a segment of
+this host is mapped where it lies, one of another host is fetched.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from redist.current import as_current
+from redist.errors import DataLost, FutureCancelledError, RedistError, SegmentGone, TransferError
+from redist.future import Future
+from redist.protocol import loads, loads_inline, unpack_error
+from redist.session.operations import Ask, AskAll, Operation, Run, Until
+from redist.session.states import CANCELLED, ERROR, FINISHED, LOST, PENDING, FutureState, Waiter, hang
+from redist.session.submissions import SLICE
+from redist.store import calls
+from redist.store.keys import decode_key
+
+if TYPE_CHECKING:
+    from redist.client import Client
+    from redist.memory.broker_client import BrokerClient
+    from redist.memory.data_client import DataClient
+    from redist.peers import Peers
+
+__all__ = ["Segments", "error_of", "gather", "result_of", "values_of", "wait_for"]
+
+#: How long a copy that cannot be reached is asked for again, s.
+PATIENCE = 15.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.5
+
+
+class _AllFinished(Waiter):
+    """Waits until all are finished, or one is anything else."""
+
+    __slots__ = ()
+
+    def hit(self, state: FutureState) -> None:
+        self.remaining = self.remaining - 1 if state.status == FINISHED else 0
+        if self.remaining <= 0 and self.wake is not None:
+            self.wake()
+
+
+def wait_for(
+    client: Client, states: Sequence[FutureState], deadline: float | None, *, stop_on_error: bool
+) -> Operation[None]:
+    """Wait until `states` are not pending; with `stop_on_error` until the first that failed.
+
+    Raises
+    ------
+    TimeoutError
+        If `deadline` (of `time.monotonic`) came first.
+    """
+    if stop_on_error and any(state.status not in (PENDING, FINISHED) for state in states):
+        return
+    waiter = _AllFinished() if stop_on_error else Waiter()
+    with client.session.lock:
+        waiter.remaining = hang(waiter, states)
+    try:
+        if waiter.remaining > 0:
+            timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not (yield Until(waiter, timeout)):
+                pending = [state for state in states if state.status == PENDING]
+                what = repr(decode_key(pending[0].name)) if pending else "it"
+                more = f" and {len(pending) - 1} more" if len(pending) > 1 else ""
+                raise TimeoutError(f"{what}{more} did not finish in time")
+    finally:
+        if any(state.waiters is not None for state in states):
+            with client.session.lock:
+                for state in states:
+                    state.drop_waiter(waiter)
+
+
+def error_of(client: Client, state: FutureState) -> Operation[tuple[BaseException, TracebackType | None]]:
+    """Return the exception of a state that is neither pending nor finished, and its traceback."""
+    if state.cache is None:
+        value = state.value
+        if value is None:
+            reply = yield Ask(calls.states([state.name], full=True))
+            value = calls.parse_states(reply)[0].value
+        with as_current(client):
+            state.cache = (
+                unpack_error(value) if value else (DataLost(f"the error of {state.name} is gone"), None)
+            )
+    if isinstance(state.cache, BaseException):
+        return state.cache, None
+    exception, traceback = state.cache
+    return exception, traceback
+
+
+def values_of(
+    client: Client, states: Sequence[FutureState], *, copy: bool = False, writable: bool = False
+) -> Operation[list[Any]]:
+    """Return the values of finished `states`."""
+    values: list[Any] = [None] * len(states)
+    rest: list[int] = []
+    with as_current(client):
+        for i, state in enumerate(states):
+            value = state.value
+            if value:
+                values[i] = loads_inline(value)
+            else:
+                rest.append(i)
+    until = time.monotonic() + PATIENCE
+    pause = _FIRST_PAUSE
+    trouble: RedistError | None = None
+    while rest:
+        fetch = [i for i in rest if not states[i].where]
+        found = {i: states[i].where for i in rest if states[i].where}
+        replies = yield AskAll([
+            calls.states([states[i].name for i in fetch[k : k + SLICE]], full=True)
+            for k in range(0, len(fetch), SLICE)
+        ])  # fmt: skip
+        done: set[int] = set()
+        if fetch:
+            read = [state for reply in replies for state in calls.parse_states(reply)]
+            with as_current(client):
+                for i, state in zip(fetch, read):
+                    if state.state == "memory":
+                        if state.where:
+                            found[i] = state.where
+                        else:
+                            values[i] = loads_inline(state.value)
+                            done.add(i)
+        far: list[tuple[int, str]] = []
+        with as_current(client):
+            for i, where in found.items():
+                here, value = client._segments.load_here(states[i].name, where, copy, writable)
+                if here:
+                    values[i] = value
+                    done.add(i)
+                else:
+                    far.append((i, where))
+        if far:
+            wanted = [(states[i].name, where) for i, where in far]
+            outcomes = yield Run(client._segments.fetch, (client, wanted, copy, writable))
+            for (i, _), outcome in zip(far, outcomes):
+                if isinstance(outcome, _Trouble):
+                    trouble = outcome.error
+                else:
+                    values[i] = outcome[0]
+                    done.add(i)
+        rest = [i for i in rest if i not in done]
+        if rest:
+            # Evicted, moved or being computed again: ask how it stands.
+            if time.monotonic() > until:
+                name = decode_key(states[rest[0]].name)
+                raise trouble or TransferError(f"no copy of {name!r} can be reached")
+            yield Until(Waiter(1), pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            yield from _ask_again(client, [states[i] for i in rest])
+    return values
+
+
+def _ask_again(client: Client, states: list[FutureState]) -> Operation[None]:
+    """Read where values are now; wait for those that are computed again, and raise for those that are lost."""
+    names = [state.name for state in states]
+    replies = yield AskAll([calls.states(names[i : i + SLICE]) for i in range(0, len(names), SLICE)])
+    again: list[FutureState] = []
+    by_name = {state.name: state for state in states}
+    with client.session.lock:
+        for reply in replies:
+            for read in calls.parse_states(reply):
+                state = by_name[read.name]
+                if read.state == "memory":
+                    state.where = read.where
+                elif read.state in ("erred", "forgotten"):
+                    client.session.notifications.read(read)
+                else:
+                    state.status = PENDING
+                    again.append(state)
+    if again:
+        yield from wait_for(client, again, None, stop_on_error=True)
+    for state in states:
+        if state.status != FINISHED:
+            exception, traceback = yield from error_of(client, state)
+            raise exception.with_traceback(traceback)
+
+
+def result_of(
+    client: Client, state: FutureState, deadline: float | None, copy: bool, writable: bool
+) -> Operation[Any]:
+    """Wait for one value and return it, or raise what its task raised."""
+    if state.status == PENDING:
+        yield from wait_for(client, [state], deadline, stop_on_error=True)
+    if state.status != FINISHED:
+        exception, traceback = yield from error_of(client, state)
+        raise exception.with_traceback(traceback)
+    value = state.value
+    if value:
+        with as_current(client):
+            return loads_inline(value)
+    return (yield from values_of(client, [state], copy=copy, writable=writable))[0]
+
+
+def gather(client: Client, futures: Any, errors: str, copy: bool, writable: bool) -> Operation[Any]:
+    """Return the nested collection `futures` with values in the place of Futures."""
+    if errors not in ("raise", "skip"):
+        raise ValueError(f"errors is 'raise' or 'skip', not {errors!r}")
+    if isinstance(futures, Iterator):
+        futures = list(futures)
+    states: dict[FutureState, None] = {}
+    _collect(client, futures, states)
+    everything = list(states)
+    yield from wait_for(client, everything, None, stop_on_error=errors == "raise")
+    if errors == "raise":
+        for state in everything:
+            if state.status in (ERROR, LOST, CANCELLED):
+                exception, traceback = yield from error_of(client, state)
+                raise exception.with_traceback(traceback)
+    finished = [state for state in everything if state.status == FINISHED]
+    values = yield from values_of(client, finished, copy=copy, writable=writable)
+    return _fill(futures, dict(zip(finished, values)))
+
+
+_CONTAINERS = (list, tuple, set, frozenset, dict)
+
+
+def _collect(client: Client, obj: Any, states: dict[FutureState, None]) -> None:
+    if isinstance(obj, Future):
+        if obj._cleared:
+            raise FutureCancelledError(obj.key, "its reference was released")
+        if obj._client is not client and obj._client.namespace != client.namespace:
+            raise ValueError(f"{obj!r} belongs to another cluster")
+        states[obj._state] = None
+    elif isinstance(obj, dict):
+        for item in obj.values():
+            _collect(client, item, states)
+    elif isinstance(obj, _CONTAINERS):
+        for item in obj:
+            if type(item) is Future and not item._cleared and item._client is client:
+                states[item._state] = None
+            else:
+                _collect(client, item, states)
+
+
+_SKIPPED = object()
+
+
+def _fill(obj: Any, values: Mapping[FutureState, Any]) -> Any:
+    if isinstance(obj, Future):
+        return values.get(obj._state, _SKIPPED)
+    if isinstance(obj, dict):
+        filled = {key: _fill(item, values) for key, item in obj.items()}
+        return {key: item for key, item in filled.items() if item is not _SKIPPED}
+    if isinstance(obj, _CONTAINERS):
+        get = values.get
+        items = [get(item._state, _SKIPPED) if type(item) is Future else _fill(item, values) for item in obj]
+        items = [item for item in items if item is not _SKIPPED]
+        if type(obj) is list:
+            return items
+        if hasattr(obj, "_fields"):
+            return type(obj)(*items)
+        return type(obj)(items)
+    return obj
+
+
+class _Trouble:
+    """A payload that could not be had this time."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: RedistError) -> None:
+        self.error = error
+
+
+class Segments:
+    """Loads payloads that are not inline. Safe to use from several threads; blocks.
+
+    Parameters
+    ----------
+    peers : Peers
+        Who the workers are.
+    broker : BrokerClient, optional
+        In an executor: its worker, which fetches from other hosts.
+    own : str
+        In an executor: the worker's segment directory.
+    """
+
+    def __init__(self, peers: Peers, broker: BrokerClient | None = None, own: str = "") -> None:
+        self._peers = peers
+        self._broker = broker
+        self._own = own
+        self._remote: DataClient | None = None
+
+    def load_here(self, name: str, where: str, copy: bool, writable: bool) -> tuple[bool, Any]:
+        """Return (True, value) if a copy lies on this host, else (False, None)."""
+        from redist.memory.headers import path_of
+
+        for place in where.split():
+            worker, _, attempt = place.partition(".")
+            peer = self._peers.worker(int(worker))
+            if peer is not None and peer.here:
+                try:
+                    return True, _load(path_of(peer.segments, name, int(attempt)), copy, writable)
+                except SegmentGone:
+                    continue
+        return False, None
+
+    def fetch(
+        self, client: Client, wanted: Sequence[tuple[str, str]], copy: bool, writable: bool
+    ) -> list[Any]:
+        """Bring payloads from other hosts: for each a tuple with the value, or what kept it away."""
+        from redist.memory.headers import path_of
+
+        far: list[tuple[str, int, list[str]]] = []
+        for name, where in wanted:
+            sources: dict[int, list[str]] = {}
+            for place in where.split():
+                worker, _, attempt = place.partition(".")
+                peer = self._peers.worker(int(worker))
+                if peer is not None and peer.address and not peer.here:
+                    sources.setdefault(int(attempt), []).append(peer.address)
+            attempt_, addresses = next(iter(sources.items()), (0, []))
+            far.append((name, attempt_, addresses))
+        there = [item for item in far if item[2]]
+        outcomes: dict[str, Any] = {}
+        with as_current(client):
+            if self._broker is not None:
+                for (name, attempt_, _), outcome in zip(there, self._broker.fetch(there) if there else ()):
+                    if outcome is None:
+                        try:
+                            outcomes[name] = (_load(path_of(self._own, name, attempt_), copy, writable),)
+                        except SegmentGone as error:
+                            outcomes[name] = _Trouble(error)
+                    else:
+                        outcomes[name] = _Trouble(outcome)
+            elif there:
+                for (name, _, _), received in zip(there, self._data_client(client).fetch(there)):
+                    if isinstance(received, RedistError):
+                        outcomes[name] = _Trouble(received)
+                    elif received.view is not None:
+                        outcomes[name] = (loads(received.view, writable=writable or copy),)
+        if any(isinstance(outcome, _Trouble) for outcome in outcomes.values()):
+            self._peers.forget()
+        gone = _Trouble(SegmentGone("it is on no worker that is known"))
+        return [outcomes.get(name, gone) for name, _ in wanted]
+
+    def data_client(self, client: Client) -> DataClient:
+        """Return the client of data servers."""
+        return self._data_client(client)
+
+    def _data_client(self, client: Client) -> DataClient:
+        from redist.memory.data_client import DataClient
+
+        if self._remote is None:
+            self._remote = DataClient(client.session.secret)
+        return self._remote
+
+    def close(self) -> None:
+        """Close connections."""
+        if self._remote is not None:
+            self._remote.close()
+            self._remote = None
+
+
+def _load(path: str, copy: bool, writable: bool) -> Any:
+    from redist.memory.reader import open_segment
+
+    mapping = open_segment(path, writable=writable)
+    return loads(mapping.view, owner=mapping, copy=copy, writable=writable)

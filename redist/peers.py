@@ -1,0 +1,128 @@
+"""Records of other callers, above all of workers, read beside the lane with plain commands."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from redist.errors import ConnectionLost
+from redist.memory.host import same_host
+from redist.session.wakeup import drivers
+
+if TYPE_CHECKING:
+    from redist.store.connect import Endpoint
+    from redist.store.wire import Wire
+
+__all__ = ["Peer", "Peers"]
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A worker, as its record says.
+
+    Attributes
+    ----------
+    ordinal : int
+        Its ordinal.
+    name, address : str
+        Name, and address of its data server.
+    segments : str
+        Its segment directory.
+    socket : str
+        Path of its local socket.
+    here : bool
+        Whether its segments can be mapped from this process.
+    fields : dict
+        The whole record.
+    """
+
+    ordinal: int
+    name: str
+    address: str
+    segments: str
+    socket: str
+    here: bool
+    fields: dict[str, str]
+
+
+class Peers:
+    """Reads records of workers, and remembers them until `forget`. Safe to use from several threads; blocks.
+
+    Parameters
+    ----------
+    endpoint : Endpoint
+        The server.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._lock = threading.Lock()
+        self._wire: Wire | None = None
+        self._known: dict[int, Peer] = {}
+        self._host_id: str | None = None
+        drivers.add(self)
+
+    def command(self, *args: str | bytes | int) -> Any:
+        """Send one command that changes nothing, and may therefore be sent twice; return its reply."""
+        with self._lock:
+            if self._wire is not None:
+                try:
+                    return self._wire.call(*args)
+                except ConnectionLost:
+                    self._wire.close()
+                    self._wire = None
+            self._wire = self._endpoint.open(retry=True)
+            return self._wire.call(*args)
+
+    def fields(self, key: str) -> dict[str, str]:
+        """Return the hash at `key`, which is below the namespace's prefix."""
+        flat = iter(self.command("HGETALL", self._endpoint.prefix + key))
+        return {field.decode(): value.decode(errors="replace") for field, value in zip(flat, flat)}
+
+    def worker(self, ordinal: int) -> Peer | None:
+        """Return the worker with this ordinal, None if there is none."""
+        peer = self._known.get(ordinal)
+        if peer is None:
+            fields = self.fields(f"caller:{ordinal}")
+            if fields.get("kind") == "worker" and fields.get("inc"):
+                peer = self._known[ordinal] = Peer(
+                    ordinal,
+                    fields.get("name", ""),
+                    fields.get("address", ""),
+                    fields.get("segments", ""),
+                    fields.get("socket", ""),
+                    same_host(fields.get("segments", ""), fields.get("hostid", "")),
+                    fields,
+                )
+        return peer
+
+    def workers(self) -> list[Peer]:
+        """Return all living workers, by ordinal."""
+        self.forget()
+        peers = [self.worker(int(ordinal)) for ordinal in self.fields("workers")]
+        return sorted((peer for peer in peers if peer is not None), key=lambda peer: peer.ordinal)
+
+    def host_id(self) -> str:
+        """Return the id of the host's memory as its workers know it, empty if none is here."""
+        if not self._host_id:
+            self._host_id = next((peer.fields.get("hostid", "") for peer in self.workers() if peer.here), "")
+        return self._host_id
+
+    def forget(self) -> None:
+        """Forget what was read: workers came or went."""
+        self._known.clear()
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock:
+            if self._wire is not None:
+                self._wire.close()
+                self._wire = None
+
+    def forked(self) -> None:
+        """In a forked child: drop the parent's connection."""
+        self._lock = threading.Lock()
+        if self._wire is not None:
+            self._wire.close()
+            self._wire = None

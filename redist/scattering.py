@@ -1,0 +1,294 @@
+"""Values of this process made remote: what `scatter` does, and `submit` with large arguments.
+
+A small value goes to the server with the call that makes it known. For a larger one a worker is chosen first; on this host
+the segment is written here, under a grant of that worker, elsewhere its data server takes it; then it is made known.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgpack
+
+from redist.errors import KeyTaken, NoWorkers, RedistError, TransferError
+from redist.future import Future
+from redist.protocol import Payload, dumps
+from redist.session.lane import Refused
+from redist.session.operations import Ask, AskAll, Operation, Run, Until
+from redist.session.states import CANCELLED, PENDING, Condition, FutureState, Waiter
+from redist.store import calls
+from redist.store.calls import Value
+from redist.store.keys import decode_key, encode_key
+
+if TYPE_CHECKING:
+    from redist.client import Client
+
+__all__ = ["Item", "prepare", "scatter", "store"]
+
+_SLICE = 500
+_BULK = 1 << 20
+
+
+class Item(NamedTuple):
+    """A value on its way: its record, and the payload if it has to be written."""
+
+    state: FutureState
+    payload: Payload | None
+
+
+def prepare(
+    client: Client, values: Sequence[Any], names: Sequence[str | None], *, unique: bool
+) -> list[Item]:
+    """Serialize values, bind a reference to each, and see which are known already.
+
+    A value without a name is named after its content, or, with `unique`, like no other.
+    """
+    payloads = [dumps(value) for value in values]
+    chosen = [name or _name_of(payload, unique) for payload, name in zip(payloads, names)]
+    session = client.session
+    items: list[Item] = []
+    fresh: set[str] = set()
+    with session.lock:
+        client._check_alive()
+        for name, payload in zip(chosen, payloads):
+            known = session.states.get(name)
+            if known is not None and known.status != CANCELLED and known.fn:
+                raise KeyTaken(f"the key {decode_key(name)!r} is in use by a task; scatter under another key")
+            new = (known is None or known.status in (CANCELLED, "error", "lost")) and name not in fresh
+            if new and known is not None:
+                session.states.discard(known)
+            state = session.states.obtain(name, session.generation)
+            if new:
+                fresh.add(name)
+                state.count += 1  # told with the commit
+            else:
+                session.ledger.bind(state)
+            items.append(Item(state, payload if new else None))
+    return items
+
+
+def _name_of(payload: Payload, unique: bool) -> str:
+    label = payload.type.rpartition(".")[2]
+    if unique:
+        return f"{label}-{secrets.token_hex(16)}"
+    digest = blake2b(payload.type.encode(), digest_size=16)
+    for chunk in payload.chunks():
+        digest.update(chunk)
+    return f"{label}-{digest.hexdigest()}"
+
+
+def store(
+    client: Client,
+    items: Sequence[Item],
+    *,
+    keep: bool = False,
+    workers: Sequence[str] = (),
+    deadline: float | None = None,
+) -> Operation[None]:
+    """Write the payloads of `items` and make them known; `keep`: they are arguments of tasks."""
+    todo = [(state, payload) for state, payload in items if payload is not None]
+    try:
+        inline = [(state, payload, 0, 0) for state, payload in todo if payload.inline is not None]
+        large = [(state, payload) for state, payload in todo if payload.inline is None]
+        written: list[tuple[FutureState, Payload, int, int]] = []
+        if large:
+            written = yield from _write(client, large, workers, deadline)
+        yield from _commit(client, inline + written, keep)
+        pending = [state for state, payload in items if payload is None and state.status == PENDING]
+        if pending:
+            # Another thread of ours stores it, or it is being looked up.
+            from redist.gathering import wait_for
+
+            yield from wait_for(client, pending, deadline, stop_on_error=False)
+    except BaseException as error:
+        with client.session.lock:
+            for state, _ in todo:
+                if state.status == PENDING:
+                    client.session.ledger.forfeit(state)
+                    state.fail(error)
+        raise
+
+
+def _write(
+    client: Client, large: list[tuple[FutureState, Payload]], workers: Sequence[str], deadline: float | None
+) -> Operation[list[tuple[FutureState, Payload, int, int]]]:
+    """Write payloads into segments; a worker that cannot be reached is replaced by another one."""
+    attempts = 3
+    while True:
+        total = sum(payload.nbytes for _, payload in large)
+        host = yield Run(client._peers.host_id)
+        places = yield from _place(client, len(large), total, workers, host, deadline)
+        groups: dict[int, list[tuple[str, int, Payload]]] = {}
+        for (state, payload), (attempt, worker) in zip(large, places):
+            groups.setdefault(worker, []).append((state.name, attempt, payload))
+        try:
+            for worker, batch in groups.items():
+                yield Run(_put, (client, worker, batch))
+        except TransferError:
+            attempts -= 1
+            client._peers.forget()
+            if attempts == 0:
+                raise
+            yield Until(Waiter(1), 0.2)
+            continue
+        return [
+            (state, payload, attempt, worker) for (state, payload), (attempt, worker) in zip(large, places)
+        ]
+
+
+def _place(
+    client: Client, count: int, total: int, workers: Sequence[str], host: str, deadline: float | None
+) -> Operation[list[tuple[int, int]]]:
+    until = time.monotonic() + client._timeout if deadline is None else deadline
+    while True:
+        seen = client._workers_seen
+        try:
+            reply = yield Ask(calls.place(count, total, workers, host))
+            return calls.parse_place(reply)
+        except Refused as refused:
+            left = until - time.monotonic()
+            if refused.code != "workers" or left <= 0:
+                raise NoWorkers(f"{refused.message}; start one, or relax workers=") from None
+        # A worker that joins is announced; the short period is for an announcement that was lost.
+        yield Until(Condition(lambda seen=seen: client._workers_seen != seen), min(left, 1.0))
+
+
+def _put(client: Client, worker: int, batch: list[tuple[str, int, Payload]]) -> None:
+    """Write payloads into the segments of `worker`; blocks."""
+    peer = client._peers.worker(worker)
+    if peer is None:
+        raise TransferError(f"the worker {worker} is gone")
+    if peer.here:
+        client._broker_of(peer).put(batch)
+        return
+    for error in client._segments.data_client(client).put(peer.address, batch):
+        if error is not None:
+            raise error
+
+
+def _commit(
+    client: Client, written: list[tuple[FutureState, Payload, int, int]], keep: bool
+) -> Operation[None]:
+    session = client.session
+    for start in _slices(written):
+        part = written[start]
+        with session.lock:
+            values = []
+            for state, payload, attempt, worker in part:
+                count = max(state.count, 1)
+                values.append(
+                    Value(
+                        state.name, count, attempt, worker, payload.nbytes, payload.type, payload.inline or b"", keep,
+                        payload.contains,
+                    )
+                )  # fmt: skip
+                session.ledger.settled(state, count)
+        reply = yield Ask(calls.commit(values))
+        known = set(calls.parse_commit(reply))
+        with session.lock:
+            for state, payload, attempt, worker in part:
+                # What was in memory already is told with a push, like a refusal.
+                if state.name not in known and state.status == PENDING:
+                    where = f"{worker}.{attempt}" if worker else ""
+                    state.finish(payload.nbytes, payload.type, where, payload.inline)
+
+
+def _slices(written: Sequence[tuple[FutureState, Payload, int, int]]) -> list[slice]:
+    slices: list[slice] = []
+    start = size = 0
+    for i, (_, payload, _, _) in enumerate(written):
+        size += len(payload.inline or b"")
+        if i + 1 - start >= _SLICE or size >= _BULK:
+            slices.append(slice(start, i + 1))
+            start, size = i + 1, 0
+    if start < len(written):
+        slices.append(slice(start, len(written)))
+    return slices
+
+
+def scatter(
+    client: Client, data: Any, workers: Any, broadcast: bool | int, hash_: bool, timeout: float | None
+) -> Operation[Any]:
+    """Store `data` and return Futures in the same shape."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    names: list[str | None]
+    if isinstance(data, Mapping):
+        values, names = list(data.values()), [encode_key(key) for key in data]
+    elif isinstance(data, list | tuple | set | frozenset):
+        values = list(data)
+        names = [None] * len(values)
+    elif type(data) is range or hasattr(data, "__next__"):
+        values = list(data)
+        names = [None] * len(values)
+        data = values
+    else:
+        values, names = [data], [None]
+    wanted = [workers] if isinstance(workers, str) else [str(worker) for worker in workers or ()]
+    items = prepare(client, values, names, unique=not hash_)
+    futures = [Future._of(item.state, client) for item in items]
+    yield from store(client, items, workers=wanted, deadline=deadline)
+    if broadcast:
+        yield from _broadcast(client, [item.state for item in items], wanted, deadline)
+    if isinstance(data, Mapping):
+        return dict(zip(data, futures))
+    if isinstance(data, list | tuple | set | frozenset):
+        return futures if isinstance(data, list) else type(data)(futures)
+    return futures[0]
+
+
+def _broadcast(
+    client: Client, states: list[FutureState], workers: list[str], deadline: float | None
+) -> Operation[None]:
+    """Have one worker of every other host bring a copy of each segment, and wait until they did."""
+    peers = yield Run(client._peers.workers)
+    if workers:
+        peers = [peer for peer in peers if {peer.name, peer.address, str(peer.ordinal)} & set(workers)]
+    by_host = {peer.fields.get("hostid", ""): peer for peer in peers}
+    everyone = {peer.ordinal: peer for peer in peers}
+    wanted: list[tuple[FutureState, int]] = []
+    for state in states:
+        for place in state.where.split()[:1]:
+            worker, _, attempt = place.partition(".")
+            source = everyone.get(int(worker)) or (yield Run(client._peers.worker, (int(worker),)))
+            if source is None:
+                continue
+            for host, peer in by_host.items():
+                if host != source.fields.get("hostid", ""):
+                    message = msgpack.packb(["fetch", state.name, int(attempt), source.address])
+                    yield Ask(calls.send([peer.ordinal], message))
+                    wanted.append((state, peer.ordinal))
+    until = time.monotonic() + (client._timeout if deadline is None else deadline - time.monotonic())
+    while wanted:
+        names = sorted({state.name for state, _ in wanted})
+        replies = yield AskAll([calls.states(names[i : i + _SLICE]) for i in range(0, len(names), _SLICE)])
+        where = {read.name: read.where for reply in replies for read in calls.parse_states(reply)}
+        wanted = [
+            (state, ordinal)
+            for state, ordinal in wanted
+            if str(ordinal) not in {place.partition(".")[0] for place in where.get(state.name, "").split()}
+        ]
+        if wanted:
+            if time.monotonic() > until:
+                raise TimeoutError(f"{len(wanted)} copies were not made in time")
+            yield Until(Waiter(1), 0.05)
+
+
+def store_soon(client: Client, items: Sequence[Item]) -> None:
+    """In an event loop, where `submit` cannot wait: tasks stay behind until `items` are stored."""
+    submissions = client.session.submissions
+    submissions.held += 1
+
+    async def run() -> None:
+        try:
+            with contextlib.suppress(RedistError):  # the Futures of the tasks tell
+                await client._driver.run(store(client, items, keep=True))
+        finally:
+            submissions.held -= 1
+            client._driver.submitted()
+
+    client._spawn(run())

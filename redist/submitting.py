@@ -1,0 +1,306 @@
+"""Calls turned into tasks: their keys, functions, arguments and dependencies."""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+from redist.errors import ClientClosed, FutureCancelledError, KeyTaken
+from redist.future import Future
+from redist.protocol import INLINE_LIMIT, Function, function_of, key_of_call, pack_arguments, pack_spec
+from redist.session.states import CANCELLED, FutureState
+from redist.store.calls import EligibilityClass, Task
+from redist.store.keys import Key, decode_key, encode_key
+
+if TYPE_CHECKING:
+    from redist.client import Client
+
+__all__ = ["Options", "Submitter", "apply", "call_site"]
+
+_HERE = __file__.rpartition("/")[0]
+_COUNT = struct.Struct("<I")
+
+
+def apply(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Call `function`; what a task runs whose function is so large that it travels as a payload."""
+    return function(*args, **kwargs)
+
+
+def call_site(depth: int = 2) -> tuple[str, int]:
+    """Return file and line of the user's call that led here."""
+    frame = sys._getframe(depth)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
+        frame = frame.f_back
+    return frame.f_code.co_filename, frame.f_lineno
+
+
+class Options:
+    """How tasks are to be run; the same for all tasks of a call.
+
+    Parameters
+    ----------
+    workers : str or iterable of str, optional
+        Names, addresses or hosts.
+    resources : mapping, optional
+        Amounts by name.
+    retries, priority : int
+        As `Client.submit` takes them.
+    allow_other_workers : bool
+        Whether others may run it when none of `workers` is idle.
+    """
+
+    __slots__ = ("eligibility", "priority", "retries")
+
+    def __init__(
+        self,
+        workers: str | Iterable[str] | None = None,
+        resources: Mapping[str, float] | None = None,
+        retries: int | None = None,
+        priority: int = 0,
+        allow_other_workers: bool = False,
+    ) -> None:
+        self.retries = int(retries or 0)
+        self.priority = int(priority)
+        if self.retries < 0:
+            raise ValueError(f"retries cannot be negative: {retries}")
+        if allow_other_workers and workers is None:
+            raise ValueError("allow_other_workers=True means nothing without workers=")
+        self.eligibility: EligibilityClass | None = None
+        if workers is not None or resources:
+            named = "\n".join(sorted({workers} if isinstance(workers, str) else set(map(str, workers or ()))))
+            amounts = ",".join(
+                f"{name}={_amount(name, value)}" for name, value in sorted((resources or {}).items())
+            )
+            what = f"{named}\0{amounts}\0{int(not allow_other_workers)}"
+            hash_ = blake2b(what.encode(), digest_size=8).hexdigest()
+            self.eligibility = EligibilityClass(hash_, named, amounts, not allow_other_workers)
+
+
+def _amount(name: str, value: Any) -> str:
+    if set(name) & set("=,\n\0") or not name:
+        raise ValueError(f"{name!r} cannot be the name of a resource")
+    amount = float(value)
+    if not 0 < amount < 1e15:
+        raise ValueError(f"the amount of {name!r} has to be a positive number, not {value!r}")
+    return f"{amount:.6f}".rstrip("0").rstrip(".")
+
+
+class Submitter:
+    """Makes tasks for one client.
+
+    Parameters
+    ----------
+    client : Client
+        Whose.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        #: Functions whose tasks may have to be sent again.
+        self._functions: dict[str, bytes] = {}
+
+    def bring_functions(self, hashes: set[str]) -> None:
+        """After a loss: have the functions of tasks that leave again leave with them."""
+        for fn in hashes:
+            data = self._functions.get(fn)
+            if data is not None:
+                self._client.session.submissions.add_function(fn, data)
+
+    def dependency_of(self, future: Future[Any]) -> str:
+        """Return the wire name of a Future among arguments, if it can be one."""
+        if future._cleared:
+            raise FutureCancelledError(future.key, "its reference was released, it cannot be an argument")
+        state = future._state
+        client = self._client
+        if future._client is not client:
+            future._client._check_alive()
+            if future._client.namespace != client.namespace:
+                raise ValueError(f"{future!r} belongs to another cluster and cannot be an argument here")
+        if state.status == CANCELLED:
+            error = state.cache if isinstance(state.cache, BaseException) else None
+            if isinstance(error, ClientClosed):
+                raise error
+            raise FutureCancelledError(future.key, "it was cancelled and cannot be an argument")
+        return state.name
+
+    # --- one --------------------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        key: Key | None,
+        options: Options | None,
+        pure: bool,
+    ) -> Future[Any]:
+        """Submit one call."""
+        client = self._client
+        function = function_of(func)
+        dependency_of = self.dependency_of
+        name = (
+            key_of_call(function, args, kwargs, pure, dependency_of=dependency_of)
+            if key is None
+            else encode_key(key)
+        )
+        session = client.session
+        function, args = self._large_function(function, func, args)
+        known = session.states.records.get(name)
+        if known is not None and known.status != CANCELLED:
+            again = self._again(known, function.hash)
+            if again is not None:
+                return again
+        spec, deps, _stored = self.pack(function, args, kwargs)
+        with session.lock:
+            client._check_alive()
+            state = session.states.obtain(name, session.lane.generation, function.hash)
+            state.count += 1  # told with the submission
+            state.site = call_site()
+            session.submit(state, self._task(name, function, spec, deps, options))
+            client._driver.submitted()
+        return Future._of(state, client)
+
+    def _again(self, state: FutureState, fn: str) -> Future[Any] | None:
+        """Return a Future of a key that we refer to already."""
+        client = self._client
+        with client.session.lock:
+            client._check_alive()
+            if client.session.states.get(state.name) is not state or state.status == CANCELLED:
+                return None
+            if state.fn and state.fn != fn:
+                raise KeyTaken(f"the key {decode_key(state.name)!r} is in use by another function")
+            client.session.ledger.bind(state)
+        client._wake_releases()
+        return Future._of(state, client)
+
+    def _large_function(
+        self, function: Function, func: Callable[..., Any], args: tuple[Any, ...]
+    ) -> tuple[Function, tuple[Any, ...]]:
+        """Have a function above the inline limit travel as a payload, the first argument of `apply`."""
+        if function.nbytes > INLINE_LIMIT and func is not apply:
+            return function_of(apply), (func, *args)
+        if function.hash not in self._functions:
+            self._functions[function.hash] = function.data
+        return function, args
+
+    def _task(
+        self, name: str, function: Function, spec: bytes, deps: Sequence[str], options: Options | None
+    ) -> Task:
+        submissions = self._client.session.submissions
+        if function.hash not in submissions.functions:
+            submissions.add_function(function.hash, function.data)
+        if options is None:
+            return Task(name, function.hash, spec, deps)
+        class_ = ""
+        if options.eligibility is not None:
+            submissions.add_class(options.eligibility)
+            class_ = options.eligibility.hash
+        return Task(name, function.hash, spec, deps, 1, options.retries, options.priority, class_)
+
+    def pack(
+        self, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[bytes, Sequence[str], Sequence[Future[Any]]]:
+        """Return run spec and dependencies of a call, and Futures to be kept until the task is on its way.
+
+        Large arguments are stored as values of their own.
+        """
+        packed = pack_arguments(args, kwargs, dependency_of=self.dependency_of, label=function.label)
+        data = packed.data
+        deps: Sequence[str] = ()
+        stored: Sequence[Future[Any]] = ()
+        if packed.dependencies or packed.large or packed.hidden:
+            values = list(packed.dependencies)
+            if packed.large:
+                stored = self._client._store(packed.large)
+                values += [future.name for future in stored]
+            # The server keeps dependencies as a set: executors give their values in the order of the names.
+            deps = sorted({*values, *packed.hidden})
+            data = _renumbered(data, values, deps)
+        return pack_spec(function.hash, data), deps, stored
+
+    # --- many -------------------------------------------------------------------------------------------------------
+
+    def map(
+        self,
+        func: Callable[..., Any],
+        calls: Iterable[tuple[Any, ...]],
+        kwargs: dict[str, Any],
+        keys: Sequence[str] | None,
+        options: Options | None,
+        pure: bool,
+        slice_: int,
+    ) -> list[Future[Any]]:
+        """Submit many calls of one function, a slice at a time."""
+        client = self._client
+        session = client.session
+        function = function_of(func)
+        called, extra = self._large_function(function, func, ())
+        client._check_alive()
+        if kwargs:
+            kwargs = self._hoist(kwargs)
+        if extra:
+            extra = tuple(client._store(extra))
+        site = call_site()
+        futures: list[Future[Any]] = []
+        dependency_of, pack = self.dependency_of, self.pack
+        of, records = Future._of, session.states.records
+        made: list[tuple[str, bytes, Sequence[str], Sequence[Future[Any]]]] = []
+
+        def leave() -> None:
+            with session.lock:
+                client._check_alive()
+                generation, bind, submit = session.lane.generation, session.ledger.bind, session.submit
+                fn = called.hash
+                for name, spec, deps, _ in made:
+                    state = records.get(name)
+                    if state is None or state.status == CANCELLED:
+                        state = records[name] = FutureState(name, generation, fn)
+                        state.site = site
+                        state.count = 1  # told with the submission
+                        submit(state, self._task(name, called, spec, deps, options))
+                    elif state.fn and state.fn != fn:
+                        raise KeyTaken(f"the key {decode_key(name)!r} is in use by another function")
+                    else:
+                        bind(state)
+                    futures.append(of(state, client))
+                client._driver.submitted()
+            made.clear()
+
+        for i, args in enumerate(calls):
+            name = (
+                keys[i]
+                if keys is not None
+                else key_of_call(function, args, kwargs, pure, dependency_of=dependency_of)
+            )
+            made.append((name, *pack(called, extra + args if extra else args, kwargs)))
+            if len(made) >= slice_:
+                leave()
+        leave()
+        return futures
+
+    def _hoist(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Store large keyword arguments once for all calls."""
+        packed = pack_arguments((), kwargs, dependency_of=self.dependency_of)
+        large = {id(value) for value in packed.large}
+        return {
+            name: self._client._store([value])[0] if id(value) in large else value
+            for name, value in kwargs.items()
+        }
+
+
+def _renumbered(data: bytes, values: list[str], deps: Sequence[str]) -> bytes:
+    """Return argument data whose placeholders are numbered by `deps` in stead of by `values`."""
+    place = {name: number for number, name in enumerate(deps)}
+    if data[:1] == b"i":
+        (count,) = _COUNT.unpack_from(data, 1)
+        numbers = struct.unpack_from(f"<{count}I", data, 5)
+        data = data[5 + 4 * count :]
+    else:
+        numbers = tuple(range(len(values)))
+    order = [place[values[number]] for number in numbers]
+    if order == list(range(len(deps))):
+        return data
+    return b"i" + _COUNT.pack(len(order)) + struct.pack(f"<{len(order)}I", *order) + data

@@ -1,0 +1,308 @@
+"""`wait` and `as_completed`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from redist.current import default_client
+from redist.errors import FutureCancelledError
+from redist.future import Future
+from redist.gathering import error_of, values_of
+from redist.session.operations import Operation, Until
+from redist.session.states import CANCELLED, FINISHED, PENDING, Collector, FutureState, Waiter, hang
+
+if TYPE_CHECKING:
+    from redist.client import Client
+
+__all__ = ["ALL_COMPLETED", "FIRST_COMPLETED", "DoneAndNotDoneFutures", "as_completed", "wait"]
+
+ALL_COMPLETED = "ALL_COMPLETED"
+FIRST_COMPLETED = "FIRST_COMPLETED"
+
+
+class DoneAndNotDoneFutures(NamedTuple):
+    """What `wait` returns."""
+
+    done: set[Future[Any]]
+    not_done: set[Future[Any]]
+
+
+def wait(fs: Any, timeout: float | str | None = None, return_when: str = ALL_COMPLETED) -> Any:
+    """Wait until Futures are done; a coroutine with an asynchronous client.
+
+    Parameters
+    ----------
+    fs : Future or iterable of Futures
+        What to wait for.
+    timeout : float or str, optional
+        Seconds, or text such as ``'2s'``.
+    return_when : {'ALL_COMPLETED', 'FIRST_COMPLETED'}
+        When to return.
+
+    Returns
+    -------
+    DoneAndNotDoneFutures
+        Sets ``done`` and ``not_done``.
+
+    Raises
+    ------
+    TimeoutError
+        If the timeout came first.
+    CancelledError
+        If one of them was cancelled.
+    """
+    futures: list[Future[Any]] = [fs] if isinstance(fs, Future) else list(fs)
+    if return_when not in (ALL_COMPLETED, FIRST_COMPLETED):
+        raise NotImplementedError(f"return_when is 'ALL_COMPLETED' or 'FIRST_COMPLETED', not {return_when!r}")
+    if not futures:
+        return DoneAndNotDoneFutures(set(), set())
+    client = futures[0].client
+    return client._run(_wait(client, futures, _seconds(timeout), return_when))
+
+
+def _seconds(timeout: float | str | None) -> float | None:
+    from redist.client import seconds
+
+    return seconds(timeout)
+
+
+class _First(Waiter):
+    __slots__ = ()
+
+    def hit(self, state: FutureState) -> None:
+        self.remaining = 0
+        if self.wake is not None:
+            self.wake()
+
+
+def _wait(
+    client: Client, futures: list[Future[Any]], timeout: float | None, return_when: str
+) -> Operation[DoneAndNotDoneFutures]:
+    states = [future._state for future in futures]
+    first = return_when == FIRST_COMPLETED
+    waiter: Waiter = _First() if first else Waiter()
+    with client.session.lock:
+        pending = hang(waiter, states)
+        waiter.remaining = 0 if first and pending < len(states) else pending
+    try:
+        if waiter.remaining > 0 and not (yield Until(waiter, timeout)):
+            raise TimeoutError(
+                f"{sum(state.status == PENDING for state in states)} Futures did not finish in time"
+            )
+    finally:
+        if any(state.waiters is not None for state in states):
+            with client.session.lock:
+                for state in states:
+                    state.drop_waiter(waiter)
+    done: set[Future[Any]] = set()
+    not_done: set[Future[Any]] = set()
+    for future in futures:
+        status = future.status
+        if status == CANCELLED:
+            exception, _ = yield from error_of(client, future._state)
+            raise exception
+        (not_done if status == PENDING else done).add(future)
+    return DoneAndNotDoneFutures(done, not_done)
+
+
+class as_completed:
+    """Iterate over Futures in the order in which they finish.
+
+    Both ``for`` and ``async for``. More Futures may be added on the way.
+
+    Parameters
+    ----------
+    futures : iterable of Futures, optional
+        What to wait for.
+    loop : object, optional
+        Accepted for Dask's sake.
+    with_results : bool
+        Give pairs of Future and result.
+    raise_errors : bool
+        With results: raise the error of a failed task; otherwise the pair has the exception.
+    timeout : float or str, optional
+        Seconds for all of it.
+    """
+
+    def __init__(
+        self,
+        futures: Iterable[Future[Any]] | None = None,
+        loop: object = None,
+        with_results: bool = False,
+        raise_errors: bool = True,
+        *,
+        timeout: float | str | None = None,
+    ) -> None:
+        self.with_results = with_results
+        self.raise_errors = raise_errors
+        seconds = _seconds(timeout)
+        self._deadline = None if seconds is None else time.monotonic() + seconds
+        self._client: Client | None = None
+        self._collector = Collector()
+        self._waiting: dict[FutureState, list[Future[Any]]] = {}
+        self._ready: list[Future[Any]] = []
+        self._taken = 0
+        self.update(futures or ())
+
+    # --- adding -----------------------------------------------------------------------------------------------------
+
+    def add(self, future: Future[Any]) -> None:
+        """Add one Future."""
+        self.update((future,))
+
+    def update(self, futures: Iterable[Future[Any]]) -> None:
+        """Add several Futures."""
+        futures = list(futures)
+        for future in futures:
+            if not isinstance(future, Future):
+                raise TypeError(f"as_completed takes Futures, not {type(future).__name__}")
+        if not futures:
+            return
+        client = self._the_client(futures[0])
+        with client.session.lock:
+            for future in futures:
+                state = future._state
+                if state.status == PENDING and not future._cleared:
+                    waiting = self._waiting.get(state)
+                    if waiting is None:
+                        self._waiting[state] = [future]
+                        state.add_waiter(self._collector)
+                    else:
+                        waiting.append(future)
+                else:
+                    self._ready.append(future)
+
+    def _the_client(self, future: Future[Any] | None = None) -> Client:
+        if self._client is None:
+            self._client = future.client if future is not None else default_client()
+        return self._client
+
+    # --- looking ----------------------------------------------------------------------------------------------------
+
+    def count(self) -> int:
+        """Return how many Futures have not been given out."""
+        self._collect()
+        return len(self._ready) - self._taken + sum(map(len, self._waiting.values()))
+
+    def is_empty(self) -> bool:
+        """Return whether all have been given out."""
+        return self.count() == 0
+
+    def has_ready(self) -> bool:
+        """Return whether one can be given out at once."""
+        self._collect()
+        return self._taken < len(self._ready)
+
+    def clear(self) -> None:
+        """Forget all Futures."""
+        if self._client is not None:
+            with self._client.session.lock:
+                for state in self._waiting:
+                    state.drop_waiter(self._collector)
+                self._collector.came.clear()
+        self._waiting.clear()
+        self._ready.clear()
+        self._taken = 0
+
+    def _collect(self) -> None:
+        came = self._collector.came
+        while came:
+            self._ready += self._waiting.pop(came.popleft(), ())
+
+    def _take(self) -> Future[Any]:
+        future = self._ready[self._taken]
+        self._taken += 1
+        if self._taken >= 1024:
+            del self._ready[: self._taken]
+            self._taken = 0
+        return future
+
+    # --- giving out -------------------------------------------------------------------------------------------------
+
+    def _next(self) -> Operation[Any]:
+        client = self._the_client()
+        while True:
+            if self.has_ready():
+                future = self._take()
+                if self.with_results:
+                    return (yield from self._with_result(client, future))
+                return future
+            if not self._waiting:
+                return _END
+            timeout = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+            if not (yield Until(self._collector, timeout)):
+                raise TimeoutError("the rest of the Futures did not finish in time")
+
+    def _with_result(self, client: Client, future: Future[Any]) -> Operation[tuple[Future[Any], Any]]:
+        state = future._state
+        if future._cleared:
+            raise FutureCancelledError(future.key, "its reference was released")
+        if state.status == FINISHED:
+            return future, (yield from values_of(client, [state]))[0]
+        exception, traceback = yield from error_of(client, state)
+        if self.raise_errors:
+            raise exception.with_traceback(traceback)
+        return future, (type(exception), exception, traceback)
+
+    def _batch(self, block: bool) -> Operation[list[Any]]:
+        result: list[Any] = []
+        if block or self.has_ready():
+            first = yield from self._next()
+            if first is _END:
+                return result
+            result.append(first)
+        while self.has_ready():
+            result.append((yield from self._next()))
+        return result
+
+    def __iter__(self) -> as_completed:
+        return self
+
+    def __next__(self) -> Any:
+        client = self._the_client()
+        if client.asynchronous:
+            raise TypeError("with an asynchronous client use `async for`")
+        item = client._driver.run(self._next())
+        if item is _END:
+            raise StopIteration
+        return item
+
+    def next(self) -> Any:
+        """Return the next one; raises StopIteration at the end."""
+        return self.__next__()
+
+    def __aiter__(self) -> as_completed:
+        return self
+
+    async def __anext__(self) -> Any:
+        client = self._the_client()
+        if client.asynchronous:
+            item = await client._driver.run(self._next())
+        else:
+            item = await asyncio.to_thread(client._driver.run, self._next())
+        if item is _END:
+            raise StopAsyncIteration
+        return item
+
+    def next_batch(self, block: bool = True) -> Any:
+        """Return all that are done, with `block` at least one if there is any; a coroutine with an asynchronous client."""
+        return self._the_client()._run(self._batch(block))
+
+    def batches(self) -> Iterator[list[Any]] | AsyncIterator[list[Any]]:
+        """Iterate over lists of what is done by then."""
+        client = self._the_client()
+        return self._async_batches() if client.asynchronous else self._batches()
+
+    def _batches(self) -> Iterator[list[Any]]:
+        while not self.is_empty():
+            yield self.next_batch()
+
+    async def _async_batches(self) -> AsyncIterator[list[Any]]:
+        while not self.is_empty():
+            yield await self.next_batch()
+
+
+_END = object()
