@@ -305,7 +305,8 @@ def _notes(snapshot: Snapshot, now: float) -> Iterator[str]:
             caller = snapshot.hgetall(f"caller:{ordinal}")
             who = f"{caller.get('kind', 'caller')} {caller.get('name', '')} (ordinal {ordinal})"
             yield (
-                f"{who} is {_seconds(now - deadline)} past its lease; the next heartbeat of anybody releases what it holds, or renews it if it still listens"
+                f"{who} is {_seconds(now - deadline)} past its lease: the next heartbeat of anybody "
+                "releases what it holds, or renews the lease if it still listens"
             )
     meta = snapshot.hgetall("meta")
     if "recovering" in meta:
