@@ -7,6 +7,7 @@ Inside a task it is the executor's own. Otherwise the innermost ``with client.as
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import weakref
 from collections.abc import Callable, Iterator
@@ -170,3 +171,12 @@ def futures_of(o: Any, client: Client | None = None) -> list[Any]:
         if future.cancelled():
             raise FutureCancelledError(future.key, "it was cancelled before")
     return list(found.values())
+
+
+def _close_all() -> None:
+    """At the interpreter's end: leave in good order, while threads and modules are still there."""
+    for client in list(_living):
+        client._at_exit()
+
+
+atexit.register(_close_all)

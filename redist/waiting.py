@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from redist.client_base import seconds
 from redist.current import default_client
 from redist.errors import FutureCancelledError
 from redist.future import Future
@@ -60,13 +61,7 @@ def wait(fs: Any, timeout: float | str | None = None, return_when: str = ALL_COM
     if not futures:
         return DoneAndNotDoneFutures(set(), set())
     client = futures[0].client
-    return client._run(_wait(client, futures, _seconds(timeout), return_when))
-
-
-def _seconds(timeout: float | str | None) -> float | None:
-    from redist.client import seconds
-
-    return seconds(timeout)
+    return client._run(_wait(client, futures, seconds(timeout), return_when))
 
 
 class _First(Waiter):
@@ -138,8 +133,8 @@ class as_completed:
     ) -> None:
         self.with_results = with_results
         self.raise_errors = raise_errors
-        seconds = _seconds(timeout)
-        self._deadline = None if seconds is None else time.monotonic() + seconds
+        limit = seconds(timeout)
+        self._deadline = None if limit is None else time.monotonic() + limit
         self._client: Client | None = None
         self._collector = Collector()
         self._waiting: dict[FutureState, list[Future[Any]]] = {}

@@ -302,6 +302,8 @@ class AsyncioDriver:
         if loop is not self._loop:
             raise RuntimeError("this client belongs to another event loop")
         self.session.pump()
+        if self.session.ledger.changed:
+            self.session.flush()  # news of what was bound just now may be what is waited for
         self.push_out()
         future: asyncio.Future[None] = loop.create_future()
 

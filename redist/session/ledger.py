@@ -117,6 +117,11 @@ class Ledger:
         return bool(dirty)
 
     @property
+    def changed(self) -> bool:
+        """Whether there are counts to send, releases in the queue aside."""
+        return bool(self._dirty)
+
+    @property
     def dirty(self) -> bool:
         """Whether there are counts that the server has not heard."""
         return bool(self._dirty or self._queue)

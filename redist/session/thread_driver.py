@@ -313,6 +313,8 @@ class ThreadDriver:
                 self.links.take_replies()
                 session.pump()
                 replies = replies or session.collected > 0
+            elif session.ledger.changed:
+                session.flush()  # news of what was bound just now may be what is waited for
             self.links.transmit()
             parked = None
             if self._reader is None and self.links.up:

@@ -1,0 +1,504 @@
+"""What a client is beneath its methods: its session, its life, and what Futures ask of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import socket
+import threading
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from redist import current, gathering, scattering
+from redist.errors import ClientClosed
+from redist.explaining import Inbox
+from redist.future import DoneCallback, Future
+from redist.peers import Peer, Peers
+from redist.session.asyncio_driver import AsyncioDriver
+from redist.session.operations import Operation
+from redist.session.session import Session
+from redist.session.states import PENDING, FutureState
+from redist.session.thread_driver import ThreadDriver
+from redist.store import calls
+from redist.store.connect import Endpoint, endpoint
+from redist.store.keys import Key, decode_key
+from redist.submitting import Submitter
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+    from typing import Self
+
+    from redist.client import Client
+    from redist.memory.broker_client import BrokerClient
+    from redist.store.calls import Call
+
+__all__ = ["NO_DEFAULT", "ClientBase", "seconds"]
+
+T = TypeVar("T")
+
+NO_DEFAULT: Any = object()
+_SLICE = 500
+
+
+def seconds(timeout: Any) -> float | None:
+    """Return a timeout in seconds: a number, text such as ``'2s'``, a `timedelta`, or None."""
+    if timeout is None or isinstance(timeout, int | float):
+        return timeout
+    from dask.utils import parse_timedelta
+
+    return float(parse_timedelta(timeout))
+
+
+class ClientBase:
+    """The part of `Client` that is not its list of methods; see there."""
+
+    session: Session
+    cluster: Any
+    _name: str | None
+    asynchronous: bool
+
+    def __init__(
+        self,
+        address: Any = None,
+        *,
+        n_workers: int | None = None,
+        threads_per_worker: int | None = None,
+        name: str | None = None,
+        grace: float | str | None = None,
+        asynchronous: bool = False,
+        set_as_default: bool = True,
+        timeout: float | str = 10.0,
+        namespace: str | None = None,
+        heartbeat_interval: float | str | None = None,
+        loop: object = None,
+        security: object = None,
+        serializers: object = None,
+        deserializers: object = None,
+        extensions: object = None,
+        direct_to_workers: object = None,
+        connection_limit: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._name = name
+        self._prepare(asynchronous, seconds(timeout) or 10.0)
+        self._set_as_default = set_as_default
+        self._owns_cluster = address is None
+        lease = seconds(grace) or 5 * (seconds(heartbeat_interval) or 2.0)
+        self._how = (address, namespace, lease, name is not None and grace is not None)
+        cluster_options: dict[str, Any] = {
+            "n_workers": n_workers,
+            "threads_per_worker": threads_per_worker,
+            **kwargs,
+        }
+        self._cluster_options = {key: value for key, value in cluster_options.items() if value is not None}
+        if address is not None and self._cluster_options:
+            raise TypeError(
+                f"{sorted(self._cluster_options)} are options of a local cluster, but an address was given"
+            )
+        if not asynchronous:
+            try:
+                self._connect()
+                driver = self._driver
+                assert isinstance(driver, ThreadDriver)
+                driver.start(self._timeout)
+            except BaseException:
+                self._end()
+                raise
+            self._started()
+
+    @classmethod
+    def _from_session(
+        cls, driver: ThreadDriver, *, broker: BrokerClient | None = None, segments: str = ""
+    ) -> Self:
+        """Return the client of an executor's tasks, on the executor's own session."""
+        client = cls.__new__(cls)
+        client._prepare(False, 10.0)
+        client._owns_session = False
+        client._adopt(driver, driver.endpoint)
+        client._segments = gathering.Segments(client._peers, broker, segments)
+        client.status = "running"
+        return client
+
+    def _prepare(self, asynchronous: bool, timeout: float) -> None:
+        self.asynchronous = asynchronous
+        self._pid = os.getpid()
+        self.status = "newly-created"
+        self.cluster = None
+        self._timeout = timeout
+        self._set_as_default = False
+        self._owns_cluster = False
+        self._owns_session = True
+        self._workers_seen = 0
+        self._brokers: dict[int, BrokerClient] = {}
+        self._callbacks: queue.SimpleQueue[Callable[[], object] | None] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._starting: asyncio.Future[None] | None = None
+
+    def _connect(self) -> None:
+        """Make the session; blocks while a local cluster starts."""
+        address, namespace, lease, named = self._how
+        if address is None:
+            from redist.cluster import LocalCluster
+
+            address = self.cluster = LocalCluster(**self._cluster_options)
+        if not isinstance(address, str | Endpoint):
+            self.cluster, address = address, address.endpoint
+        where = address if isinstance(address, Endpoint) else endpoint(address, namespace)
+        name = self._name or f"Client-{socket.gethostname()}-{os.getpid()}-{os.urandom(2).hex()}"
+        details = {"host": socket.gethostname(), "pid": str(os.getpid())}
+        session = Session(where, "client", name, details, lease=lease, named=named)
+        driver: Any = AsyncioDriver(session, where) if self.asynchronous else ThreadDriver(session, where)
+        self._adopt(driver, where)
+        session.on_worker = self._on_worker
+        session.on_output = _print_output
+        session.on_control = lambda: self._in_background(self._inbox.look)
+
+    def _adopt(self, driver: Any, where: Endpoint) -> None:
+        self._driver = driver
+        self.session = driver.session
+        self._endpoint = where
+        self._release = self.session.ledger.release
+        self._peers = Peers(where)
+        self._segments = gathering.Segments(self._peers)
+        self._submitter = Submitter(self._me)
+        self._inbox = Inbox(self._me)
+        self.session.bring_functions = self._submitter.bring_functions
+
+    def _started(self) -> None:
+        self.status = "running"
+        current.register(self._me, default=self._set_as_default)
+
+    def _on_worker(self, ordinal: int) -> None:
+        self._workers_seen += 1
+        self._peers.forget()
+
+    # --- life -------------------------------------------------------------------------------------------------------
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        if not self.asynchronous:
+            raise TypeError("only a client with asynchronous=True is awaited")
+        return self._start_async().__await__()
+
+    async def _start_async(self) -> Self:
+        if self.status == "closed":
+            raise ClientClosed("the client is closed")
+        if self._starting is None:
+            self._starting = asyncio.get_running_loop().create_future()
+            try:
+                await asyncio.to_thread(self._connect)
+                await self._driver.start(self._timeout)
+            except BaseException as error:
+                self._starting.set_exception(error)
+                self._starting.exception()
+                await asyncio.to_thread(self._end)
+                raise
+            self._started()
+            self._starting.set_result(None)
+        else:
+            await asyncio.shield(self._starting)
+        return self
+
+    def __enter__(self) -> Self:
+        if self.asynchronous:
+            raise TypeError("a client with asynchronous=True wants `async with`")
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return await self._start_async()
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._close_async(None)
+
+    def close(self, timeout: Any = NO_DEFAULT) -> Any:
+        """Release everything this client holds, and leave. Its Futures are of no use afterwards."""
+        limit = 5.0 if timeout is NO_DEFAULT else seconds(timeout)
+        if self.asynchronous:
+            return self._close_async(limit)
+        if self.status == "closed" or not self._owns_session:
+            return None
+        self.status = "closing"
+        try:
+            if hasattr(self, "_driver"):
+                self._driver.close(5.0 if limit is None else limit)
+        finally:
+            self._end()
+        return None
+
+    async def _close_async(self, timeout: float | None) -> None:
+        if self.status == "closed":
+            return
+        self.status = "closing"
+        try:
+            for task in list(self._tasks):
+                task.cancel()
+            if hasattr(self, "_driver"):
+                await self._driver.close(5.0 if timeout is None else timeout)
+        finally:
+            await asyncio.to_thread(self._end)
+
+    def _end(self) -> None:
+        self.status = "closed"
+        current.unregister(self._me)
+        if hasattr(self, "_peers"):
+            self._peers.close()
+            self._segments.close()
+        for broker in self._brokers.values():
+            broker.close()
+        self._brokers.clear()
+        if self._callbacks is not None:
+            self._callbacks.put(None)
+        if self._owns_cluster and self.cluster is not None and os.getpid() == self._pid:
+            self.cluster.close()
+
+    def _at_exit(self) -> None:
+        if self.asynchronous:
+            self._driver.abandon(ClientClosed("the interpreter ends"))  # its loop is gone
+            self._end()
+        else:
+            self.close(timeout=1.0)
+
+    def shutdown(self) -> Any:
+        """Close the client and the cluster that it was given or started."""
+        cluster, self.cluster = self.cluster, None
+        if not self.asynchronous:
+            self.close()
+            if cluster is not None:
+                cluster.close()
+            return None
+
+        async def both() -> None:
+            await self._close_async(None)
+            if cluster is not None:
+                await asyncio.to_thread(cluster.close)
+
+        return both()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed, or belongs to the process that this one was forked from."""
+        return self.status in ("closed", "closing") or (hasattr(self, "_driver") and self._driver.closed)
+
+    def is_of(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Return whether this is an asynchronous client of `loop`."""
+        return self.asynchronous and hasattr(self, "_driver") and self._driver.loop is loop
+
+    def connects_to(self, address: str) -> bool:
+        """Return whether `address` is this client's server."""
+        return endpoint(address, self.namespace).url == self.url
+
+    def as_current(self) -> AbstractContextManager[Client]:
+        """Return a context in which this client is the one that is meant."""
+        return current.as_current(self._me)
+
+    @classmethod
+    def current(cls, allow_global: bool = True) -> Client:
+        """Return the client that is meant when none is named."""
+        return current.default_client()
+
+    @property
+    def url(self) -> str:
+        """The server's URL, without passwords."""
+        return self._endpoint.url
+
+    @property
+    def namespace(self) -> str:
+        """The namespace on the server."""
+        return self._endpoint.namespace
+
+    @property
+    def name(self) -> str:
+        """Name for people."""
+        return self.session.name
+
+    id = name
+
+    @property
+    def generation(self) -> int:
+        """How often the cluster was restarted, and one."""
+        return self.session.generation
+
+    @property
+    def futures(self) -> Mapping[Key, FutureState]:
+        """What this client refers to: key -> state, with its count."""
+        with self.session.lock:
+            return {decode_key(name): state for name, state in self.session.states.records.items()}
+
+    def __repr__(self) -> str:
+        if not hasattr(self, "session"):
+            return f"<Client: {self.status}>"
+        return f"<Client: {self.name!r} of {self.url} namespace={self.namespace!r}, {self.status}>"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"<b>Client</b> {escape(repr(self)[9:-1])}"
+
+    # --- glue -------------------------------------------------------------------------------------------------------
+
+    @property
+    def _me(self) -> Client:
+        return cast("Client", self)
+
+    def _check_alive(self) -> None:
+        if not hasattr(self, "_driver"):
+            raise ClientClosed("the client has not been started: `await client` first")
+        self._driver.check_alive()
+
+    def _run(self, operation: Operation[T]) -> Any:
+        """Run an operation: return its result, or with an asynchronous client a coroutine."""
+        self._check_alive()
+        return self._driver.run(operation)
+
+    def _post(self, call: Call) -> None:
+        self._check_alive()
+        with self.session.lock:
+            self._driver.check_alive()
+            self.session.enqueue(call)
+            self._driver.push_out()
+
+    def _bind(self, name: str) -> FutureState:
+        """Count one more reference to a key and return its state."""
+        self._check_alive()
+        with self.session.lock:
+            self._driver.check_alive()
+            state = self.session.ledger.up(name)
+        self._wake_releases()
+        return state
+
+    def _wake_releases(self) -> None:
+        """Have counts that changed leave soon."""
+        ledger = self.session.ledger
+        if not ledger.armed:
+            ledger.armed = True
+            if ledger.wake is not None:
+                ledger.wake()
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _broker_of(self, peer: Peer) -> BrokerClient:
+        from redist.memory.broker_client import BrokerClient
+
+        broker = self._brokers.get(peer.ordinal)
+        if broker is None or broker.address != peer.socket:
+            broker = self._brokers[peer.ordinal] = BrokerClient(peer.socket)
+        return broker
+
+    # --- Futures ask ------------------------------------------------------------------------------------------------
+
+    def _result(self, future: Future[Any], timeout: Any, copy: bool, writable: bool) -> Any:
+        return self._run(self._result_of(future, seconds(timeout), copy, writable))
+
+    def _result_of(
+        self, future: Future[Any], timeout: float | None, copy: bool = False, writable: bool = False
+    ) -> Operation[Any]:
+        deadline = None if timeout is None else monotonic() + timeout
+        return (yield from gathering.result_of(self._me, future._state, deadline, copy, writable))
+
+    def _error_of(self, future: Future[Any], timeout: float | None, index: int) -> Operation[Any]:
+        state = future._state
+        deadline = None if timeout is None else monotonic() + timeout
+        yield from gathering.wait_for(self._me, [state], deadline, stop_on_error=False)
+        if state.status == "finished":
+            return None
+        return (yield from gathering.error_of(self._me, state))[index]
+
+    def _exception(self, future: Future[Any], timeout: Any) -> Any:
+        return self._run(self._error_of(future, seconds(timeout), 0))
+
+    def _traceback(self, future: Future[Any], timeout: Any) -> Any:
+        return self._run(self._error_of(future, seconds(timeout), 1))
+
+    async def _await_result(self, future: Future[T]) -> T:
+        self._check_alive()
+        operation = self._result_of(future, None)
+        if self.asynchronous:
+            result: T = await self._driver.run(operation)
+        else:
+            result = await asyncio.to_thread(self._driver.run, operation)
+        return result
+
+    def _on_done(self, future: Future[Any], fn: Callable[[Any], object]) -> None:
+        callback = DoneCallback(future, fn)
+        with self.session.lock:
+            if future._state.status == PENDING and not future._cleared:
+                future._state.add_waiter(callback)
+                return
+        self._call_back(fn, future)
+
+    def _call_back(self, fn: Callable[[Any], object], future: Future[Any]) -> None:
+        """Call ``fn(future)`` in the loop, or in the thread for callbacks. With or without the lock."""
+        if self.asynchronous:
+            self._driver.loop.call_soon(fn, future)
+        else:
+            self._in_background(partial(fn, future))
+
+    def _in_background(self, function: Callable[[], object]) -> None:
+        """Call a function that may block, in the thread for callbacks. From anywhere, with or without the lock."""
+        if self.asynchronous:
+            self._spawn(asyncio.to_thread(function))
+            return
+        if self._callbacks is None:
+            self._callbacks = queue.SimpleQueue()
+            threading.Thread(
+                target=_run_callbacks,
+                args=(self._callbacks,),
+                name=f"redist-callbacks-{self.name}",
+                daemon=True,
+            ).start()
+        self._callbacks.put(function)
+
+    def _post_from_thread(self, call: Call) -> None:
+        """Send a call from any thread."""
+        if self.asynchronous:
+            self._driver.loop.call_soon_threadsafe(self._post, call)
+        else:
+            self._post(call)
+
+    def _flush(self) -> None:
+        """Have all counts leave now. From any thread."""
+        if not self.asynchronous:
+            with self.session.lock:
+                self.session.flush(everything=True)
+                self._driver.push_out()
+
+    def _store(self, values: Sequence[Any]) -> list[Future[Any]]:
+        """Store large arguments of tasks; the Futures are to be kept until the tasks are on their way."""
+        items = scattering.prepare(self._me, values, [None] * len(values), unique=False)
+        futures = [Future._of(item.state, self._me) for item in items]
+        if self.asynchronous:
+            if any(item.payload is not None for item in items):
+                scattering.store_soon(self._me, items)
+        else:
+            self._driver.run(scattering.store(self._me, items, keep=True))
+        return futures
+
+    def _fire(self, futures: list[Future[Any]]) -> None:
+        names = [future.name for future in futures if not future._cleared]
+        for i in range(0, len(names), _SLICE):
+            self._post(calls.fire(names[i : i + _SLICE]))
+
+
+def _run_callbacks(callbacks: queue.SimpleQueue[Callable[[], object] | None]) -> None:
+    import logging
+
+    while (function := callbacks.get()) is not None:
+        try:
+            function()
+        except Exception:
+            logging.getLogger("redist.client").exception("the callback %r failed", function)
+        del function
+
+
+def _print_output(stream: int, worker: str, text: str) -> None:
+    import sys
+
+    print(text, end="", file=sys.stderr if stream == 2 else sys.stdout, flush=True)

@@ -1,0 +1,97 @@
+"""`Client.why`: every holder of a key; living clients are asked for the lines that made their Futures."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import threading
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+
+from redist.errors import RedistError
+from redist.session.operations import Operation, Run
+from redist.store import calls
+
+if TYPE_CHECKING:
+    from redist.client import Client
+    from redist.diagnostics.why import Why
+
+__all__ = ["Inbox", "why"]
+
+#: How long another client may take to say where its Futures were made, s.
+_PATIENCE = 0.5
+_AT_A_TIME = 100
+
+
+def why(client: Client, name: str) -> Operation[Why]:
+    """Return every holder of the key with this wire name."""
+    found: Why = yield Run(_why, (client, name))
+    return found
+
+
+def _why(client: Client, name: str) -> Why:
+    from redist.diagnostics.why import WireReader
+    from redist.diagnostics.why import why as explain
+
+    client._flush()
+    reader = WireReader(client._peers.command, client.session.endpoint.prefix)
+    return explain(reader, name, client._inbox.ask)
+
+
+class Inbox:
+    """Control messages between clients: msgpack lists in the inboxes of the namespace.
+
+    ====================================== ==========================================================================
+    ``["sites", name, asker, token]``      where were your Futures of this key made?
+    ``["made", token, line...]``           the answer
+    ====================================== ==========================================================================
+
+    Parameters
+    ----------
+    client : Client
+        Whose.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._answers: dict[str, list[str]] = {}
+        self._arrived = threading.Condition()
+
+    def ask(self, ordinal: int, name: str) -> list[str]:
+        """Return the lines at which the client `ordinal` made its Futures of a key; blocks, not in the loop."""
+        client = self._client
+        if ordinal == client.session.ordinal:
+            return self._lines(name)
+        token = secrets.token_hex(8)
+        message = msgpack.packb(["sites", name, client.session.ordinal, token])
+        with contextlib.suppress(RedistError), self._arrived:
+            client._post_from_thread(calls.send([ordinal], message))
+            if self._arrived.wait_for(lambda: token in self._answers, _PATIENCE):
+                return self._answers.pop(token)
+        return []
+
+    def look(self) -> None:
+        """Read the inbox and act on it; blocks, not under the lock."""
+        client = self._client
+        inbox = f"{client.session.endpoint.prefix}inbox:{client.session.ordinal}"
+        with contextlib.suppress(RedistError):
+            while messages := client._peers.command("LPOP", inbox, _AT_A_TIME):
+                for data in messages:
+                    self._obey(msgpack.unpackb(data))
+
+    def _obey(self, message: list[Any]) -> None:
+        match message:
+            case ["sites", str(name), int(asker), str(token)]:
+                answer = msgpack.packb(["made", token, *self._lines(name)])
+                self._client._post_from_thread(calls.send([asker], answer))
+            case ["made", str(token), *lines]:
+                with self._arrived:
+                    self._answers[token] = [str(line) for line in lines]
+                    self._arrived.notify_all()
+
+    def _lines(self, name: str) -> list[str]:
+        with self._client.session.lock:
+            state = self._client.session.states.get(name)
+            site = state.site if state is not None else None
+        return [f"{site[0]}:{site[1]}"] if site else []

@@ -1,0 +1,358 @@
+"""The lane, fed with replies by hand: what is sent, and what becomes of each call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hiredis
+import msgpack
+import pytest
+
+from redist.errors import ProtocolError, ServerFull, ServerRefused
+from redist.session.lane import Lane, OldGeneration, Refused
+from redist.store import calls
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Bench:
+    """A lane that is registered, what it sent, and what it said."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.unregistered = 0
+        self.generations: list[int] = []
+        self.moved: list[str] = []
+        self.answers: list[tuple[str, Any]] = []
+        self.lane = Lane(
+            "redist:{t}:", self.clock, self._unregistered, self.generations.append, self.moved.append
+        )
+        self.lane.incarnation = "i1"
+        self.lane.generation = 1
+        self.lane.connect()
+        self.lane.register(7)
+
+    def _unregistered(self) -> None:
+        self.unregistered += 1
+
+    def call(self, name: str, call: calls.Call | None = None) -> None:
+        self.lane.enqueue(
+            call or calls.fire([name]),
+            lambda reply: self.answers.append((name, reply[0])),
+            lambda error: self.answers.append((name, error)),
+        )
+
+    def sent(self) -> list[tuple[str, int]]:
+        """Take what was sent: (what, n) each."""
+        return [(what, header[3]) for what, header in self.sent_headers()]
+
+    def sent_headers(self) -> list[tuple[str, list[Any]]]:
+        reader = hiredis.Reader()
+        result = []
+        for data in self.lane.outgoing:
+            reader.feed(data)
+            command = reader.gets()
+            items = msgpack.unpackb(command[4], raw=False)
+            body = items[5:]
+            kind = "EVAL " if command[0] == b"EVAL" else ""
+            result.append((kind + (body[0] if body and isinstance(body[0], str) else ""), items[:5]))
+        self.lane.outgoing.clear()
+        return result
+
+    def reply(self, *replies: Any) -> None:
+        for reply in replies:
+            self.lane.on_reply(reply)
+
+
+OK = [b"OK", 0]
+GAP0, GAP1 = [b"GAP", 0], [b"GAP", 1]
+
+
+def error(text: str) -> hiredis.ReplyError:
+    return hiredis.ReplyError(text)
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_simple(bench: Bench) -> None:
+    """Calls are numbered from 1, answered in order, and kept until then."""
+    bench.call("a")
+    bench.call("b")
+    assert bench.sent() == [("a", 1), ("b", 2)]
+    assert [entry.n for entry in bench.lane.unanswered] == [1, 2]
+    bench.reply(OK)
+    assert bench.answers == [("a", b"OK")]
+    bench.reply([b"REPEAT", 0])
+    assert bench.answers == [("a", b"OK"), ("b", b"REPEAT")]
+    assert not bench.lane.unanswered
+    assert not bench.lane.due
+
+
+def test_header_says_what_was_answered(bench: Bench) -> None:
+    bench.call("a")
+    bench.call("b")
+    bench.reply(OK)
+    bench.call("c")
+    headers = [header for _, header in bench.sent_headers()]
+    assert headers == [[7, "i1", 1, 1, 0], [7, "i1", 1, 2, 0], [7, "i1", 1, 3, 1]]
+
+
+def test_unnumbered_calls_take_no_number(bench: Bench) -> None:
+    bench.call("r", calls.states(["x"]))
+    bench.call("a")
+    assert [n for _, n in bench.sent()] == [0, 1]
+    bench.reply(OK, OK)
+    assert [name for name, _ in bench.answers] == ["r", "a"]
+
+
+def test_noscript_sends_text_once_and_goes_on_from_there(bench: Bench) -> None:
+    for name in "abc":
+        bench.call(name)
+    bench.sent()
+    bench.reply(error("NOSCRIPT No matching script."))
+    assert bench.sent() == [("EVAL a", 1), ("b", 2), ("c", 3)]
+    # What was pipelined behind it fails, and is not news: it has been sent again.
+    bench.reply(GAP0, error("NOSCRIPT No matching script."))
+    assert bench.sent() == []
+    bench.reply(OK, OK, OK)
+    assert [name for name, _ in bench.answers] == ["a", "b", "c"]
+    assert not bench.lane.due
+
+
+def test_noscript_of_an_unnumbered_call(bench: Bench) -> None:
+    bench.call("r", calls.states(["x"]))
+    bench.sent()
+    bench.reply(error("NOSCRIPT No matching script."))
+    assert bench.sent() == [("EVAL ", 0)]
+    bench.reply(OK)
+    assert bench.answers == [("r", b"OK")]
+
+
+@pytest.mark.parametrize("code", ["BUSY", "LOADING", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN", "MISCONF"])
+def test_busy_is_sent_again_after_a_while(bench: Bench, code: str) -> None:
+    bench.call("a")
+    bench.call("b")
+    bench.call("r", calls.states(["x"]))
+    bench.sent()
+    bench.reply(error(f"{code} not now"), GAP0, error(f"{code} not now"))
+    assert bench.sent() == []
+    bench.call("c")
+    assert bench.sent() == []
+    assert bench.lane.deadline is not None
+    bench.lane.tick(bench.clock())
+    assert bench.sent() == []
+    bench.clock.now += 1
+    bench.lane.tick(bench.clock())
+    assert bench.sent() == [("a", 1), ("b", 2), ("c", 3), ("", 0)]
+    bench.reply(OK, OK, OK, OK)
+    assert [name for name, _ in bench.answers] == ["a", "b", "c", "r"]
+
+
+def test_back_off_grows_and_a_reply_resets_it(bench: Bench) -> None:
+    bench.call("a")
+    delays = []
+    for _ in range(10):
+        bench.reply(error("BUSY not now"))
+        assert bench.lane.deadline is not None
+        delays.append(bench.lane.deadline - bench.clock())
+        bench.clock.now += 1
+        bench.lane.tick(bench.clock())
+    assert delays == sorted(delays)
+    assert delays[0] < 0.01
+    assert 0.2 < delays[-1] < 0.5
+    bench.reply(OK)
+    bench.call("b")
+    bench.reply(error("BUSY not now"))
+    assert bench.lane.deadline is not None
+    assert bench.lane.deadline - bench.clock() < 0.01
+
+
+def test_gap_goes_back_to_what_is_kept(bench: Bench) -> None:
+    """A call failed alone while one behind it went through to GAP: both are sent again."""
+    bench.call("a")
+    bench.call("b")
+    bench.sent()
+    bench.reply(OK)
+    bench.reply([b"GAP", 1])
+    assert bench.sent() == [("b", 2)]
+    assert bench.unregistered == 0
+
+
+def test_gap_before_what_is_kept_means_lost_writes(bench: Bench) -> None:
+    bench.call("a")
+    bench.call("b")
+    bench.reply(OK, OK)
+    bench.call("c")
+    bench.reply([b"GAP", 0])
+    assert bench.unregistered == 1
+
+
+def test_unknown_registers_anew(bench: Bench) -> None:
+    bench.call("a")
+    bench.call("b")
+    bench.sent()
+    bench.reply([b"UNKNOWN"])
+    assert bench.unregistered == 1
+    kept = bench.lane.unregister("i2")
+    assert [entry.n for entry in kept] == [1, 2]
+    # The rest of the old incarnation's answers concerns nobody.
+    bench.reply([b"UNKNOWN"])
+    assert bench.unregistered == 1
+    for entry in kept:
+        bench.lane.enqueue(entry.call, entry.on_reply, entry.on_error)
+    assert bench.sent() == []
+    bench.lane.register(9)
+    bench.lane.resume()
+    assert [header[:4] for _, header in bench.sent_headers()] == [[9, "i2", 1, 1], [9, "i2", 1, 2]]
+    bench.reply(OK, OK)
+    assert [name for name, _ in bench.answers] == ["a", "b"]
+
+
+def test_old_answers_do_not_settle_new_calls(bench: Bench) -> None:
+    bench.call("a")
+    kept = bench.lane.unregister("i2")
+    bench.lane.register(7)
+    bench.lane.enqueue(kept[0].call, kept[0].on_reply, kept[0].on_error)
+    bench.reply(OK)  # to the first sending
+    assert bench.answers == []
+    bench.reply(OK)
+    assert bench.answers == [("a", b"OK")]
+
+
+def test_old_generation_is_acknowledged(bench: Bench) -> None:
+    bench.call("a")
+    bench.reply([b"OLD", 2])
+    assert bench.generations == [2]
+    assert isinstance(bench.answers[0][1], OldGeneration)
+    assert not bench.lane.unanswered
+
+
+def test_refusal_is_an_answer(bench: Bench) -> None:
+    bench.call("a")
+    bench.call("b")
+    bench.reply([b"NO", b"exists", b"3"], OK)
+    refused = bench.answers[0][1]
+    assert isinstance(refused, Refused)
+    assert (refused.code, refused.message) == ("exists", "3")
+    assert bench.answers[1] == ("b", b"OK")
+
+
+def test_full_server_refuses_what_grows_and_nothing_is_blocked(bench: Bench) -> None:
+    bench.call("grows", calls.handoff([("t", "x")]))
+    bench.call("frees", calls.ledger([("x", 0)]))
+    bench.sent()
+    bench.reply(error("OOM command not allowed when used memory > 'maxmemory'"))
+    assert isinstance(bench.answers[0][1], ServerFull)
+    headers = bench.sent_headers()
+    assert [header[3] for _, header in headers] == [1, 2]
+    bench.reply(GAP0)  # the release that was pipelined behind it
+    bench.reply(OK, OK)
+    assert [name for name, _ in bench.answers] == ["grows", "frees"]
+    assert not bench.lane.unanswered
+
+
+def test_full_server_and_a_call_that_frees(bench: Bench) -> None:
+    bench.call("a", calls.ledger([("x", 0)]))
+    bench.sent()
+    bench.reply(error("OOM command not allowed"))
+    bench.clock.now += 1
+    bench.lane.tick(bench.clock())
+    assert [n for _, n in bench.sent()] == [1]
+    bench.reply(OK)
+    assert bench.answers == [("a", b"OK")]
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"), [("NOPERM no permission", ServerRefused), ("ERR user_script:1: oops", ProtocolError)]
+)
+def test_broken_call_gives_its_number_to_a_noop(bench: Bench, text: str, kind: type[Exception]) -> None:
+    bench.call("a")
+    bench.call("b")
+    bench.sent()
+    bench.reply(error(text))
+    assert isinstance(bench.answers[0][1], kind)
+    assert bench.sent() == [("", 1), ("b", 2)]
+
+
+def test_readonly_replica_asks_for_another_connection(bench: Bench) -> None:
+    bench.call("a")
+    bench.reply(error("READONLY You can't write against a read only replica."))
+    assert len(bench.moved) == 1
+    bench.lane.lost()
+    bench.sent()
+    bench.lane.connect()
+    assert bench.sent() == [("a", 1)]
+
+
+def test_lost_connection_sends_everything_again(bench: Bench) -> None:
+    bench.call("a")
+    bench.call("r", calls.states(["x"]))
+    bench.call("b")
+    bench.reply(OK)
+    bench.sent()
+    bench.lane.lost()
+    bench.call("c")
+    assert bench.sent() == []
+    bench.lane.connect()
+    assert bench.sent() == [("b", 2), ("c", 3), ("", 0)]
+    bench.reply([b"REPEAT", 0], OK, OK)
+    assert [name for name, _ in bench.answers] == ["a", "b", "c", "r"]
+
+
+def test_wait_helps_and_sends_again(bench: Bench) -> None:
+    bench.call("a")
+    bench.call("b")
+    bench.sent()
+    bench.reply([b"WAIT"])
+    assert [n for _, n in bench.sent()] == [0]  # continue
+    bench.reply([b"WAIT"])  # of b, not news
+    bench.call("c")
+    assert bench.sent() == []
+    bench.reply([b"OK", 1])
+    assert bench.sent() == [("a", 1), ("b", 2), ("c", 3)]
+    bench.reply(OK, OK, OK)
+    assert [name for name, _ in bench.answers] == ["a", "b", "c"]
+
+
+def test_more_is_continued_until_done(bench: Bench) -> None:
+    bench.call("a")
+    bench.sent()
+    bench.reply([b"OK", 1])
+    assert len(bench.sent()) == 1
+    bench.reply([b"OK", 1])
+    assert len(bench.sent()) == 1
+    bench.reply([b"OK", 0])
+    assert bench.sent() == []
+    assert not bench.lane.due
+
+
+def test_reply_that_nobody_asked_for(bench: Bench) -> None:
+    with pytest.raises(ProtocolError):
+        bench.reply(OK)
+
+
+def test_interrupted_handling_is_repeated_after_reconnection(bench: Bench) -> None:
+    """A Ctrl-C inside a callback loses nothing: the connection is made anew, and the answer comes again."""
+
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    entry = bench.lane.enqueue(calls.fire(["a"]), interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        bench.reply(OK)
+    assert not bench.lane.unanswered
+    assert entry.done
+    bench.call("b")
+    bench.sent()
+    bench.lane.lost()
+    bench.lane.connect()
+    assert bench.sent() == [("b", 2)]
