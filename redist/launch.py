@@ -166,6 +166,7 @@ class Launcher:
         self._lock = threading.RLock()
         self._owner = os.getpid()
         self._closed = False
+        self._watching = False
         # Workers hold the reading end; the kernel closes the other when this process ends.
         self._alive_reader, self._alive = os.pipe()
         self._wake_reader, self._wake_writer = os.pipe()
@@ -229,6 +230,8 @@ class Launcher:
         self.wake()
         with self._lock:
             self._close_pipes()
+            if not self._watching:
+                self._close_reader()
         return clean
 
     def _stop(self, workers: list[WorkerProcess], timeout: float) -> bool:
@@ -272,6 +275,7 @@ class Launcher:
         with self._lock:
             if self._closed:
                 return False
+            self._watching = True
             poll.register(self._wake_reader, select.POLLIN)
             deaf = False
             dues = [] if timeout is None else [time.monotonic() + timeout]
@@ -286,7 +290,9 @@ class Launcher:
         wait = None if not dues else max(0.0, min(dues) - time.monotonic()) * 1000
         ready = {fd for fd, _ in poll.poll(wait)}
         with self._lock:
+            self._watching = False
             if self._is_closed():
+                self._close_reader()
                 return False
             if self._wake_reader in ready:
                 os.read(self._wake_reader, 4096)
@@ -324,8 +330,11 @@ class Launcher:
 
     def wake(self) -> None:
         """Have `watch` return; may be called by a signal handler."""
-        if self._wake_writer >= 0:
-            os.write(self._wake_writer, b"x")
+        try:
+            if self._wake_writer >= 0:
+                os.write(self._wake_writer, b"x")
+        except BrokenPipeError:  # nobody watches any more
+            pass
 
     def _close_pipes(self) -> None:
         for fd in (self._alive_reader, self._alive, self._wake_writer):
@@ -333,10 +342,13 @@ class Launcher:
                 os.close(fd)
         self._alive_reader = self._alive = self._wake_writer = -1
 
-    def __del__(self) -> None:
+    def _close_reader(self) -> None:
         if self._wake_reader >= 0:
             os.close(self._wake_reader)
             self._wake_reader = -1
+
+    def __del__(self) -> None:
+        self._close_reader()
         self._close_pipes()
 
     def forget(self) -> None:
