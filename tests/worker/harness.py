@@ -20,6 +20,7 @@ from redist.session.session import Session
 from redist.session.thread_driver import ThreadDriver
 from redist.store import calls
 from redist.store.calls import EligibilityClass, Task
+from redist_worker.lane import DriverLane
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,6 +48,9 @@ class Client:
         self.driver.start()
         self.numbers = iter(range(10**9))
 
+    def call(self, call):
+        return DriverLane(self.driver).call(call)
+
     def submit(self, function, *args, key=None, retries=0, workers="", resources="", deps=()):
         name = key or f"{getattr(function, '__name__', 'f')}-{next(self.numbers)}"
         packed = function_of(function)
@@ -58,11 +62,11 @@ class Client:
             cls = f"c{abs(hash((workers, resources)))}"
             classes = [EligibilityClass(cls, workers, resources)]
         task = Task(name, packed.hash, pack_spec(packed.hash, arguments.data), arguments.dependencies, 1, retries, 0, cls)
-        self.driver.call(calls.submit([task], [(packed.hash, packed.data)], classes))
+        self.call(calls.submit([task], [(packed.hash, packed.data)], classes))
         return Key(name)
 
     def state(self, key):
-        return calls.parse_states(self.driver.call(calls.states([key.name], full=True)))[0]
+        return calls.parse_states(self.call(calls.states([key.name], full=True)))[0]
 
     def wait(self, *keys, timeout=20):
         deadline = time.monotonic() + timeout
@@ -89,7 +93,7 @@ class Client:
         return loads_inline(state.value)
 
     def release(self, *keys):
-        self.driver.call(calls.ledger([(key.name, 0) for key in keys]))
+        self.call(calls.ledger([(key.name, 0) for key in keys]))
 
     def command(self, *args):
         wire = self.endpoint.open(5)

@@ -9,7 +9,7 @@ from worker.harness import alive, until
 
 from redist import errors
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(60)
 
 
 def test_results_errors_and_dependencies(start, client):
@@ -414,7 +414,7 @@ def test_executors_are_killed_on_demand(start, client):
     start()
     before = client.ordinals("executors")
     (worker,) = client.ordinals("workers").values()
-    client.driver.call(calls.send([worker], msgpack.packb(["kill", *before.values()])))
+    client.call(calls.send([worker], msgpack.packb(["kill", *before.values()])))
     until(lambda: (now := client.ordinals("executors")) and not set(now.values()) & set(before.values()))
     assert client.result(client.submit(lambda: "new")) == "new"
 

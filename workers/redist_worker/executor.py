@@ -119,11 +119,12 @@ class Executor:
         details = {"host": options.host, "pid": str(os.getpid()), "threads": str(options.threads)}
         self.session = Session(options.endpoint, "executor", options.name, details, options.worker)
         self.driver = ThreadDriver(self.session, options.endpoint, check=False)
-        values = Values(options.worker, options.segments, self.broker, self.side, self.driver.call_all)
+        lane = DriverLane(self.driver)
+        values = Values(options.worker, options.segments, self.broker, self.side, lane.call)
         self._ended = threading.Event()
         self._wake_in, self._wake_out = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.runner = Runner(
-            DriverLane(self.driver),
+            lane,
             Tasks(self.side, values, self.broker).execute,
             self.marks,
             options.threads,

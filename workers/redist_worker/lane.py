@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from redist.session.outcome import Outcome
+
 if TYPE_CHECKING:
     from redist.session.thread_driver import ThreadDriver
     from redist.store.calls import Call
 
 __all__ = ["DriverLane"]
+
+_LOOK_AGAIN = 0.25
 
 
 class DriverLane:
@@ -22,10 +26,22 @@ class DriverLane:
     """
 
     def __init__(self, driver: ThreadDriver) -> None:
-        self.call = driver.call
         self.wait = driver.wait
         self._driver = driver
         self._session = driver.session
+
+    def call(self, call: Call) -> Any:
+        """Send a call and wait for its reply."""
+        driver = self._driver
+        outcome = Outcome(1)
+        with driver.lock:
+            driver.check_alive()
+            self._session.lane.enqueue(call, outcome.take(0), outcome.fail)
+            driver.push_out()
+        # looked at now and then: another thread may have read the reply just before this one began to wait
+        while not driver.wait(outcome, _LOOK_AGAIN, replies=True):
+            driver.check_alive()
+        return outcome.result()[0]
 
     def post(self, call: Call, on_reply: Callable[[Any], None]) -> None:
         """Send a call; `on_reply` is called with its reply by whoever reads."""

@@ -152,6 +152,7 @@ class Runner:
         back = [task for batch in pending for task in batch]
         for thread in list(self._all):
             back += _take_tail(thread)
+        self._deadline.expire()
         # its answer also wakes threads that wait
         self._give_back(back)
         while self._all and time.monotonic() < deadline:

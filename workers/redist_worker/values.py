@@ -69,7 +69,7 @@ class Values:
     side : Side
         For reading the records of other workers.
     read : callable
-        Sends calls and returns their replies.
+        Sends a call and returns its reply.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Values:
         segments: str,
         broker: BrokerClient,
         side: Side,
-        read: Callable[[Sequence[Call]], list[list[Any]]],
+        read: Callable[[Call], list[Any]],
     ) -> None:
         self._worker = worker
         self._segments = segments
@@ -218,8 +218,8 @@ class Values:
 
     def _ask(self, names: Sequence[str]) -> list[Dependency]:
         states: list[State] = []
-        for reply in self._read([calls.states(names[i : i + 500], full=True) for i in range(0, len(names), 500)]):
-            states += calls.parse_states(reply)
+        for at in range(0, len(names), 500):
+            states += calls.parse_states(self._read(calls.states(names[at : at + 500], full=True)))
         if any(state.state != "memory" for state in states):
             raise Missing({})
         return [(state.name, state.where, state.value) for state in states]
@@ -228,7 +228,7 @@ class Values:
         names: dict[str, None] = {}
         cursor = 0
         while True:
-            reply = self._read([calls.dependencies(task, cursor)])[0]
+            reply = self._read(calls.dependencies(task, cursor))
             names.update((name.decode(), None) for name in reply[2:])
             cursor = int(reply[1])
             if cursor == 0:
