@@ -120,6 +120,8 @@ def unpack_arguments(
 class _Placeholders(BufferSink):
     """Takes placeholders in the order in which the pickler meets them, and leaves buffers in the pickle."""
 
+    takes_buffers = False
+
     def __init__(self) -> None:
         self.numbers: dict[int, int] = {}
         self.order: list[int] = []

@@ -130,6 +130,8 @@ def _text(shape: Shape) -> bytes:
 
 def _shape(text: bytes) -> Shape:
     inner = text[1:-1]
+    if text != b"[" + inner + b"]":
+        raise ValueError(text)
     return tuple(map(int, inner.split(b","))) if inner else ()
 
 

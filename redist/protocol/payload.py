@@ -14,6 +14,7 @@ A stream is a valid Arrow IPC stream that any reader of Arrow opens; its buffers
 
 from __future__ import annotations
 
+import functools
 import pickle
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -278,15 +279,21 @@ def _private(buffer: memoryview) -> memoryview:
 
 def _owned(buffer: memoryview, owner: object) -> memoryview:
     """Return a view of `buffer` that keeps `owner` alive."""
+    # Made straight over the buffer: numpy's views skip bases that are plain arrays, but not this class.
+    array = _owner_class()((len(buffer),), "u1", buffer)
+    array.owner = owner
+    view: memoryview = array.data
+    return view
+
+
+@functools.cache
+def _owner_class() -> Any:
     import numpy as np
 
     class Owned(np.ndarray[Any, Any]):
         owner: object
 
-    array: Any = np.frombuffer(buffer, np.uint8).view(Owned)
-    array.owner = owner
-    view: memoryview = array.data
-    return view
+    return Owned
 
 
 def _copy(target: memoryview, source: bytes | memoryview) -> None:

@@ -26,16 +26,33 @@ class BufferSink:
     """Takes the out-of-band buffers of a pickle that are worth a place of their own."""
 
     buffers: list[memoryview]
+    #: whether `stand_in` may be used: the buffers get a place of their own
+    takes_buffers = True
 
     def __init__(self) -> None:
-        self.buffers = []
+        self.reset()
 
     def reset(self) -> None:
         """Forget everything: the object is pickled a second time."""
         self.buffers = []
+        self._stand_ins: dict[int, tuple[pickle.PickleBuffer, memoryview]] = {}
+
+    def stand_in(self, memory: memoryview) -> pickle.PickleBuffer:
+        """Return a buffer to pickle in the place of read-only `memory`.
+
+        Pickle notes that a buffer is read-only, and then no reader could have a writable copy of it.
+        """
+        buffer = pickle.PickleBuffer(bytearray(1))
+        self._stand_ins[id(buffer)] = buffer, memory
+        return buffer
 
     def __call__(self, buffer: pickle.PickleBuffer) -> bool:
         """Take `buffer`, or return True to leave it in the pickle."""
+        if self._stand_ins:
+            known = self._stand_ins.get(id(buffer))
+            if known is not None:
+                self.buffers.append(known[1])
+                return False
         try:
             raw = buffer.raw()
         except BufferError:  # neither C nor Fortran contiguous
@@ -62,13 +79,14 @@ class _Chunks:
 
 class _Pickler(pickle.Pickler):
     collector: Collector
+    sink: BufferSink | None
 
     def reducer_override(self, obj: Any) -> Any:
         kind = type(obj)
         if kind in future_reducers:
             return self.collector.reduce(obj)
         reducer = reducer_of(kind)
-        return NotImplemented if reducer is None else reducer(obj)
+        return NotImplemented if reducer is None else reducer(obj, self.sink)
 
 
 _MAIN = [b"__main__"]
@@ -120,6 +138,7 @@ def _run(pickler_class: type[Any], obj: Any, collector: Collector, sink: BufferS
     chunks: list[bytes] = []
     pickler = pickler_class(_Chunks(chunks.append), 5, buffer_callback=sink)
     pickler.collector = collector
+    pickler.sink = sink if sink is not None and sink.takes_buffers else None
     with collector:
         pickler.dump(obj)
     return Pickled(chunks, len(chunks[0]) if len(chunks) == 1 else sum(map(len, chunks)))
@@ -152,13 +171,14 @@ def _cloudpickler() -> type[Any]:
 
         class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
             collector: Collector
+            sink: BufferSink | None
 
             def reducer_override(self, obj: Any) -> Any:
                 kind = type(obj)
                 if kind in future_reducers:
                     return self.collector.reduce(obj)
                 reducer = reducer_of(kind)
-                reduced = NotImplemented if reducer is None else reducer(obj)
+                reduced = NotImplemented if reducer is None else reducer(obj, self.sink)
                 return super().reducer_override(obj) if reduced is NotImplemented else reduced
 
         _by_value_pickler = ByValuePickler

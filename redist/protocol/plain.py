@@ -57,6 +57,14 @@ def is_plain(obj: Any, depth: int = 3) -> bool:
 def _is_plain_numpy(obj: Any) -> bool:
     import numpy as np
 
-    if type(obj) is not np.ndarray and not isinstance(obj, (np.number, np.bool)):
-        return False
-    return not obj.dtype.hasobject and obj.nbytes <= INLINE_LIMIT
+    if type(obj) is np.ndarray:
+        flags = obj.flags
+        dtype = obj.dtype
+        return (
+            flags.forc
+            and flags.writeable
+            and obj.nbytes <= INLINE_LIMIT
+            and dtype.isnative
+            and not dtype.hasobject
+        )
+    return isinstance(obj, (np.number, np.bool))

@@ -12,8 +12,11 @@ from typing import Any
 
 __all__ = ["Reducer", "reducer_of", "register_imported", "waiting"]
 
-Reducer = Callable[[Any], Any]
-"""Takes an object, returns what ``__reduce__`` returns, or NotImplemented for the object's own reduction."""
+Reducer = Callable[[Any, Any], Any]
+"""Takes an object and the `BufferSink`, if there is one, that takes large buffers.
+
+Returns what ``__reduce__`` returns, or NotImplemented for the object's own reduction.
+"""
 
 _reducers: dict[type, Reducer] = {}
 #: libraries that were not imported when `register_imported` looked last

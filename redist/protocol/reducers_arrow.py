@@ -24,7 +24,7 @@ def reducers() -> dict[type, Reducer]:
     return classes
 
 
-def _reduce_array(array: Any) -> Any:
+def _reduce_array(array: Any, _sink: Any) -> Any:
     try:
         wasted = array.get_total_buffer_size() - array.nbytes
     except Exception:  # a type whose size pyarrow cannot tell

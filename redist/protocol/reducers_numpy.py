@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from redist.protocol.numpy_format import unrepeated
+from redist.protocol.numpy_format import memory_of, unrepeated
 from redist.protocol.reducers import Reducer
 from redist.protocol.sizes import OUT_OF_BAND
 
@@ -21,33 +21,46 @@ def reducers() -> dict[type, Reducer]:
     return {np.ndarray: _reduce_array, np.memmap: _reduce_memmap, np.ma.MaskedArray: _reduce_masked}
 
 
-def _reduce_array(array: Any) -> Any:
+def _reduce_array(array: Any, sink: Any) -> Any:
     dtype = array.dtype
     if dtype.hasobject:
         return _reduce_strings(array) if dtype.kind == "O" and array.size >= _MANY_STRINGS else NotImplemented
+    flags = array.flags
     if array.nbytes < OUT_OF_BAND:
-        return NotImplemented
+        # numpy would make the byte order of strided arrays and of datetimes native, and what is read-only so for ever.
+        if dtype.kind in "mM" and not dtype.isnative:
+            return _view, (array.view(f"{dtype.byteorder}i8"), dtype)
+        if flags.forc and flags.writeable:
+            return NotImplemented
+        return array.copy(order="K" if flags.forc else "C").__reduce_ex__(5)
     if 0 in array.strides:
         base = unrepeated(array)
         if base.shape != array.shape:
             return np.broadcast_to, (base.copy(order="C"), array.shape)
-    flags = array.flags
-    if not (flags.c_contiguous or flags.f_contiguous):
+    if not flags.forc:
         array = array.copy()
+    elif not flags.writeable:
+        if sink is None:
+            array = array.copy(order="K")
+        else:
+            order = "C" if flags.c_contiguous else "F"
+            return _array, (sink.stand_in(memory_of(array)), dtype, array.shape, order)
     if dtype.kind in "mM":  # numpy refuses a buffer of these
         return _view, (array.view("i8"), dtype)
     return array.__reduce_ex__(5)
 
 
-def _reduce_memmap(array: Any) -> Any:
+def _array(buffer: Any, dtype: Any, shape: tuple[int, ...], order: Any) -> Any:
+    return np.ndarray(shape, dtype, buffer, order=order)
+
+
+def _reduce_memmap(array: Any, sink: Any) -> Any:
     array = np.asarray(array).view(np.ndarray)
-    reduced = _reduce_array(array)
+    reduced = _reduce_array(array, sink)
     return array.__reduce_ex__(5) if reduced is NotImplemented else reduced
 
 
-def _reduce_masked(array: Any) -> Any:
-    if array.nbytes < OUT_OF_BAND or array.dtype.hasobject:
-        return NotImplemented
+def _reduce_masked(array: Any, _sink: Any) -> Any:
     state = {key: value for key, value in vars(array).items() if key not in _MASKED_STATE}
     mask = array._mask
     return _masked, (

@@ -29,7 +29,7 @@ def reducers() -> dict[type, Reducer]:
     return {BlockManager: _reduce_manager, SingleBlockManager: _reduce_manager}
 
 
-def _reduce_manager(manager: Any) -> Any:
+def _reduce_manager(manager: Any, _sink: Any) -> Any:
     reduced = manager.__reduce_ex__(5)
     return _shared, reduced[:3] if len(reduced) > 2 else (*reduced, None)
 
