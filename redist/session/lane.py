@@ -252,7 +252,8 @@ class Lane:
         """After a registration: send what came meanwhile."""
         self._resume()
 
-    def _hold(self) -> None:
+    def hold(self) -> None:
+        """Send nothing for a while, then go on where it stopped."""
         self._resume_at = self._clock() + self._backoff
         self._backoff = min(2 * self._backoff, _LAST_BACKOFF)
         self._helping = False
@@ -367,7 +368,7 @@ class Lane:
         elif code in _TRANSIENT or (code == "OOM" and not entry.call.grows):
             if not entry.n and entry.call.script.name != "register":
                 self._loose.append(entry)
-            self._hold()
+            self.hold()
         elif code in _ELSEWHERE:
             self._on_moved(message)
         else:

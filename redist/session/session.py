@@ -141,6 +141,7 @@ class Session:
         self._subscribed: set[str] = set()
         self._wanted: set[str] = set()
         self._was_registered = False
+        self._patience = 0.0
         self._kept: list[Entry] = []
         self._release_at: float | None = None
 
@@ -232,6 +233,8 @@ class Session:
             for entry in lane.unregister(lane.incarnation):
                 _settle_closed(entry)
             return
+        if lane.registered:
+            self._patience = self.clock() + self.lease
         self._kept += lane.unregister(_new_incarnation())
         self.heart.stop()
         if not lane.connected:
@@ -262,6 +265,9 @@ class Session:
 
     def _register_failed(self, error: BaseException) -> None:
         if isinstance(error, Refused):
+            if error.code == "worker" and self._was_registered and self.clock() < self._patience:
+                self.lane.hold()  # our worker has to register anew, too
+                return
             if error.code == "schema":
                 error = SchemaMismatch(
                     f"the namespace was written with schema {error.message}, this version of redist has another one: "
