@@ -540,3 +540,63 @@ def test_it_waits_for_a_server_and_says_what_is_wrong(tmp_path):
     assert "--memory-limit" in run("--help").stdout
     assert run("redis://localhost", "--memory-limit", "much").returncode == 2
     assert run("redis://localhost", "--resources", "GPU").returncode == 2
+
+
+# --- the real client ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def user(endpoint):
+    from redist import Client
+
+    with Client(endpoint, set_as_default=False) as user:
+        yield user
+
+
+def test_tasks_have_a_client(start, user):
+    start()
+
+    def parent(n):
+        from redist import get_client
+
+        client = get_client()
+        futures = client.map(lambda x: x + 1, range(n))
+        return sum(client.gather(futures))
+
+    assert user.submit(parent, 10).result(timeout=20) == 55
+
+    def deep(deep, n):
+        from redist import get_client
+
+        return 0 if n == 0 else 1 + get_client().submit(deep, deep, n - 1).result()
+
+    assert user.submit(deep, deep, 20).result(timeout=30) == 20
+
+
+def test_a_task_may_return_futures_of_its_own(start, user):
+    start()
+
+    def make():
+        from redist import get_client
+
+        return [get_client().submit(lambda: b"v" * n) for n in (10, 100_000)]
+
+    small, large = user.submit(make).result(timeout=20)
+    assert small.result(timeout=20) == b"v" * 10
+    assert large.result(timeout=20) == b"v" * 100_000
+
+
+def test_large_functions_and_arguments_are_payloads(start, user):
+    start()
+    big = b"q" * 50_000
+    assert user.submit(lambda: len(big)).result(timeout=20) == 50_000
+    assert user.submit(lambda a, b: (len(a), b), big, 3).result(timeout=20) == (50_000, 3)
+
+
+def test_a_restart_replaces_the_executors(start, user, client):
+    worker = start(executors=2)
+    before = set(worker.descendants())
+    assert user.submit(lambda: 1).result(timeout=20) == 1
+    user.restart(timeout=30)
+    until(lambda: len(set(worker.descendants()) & before) == 1 and len(worker.descendants()) == 3)
+    assert user.submit(lambda: 2).result(timeout=20) == 2

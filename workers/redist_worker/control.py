@@ -4,7 +4,7 @@ A message is a msgpack list, put there by `redist.store.calls.send`:
 
 ========================================== ==========================================================================
 ``["kill", executor ordinal...]``          kill these executors, or all; successors are started
-``["restart"]``                            the same for all, as part of a restart
+``["restart"]``                            replace the executors that were started before the last restart
 ``["close"]``                              stop in good order
 ``["fetch", name, attempt, address...]``   bring a copy here from one of these data servers
 ========================================== ==========================================================================
@@ -81,7 +81,7 @@ class Control:
         if op == "kill":
             self._worker.executors.kill("was killed on demand", [int(ordinal) for ordinal in rest] or None)
         elif op == "restart":
-            self._worker.executors.kill("was restarted")
+            self._worker.executors.renew(self._worker.session.generation)
         elif op == "close":
             self._worker.stop()
         elif op == "fetch":

@@ -16,10 +16,11 @@ import socket
 import sys
 import threading
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgpack
 
+from redist.current import set_task_client
 from redist.errors import RedistError
 from redist.memory.broker_client import BrokerClient
 from redist.memory.reader import raise_file_limit
@@ -34,6 +35,9 @@ from redist_worker.runner import Runner
 from redist_worker.side import Side
 from redist_worker.tasks import Tasks
 from redist_worker.values import Values
+
+if TYPE_CHECKING:
+    from redist.client import Client
 
 __all__ = ["UNREGISTERED", "Options", "run"]
 
@@ -121,7 +125,8 @@ class Executor:
         self.driver = ThreadDriver(self.session, options.endpoint, check=False)
         lane = DriverLane(self.driver)
         values = Values(options.worker, options.segments, self.broker, self.side, lane.call)
-        self._ended = threading.Event()
+        self._client: Client | None = None
+        self._client_lock = threading.Lock()
         self._wake_in, self._wake_out = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.runner = Runner(
             lane,
@@ -139,8 +144,20 @@ class Executor:
         self.marks.ordinal = self.session.ordinal
         self.local = Local(options, self.driver, self.runner)
         set_local(self.local)
+        set_task_client(self.client)
         self.output.install()
         self.runner.start()
+
+    def client(self) -> Client:
+        """Return the client of this executor's tasks, on the executor's own session."""
+        with self._client_lock:
+            if self._client is None:
+                from redist.client import Client
+
+                self._client = Client._from_session(
+                    self.driver, broker=self.broker, segments=self.options.segments
+                )
+            return self._client
 
     def _registered_anew(self) -> list[Any]:
         self.marks.ordinal = self.session.ordinal
@@ -156,7 +173,6 @@ class Executor:
         self.side.command(endpoint.publish, endpoint.prefix + "all", message)
 
     def _failed(self) -> None:
-        self._ended.set()
         with contextlib.suppress(OSError):
             os.write(self._wake_out, b"x")
 

@@ -51,6 +51,8 @@ class Executor:
     #: resident bytes and monotonic time of the last sample
     rss: int = 0
     sampled: float = 0.0
+    #: generation of the cluster in which it was started
+    generation: int = 0
     #: why it is being killed, for the report
     killed: str = ""
     stopping: bool = False
@@ -92,6 +94,7 @@ class Executors:
     ) -> None:
         self._server = server
         self._count = count
+        self.generation = 0
         self._name = name
         self._segments = segments
         self._options = options
@@ -119,7 +122,7 @@ class Executors:
         number = self._number
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         marks = Marks(os.path.join(self._segments, f"marks-{os.getpid()}-{number}"))
-        executor = Executor(index, f"{self._name}-{index}", marks, ours)
+        executor = Executor(index, f"{self._name}-{index}", marks, ours, generation=self.generation)
         self._living[number] = executor
         try:
             options = pickle.dumps(self._options(executor))
@@ -210,11 +213,20 @@ class Executors:
         why : str
             Ends a sentence that begins with the executor's name.
         """
-        for executor in self._living.values():
-            if executor.pid and (ordinals is None or executor.ordinal in ordinals):
+        self._kill(why, [e for e in self._living.values() if ordinals is None or e.ordinal in ordinals])
+
+    def _kill(self, why: str, executors: list[Executor]) -> None:
+        for executor in executors:
+            if executor.pid:
                 executor.killed = why
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(executor.pid, signal.SIGKILL)
+
+    def renew(self, generation: int) -> None:
+        """Replace the executors of older generations."""
+        self.generation = max(self.generation, generation)
+        old = [executor for executor in self._living.values() if executor.generation < self.generation]
+        self._kill("was restarted with the cluster", old)
 
     def tell(self, message: dict[str, Any]) -> None:
         """Send a message to every executor."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from redist.errors import DeserializationError, RedistError, Reschedule, TransferError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Tasks"]
 
 _MOST_FUNCTIONS = 1000
+_COUNT = struct.Struct("<I")
 
 
 class Tasks:
@@ -52,9 +54,10 @@ class Tasks:
         name, attempt = task.name, task.attempt
         try:
             function = self._functions.get(task.fn) or self._fetch(task.fn)
-            args, kwargs = unpack_arguments(
-                unpack_spec(task.fn, task.spec).args, self._dependencies(task) if task.deps or task.more_deps else ()
-            )
+            data = unpack_spec(task.fn, task.spec).args
+            values = self._dependencies(task, data) if task.deps or task.more_deps else ()
+            args, kwargs = unpack_arguments(data, values)
+            values = ()
         except Missing as missing:
             return Result(name, attempt, "missing", value=missing.lines()), None
         except TransferError:
@@ -84,9 +87,16 @@ class Tasks:
         except BaseException as error:
             return _erred(task, error), None
 
-    def _dependencies(self, task: HandOut) -> list[Any]:
-        values = self._values.of(task)
-        return [values[name] for name in sorted(values)]
+    def _dependencies(self, task: HandOut, data: bytes | memoryview) -> Sequence[Any]:
+        """Return the values of the dependencies in the order of their names; None for those that no argument wants."""
+        deps = self._values.of(task)
+        deps.sort()
+        if data[:1] == b"i":
+            wanted = set(struct.unpack_from(f"<{_COUNT.unpack_from(data, 1)[0]}I", data, 5))
+            loaded = self._values.load([dep for number, dep in enumerate(deps) if number in wanted])
+        else:
+            loaded = self._values.load(deps)
+        return [loaded.get(dep[0]) for dep in deps]
 
     def _fetch(self, fn: str) -> Callable[..., Any]:
         data = self._side.command("GET", f"{self._side.endpoint.prefix}fn:{fn}")

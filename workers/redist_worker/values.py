@@ -87,8 +87,18 @@ class Values:
         self._read = read
         self._workers: dict[str, _Worker | None] = {str(worker): _Worker(segments, "", True)}
 
-    def of(self, task: HandOut) -> dict[str, Any]:
-        """Return the values of the dependencies of `task`, by name.
+    def of(self, task: HandOut) -> list[Dependency]:
+        """Return the dependencies of `task`: name, where its copies are (empty: nowhere), and value or size.
+
+        Raises
+        ------
+        Missing
+            If one is not there any more, and the server had to be asked.
+        """
+        return self._read_deps(task.name) if task.more_deps else task.deps
+
+    def load(self, deps: Sequence[Dependency]) -> dict[str, Any]:
+        """Return the values of dependencies, by name.
 
         Raises
         ------
@@ -97,9 +107,6 @@ class Values:
         TransferError
             If a worker that has one cannot be reached for long.
         """
-        deps: Sequence[Dependency] = task.deps
-        if task.more_deps:
-            deps = self._read_deps(task.name)
         values: dict[str, Any] = {}
         segments: list[Dependency] = []
         for dep in deps:

@@ -147,6 +147,7 @@ class Worker:
         await self.driver.start(timeout=options.connect_timeout)
         self._parts.push_async_callback(self.driver.close)
         home.remember(self.name, session.ordinal)
+        self.executors.generation = session.generation
         await self._settle_predecessor(replicas)
 
         self._parts.push_async_callback(self._stop_executors)
@@ -238,7 +239,7 @@ class Worker:
         replicas.beat(beat.agree, self.session.ordinal)
 
     def _new_generation(self, generation: int) -> None:
-        self.executors.kill("was restarted with the cluster")
+        self.executors.renew(generation)
 
     async def _lost(self, executor: Executor, reason: str, running: list[int]) -> None:
         """Tell the server that an executor died."""
