@@ -29,6 +29,7 @@ logger = logging.getLogger("redist.cluster")
 #: Longest time between two looks at what has registered, should a message be lost, in seconds.
 _LOOK = 0.25
 _STOP_TIMEOUT = 10.0
+_LET_GO = 0.5
 
 
 class LocalCluster:
@@ -383,16 +384,23 @@ def _end(launcher: Launcher, server: EmbeddedServer | None, endpoint: Endpoint) 
     if server is not None:
         server.stop()
         if not clean and not server.persistent:
-            _remove_segments(endpoint)
+            _remove_segments(endpoint, set(launcher.workers))
 
 
-def _remove_segments(endpoint: Endpoint) -> None:
+def _remove_segments(endpoint: Endpoint, names: set[str]) -> None:
+    """Remove what killed workers left, once the last of their processes has let go of it."""
     from redist.memory.locks import dead_directories
 
-    owner = f"{endpoint.url} {endpoint.namespace}\t"
-    for dead in dead_directories():
-        if dead.owner.startswith(owner):
-            shutil.rmtree(dead.path, ignore_errors=True)
+    owners = {f"{endpoint.url} {endpoint.namespace}\t{name}" for name in names}
+    deadline = time.monotonic() + _LET_GO
+    while True:
+        for dead in dead_directories():
+            if dead.owner in owners:
+                shutil.rmtree(dead.path, ignore_errors=True)
+                owners.discard(dead.owner)
+        if not owners or time.monotonic() > deadline:
+            return
+        time.sleep(0.01)
 
 
 # --- sizes ----------------------------------------------------------------------------------------------------------

@@ -205,7 +205,7 @@ class Launcher:
         worker._started = time.monotonic()
         worker._due = None
         worker._pidfd = _pidfd(process.pid)
-        self._report(worker, "started" if not worker.restarts else "started again")
+        self._report(worker, "started" if worker.status is None else "started again")
 
     def remove(self, names: Iterable[str], timeout: float = 10.0) -> None:
         """Stop workers of these names in good order; kill those that have not ended after `timeout` seconds."""
@@ -301,8 +301,8 @@ class Launcher:
                 if worker._process is not None and worker._process.poll() is not None:
                     self._died(worker, now)
                 if worker._due is not None and worker._due <= now:
-                    worker.restarts += 1
                     self._start(worker)
+                    worker.restarts += 1
         return True
 
     def _is_closed(self) -> bool:

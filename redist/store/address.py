@@ -96,8 +96,10 @@ class Address:
         return {_SECRET[name]: value for name, value in self.options.items() if name in _SECRET}
 
     def url(self, *, secrets: bool = False) -> str:
-        """Return the address as a URL, without passwords unless `secrets`."""
-        options = {k: v for k, v in self.options.items() if secrets or k not in _SECRET}
+        """Return the address as a URL, the same for equal addresses; without passwords unless `secrets`."""
+        options = {k: v for k, v in sorted(self.options.items()) if secrets or k not in _SECRET}
+        if self.namespace == "default":
+            options.pop("namespace", None)
         query = f"?{urlencode(options, quote_via=quote)}" if options else ""
         if self.kind == "unix":
             return f"unix://{quote(self.path)}{query}"
