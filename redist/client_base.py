@@ -316,8 +316,6 @@ class ClientBase:
         """Name for people."""
         return self.session.name
 
-    id = name
-
     @property
     def generation(self) -> int:
         """How often the cluster was restarted, and one."""
@@ -333,11 +331,6 @@ class ClientBase:
         if not hasattr(self, "session"):
             return f"<Client: {self.status}>"
         return f"<Client: {self.name!r} of {self.url} namespace={self.namespace!r}, {self.status}>"
-
-    def _repr_html_(self) -> str:
-        from html import escape
-
-        return f"<b>Client</b> {escape(repr(self)[9:-1])}"
 
     # --- glue -------------------------------------------------------------------------------------------------------
 

@@ -17,11 +17,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from redist.errors import ClientClosed, ConnectionLost, ForkedClientError, RedistError
+from redist.session.blocking import BlockingRunner
 from redist.session.links import Links
-from redist.session.operations import Ask, Operation, Post, Request, Run, Until
 from redist.session.outcome import Outcome
 from redist.session.session import Session
 from redist.session.states import Condition, Waiter
@@ -30,8 +30,6 @@ from redist.store.calls import Call
 from redist.store.connect import Endpoint
 
 __all__ = ["ThreadDriver"]
-
-T = TypeVar("T")
 
 logger = logging.getLogger("redist.session")
 
@@ -43,7 +41,7 @@ PUSHES_ONLY = 2.0
 _monotonic = time.monotonic
 
 
-class ThreadDriver:
+class ThreadDriver(BlockingRunner):
     """Runs a session for threads that block.
 
     Parameters
@@ -59,8 +57,6 @@ class ThreadDriver:
     ----------
     lock : threading.Lock
         Guards the session. Not re-entrant.
-    on_block, on_unblock : callable or None
-        Called, without the lock, before and after an operation of a client waits.
     """
 
     def __init__(self, session: Session, endpoint: Endpoint, *, check: bool = True) -> None:
@@ -69,8 +65,6 @@ class ThreadDriver:
         self.lock = threading.Lock()
         session.lock = self.lock
         self.links = Links(session, endpoint, self._changed)
-        self.on_block: Callable[[], object] | None = None
-        self.on_unblock: Callable[[], object] | None = None
         self._check = check
         self._reader: Waiter | None = None
         self._parked: deque[Parked] = deque()
@@ -79,6 +73,9 @@ class ThreadDriver:
         self._closed: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._wakeup = Wakeup()
+        self._nudge = (
+            Wakeup()
+        )  # wakes who has the reader's role, when another thread received what it waits for
         session.ledger.wake = self._kick = self._wakeup.write
         self._changed()
         drivers.add(self)
@@ -148,12 +145,14 @@ class ThreadDriver:
                 parked.wake()
             self._parked.clear()
             self._kick()
+            self._nudge.write()
             self.links.close()
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(5.0)
         if thread is None or not thread.is_alive():
             self._wakeup.close()
+            self._nudge.close()
 
     def forked(self) -> None:
         """In a forked child: drop what is the parent's without a word to the server."""
@@ -167,6 +166,7 @@ class ThreadDriver:
         self._parked.clear()
         self.links.close()
         self._wakeup.close()
+        self._nudge.close()
 
     @property
     def closed(self) -> bool:
@@ -233,12 +233,13 @@ class ThreadDriver:
         if session.collected and session.collected % 32 == 1:
             # What was acknowledged meanwhile lets more go; nobody reads while the caller only submits.
             self.links.take_replies()
+            self._look()
         self.links.transmit()
 
     # --- receiving --------------------------------------------------------------------------------------------------
 
-    def _take(self, events: list[tuple[int, int]]) -> None:
-        """Receive where there is something, and act on it. Under the lock."""
+    def _take(self, events: list[tuple[int, int]], mine: Waiter | None = None) -> None:
+        """Receive where there is something, and act on it; `mine` is what the calling thread waits for. Under the lock."""
         links = self.links
         push, command = links.push, links.command
         for fd, _ in events:
@@ -247,12 +248,16 @@ class ThreadDriver:
             elif command is not None and fd == command.fileno():
                 links.send_rest()
                 links.take_replies()
+            elif fd == self._nudge.reading:
+                self._nudge.drain()
         links.transmit()
-        if self._parked:
-            self._look()
+        if self._parked or self._reader is not mine:
+            self._look(mine)
 
-    def _look(self) -> None:
-        """Wake parked threads that have what they wait for."""
+    def _look(self, mine: Waiter | None = None) -> None:
+        """Wake other threads that have what they wait for. Under the lock."""
+        if self._reader is not None and self._reader is not mine and self._reader.ready():
+            self._nudge.write()
         for parked in list(self._parked):
             if parked.waiter.ready():
                 self._parked.remove(parked)
@@ -262,6 +267,8 @@ class ThreadDriver:
         """Make the poll objects for the present descriptors, and have the background thread look. Under the lock."""
         self._poll_pushes, self._poll_both = select.poll(), select.poll()
         self._poll_idle, self._poll_wake = select.poll(), select.poll()
+        self._poll_pushes.register(self._nudge.reading, select.POLLIN)
+        self._poll_both.register(self._nudge.reading, select.POLLIN)
         self._poll_idle.register(self._wakeup.reading, select.POLLIN)
         self._poll_wake.register(self._wakeup.reading, select.POLLIN)
         links = self.links
@@ -311,6 +318,7 @@ class ThreadDriver:
             session = self.session
             if session.collected:
                 self.links.take_replies()
+                self._look()
                 session.pump()
                 replies = replies or session.collected > 0
             elif session.ledger.changed:
@@ -359,7 +367,7 @@ class ThreadDriver:
             events = poll.poll(span)
             with lock:
                 if events:
-                    self._take(events)
+                    self._take(events, waiter)
                     if waiter.ready():
                         # Given up here, to take the lock once less.
                         self._leave(waiter)
@@ -407,49 +415,6 @@ class ThreadDriver:
             self._reader = parked.waiter
             parked.promoted = True
             parked.wake()
-
-    # --- operations -------------------------------------------------------------------------------------------------
-
-    def run(self, operation: Operation[T]) -> T:
-        """Run an operation to its end and return what it returns."""
-        value: Any = None
-        error: BaseException | None = None
-        try:
-            while True:
-                request = operation.send(value) if error is None else operation.throw(error)
-                value = error = None
-                try:
-                    value = self._perform(request)
-                except BaseException as raised:
-                    error = raised
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
-
-    def _perform(self, request: Request) -> Any:
-        kind = type(request)
-        if kind is Run:
-            return request.function(*request.args)  # type: ignore[union-attr]
-        if kind is Post:
-            return self.post(request.call)  # type: ignore[union-attr]
-        block = self.on_block
-        if block is None:
-            return self._await(request)
-        if kind is Until and request.waiter.ready():  # type: ignore[union-attr]
-            return True
-        block()
-        try:
-            return self._await(request)
-        finally:
-            if self.on_unblock is not None:
-                self.on_unblock()
-
-    def _await(self, request: Request) -> Any:
-        if isinstance(request, Until):
-            return self.wait(request.waiter, request.timeout)
-        if isinstance(request, Ask):
-            return self.call(request.call)
-        return self.call_all(request.calls) if request.calls else []  # type: ignore[union-attr]
 
     # --- the background thread --------------------------------------------------------------------------------------
 

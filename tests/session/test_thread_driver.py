@@ -54,7 +54,7 @@ def test_error(caller: Any) -> None:
 
 
 def test_many(caller: Any, endpoint: Endpoint) -> None:
-    states = [caller.submit(f"k{i}") for i in range(3000)]
+    states = [caller.submit(f"k{i}") for i in range(1000)]
     assert caller.wait(*states)
     assert all(state.value == state.name.encode() for state in states)
     caller.release(*states)
@@ -215,7 +215,7 @@ def test_counts_that_disagree_are_said_anew(caller: Any, endpoint: Endpoint) -> 
 
 def test_close_releases_everything(new_caller: Any, executor: Any, endpoint: Endpoint) -> None:
     caller = new_caller()
-    states = [caller.submit(f"k{i}") for i in range(1200)]
+    states = [caller.submit(f"k{i}") for i in range(700)]
     assert caller.wait(*states)
     caller.close()
     wait_until(lambda: not [key for key in keys(endpoint) if key.startswith(("key:", "holds:"))])

@@ -1,0 +1,80 @@
+"""Operations run by a thread that blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from redist.session.operations import Ask, Operation, Post, Request, Run, Until
+from redist.session.states import Waiter
+from redist.store.calls import Call
+
+__all__ = ["BlockingRunner"]
+
+T = TypeVar("T")
+
+
+class BlockingRunner:
+    """Runs operations by means of blocking calls and waits, which a driver has.
+
+    Attributes
+    ----------
+    on_block, on_unblock : callable or None
+        Called, without the lock, before and after an operation waits: an executor's task gives up its place.
+    """
+
+    on_block: Callable[[], object] | None = None
+    on_unblock: Callable[[], object] | None = None
+
+    def post(self, call: Call) -> None:
+        """Send a call and go on."""
+        raise NotImplementedError
+
+    def call_all(self, calls: Sequence[Call], timeout: float | None = None) -> list[list[Any]]:
+        """Send calls together and return their replies."""
+        raise NotImplementedError
+
+    def wait(self, what: Waiter, timeout: float | None = None) -> bool:
+        """Wait until `what` is ready."""
+        raise NotImplementedError
+
+    def run(self, operation: Operation[T]) -> T:
+        """Run an operation to its end and return what it returns."""
+        value: Any = None
+        error: BaseException | None = None
+        try:
+            while True:
+                request = operation.send(value) if error is None else operation.throw(error)
+                value = error = None
+                try:
+                    value = self._perform(request)
+                except BaseException as raised:
+                    error = raised
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    def _perform(self, request: Request) -> Any:
+        kind = type(request)
+        if kind is Run:
+            return request.function(*request.args)  # type: ignore[union-attr]
+        if kind is Post:
+            return self.post(request.call)  # type: ignore[union-attr]
+        block = self.on_block
+        if block is None:
+            return self._await(request)
+        if kind is Until and request.waiter.ready():  # type: ignore[union-attr]
+            return True
+        block()
+        try:
+            return self._await(request)
+        finally:
+            if self.on_unblock is not None:
+                self.on_unblock()
+
+    def _await(self, request: Request) -> Any:
+        if isinstance(request, Until):
+            return self.wait(request.waiter, request.timeout)
+        if isinstance(request, Ask):
+            return self.call_all([request.call])[0]
+        return self.call_all(request.calls) if request.calls else []  # type: ignore[union-attr]
