@@ -25,6 +25,8 @@ from redist.protocol.sizes import INLINE_LIMIT, buffer_size
 __all__ = ["Arguments", "pack_arguments", "unpack_arguments"]
 
 _INDEXED = b"i"
+# A container with more large items than this is stored as one value, not as one for each item.
+_MANY = 32
 _COUNT = struct.Struct("<I")
 
 
@@ -190,59 +192,65 @@ class _Extraction:
 
     def _container(self, obj: Any, kind: type) -> Any:
         identity = id(obj)
-        if identity in self._done:
-            return self._done[identity]
-        self._done[identity] = obj  # for a container inside of itself
+        known = self._done.get(identity)
+        if known is not None:
+            if known is _ACTIVE:  # a container inside of itself: what refers back refers to its copy
+                known = self._done[identity] = kind() if kind is list or kind is dict else obj
+            return known
+        self._done[identity] = _ACTIVE
         items = obj.values() if kind is dict else obj
         kinds = set(map(type, items))
         if kinds <= SCALARS and (kind is not dict or set(map(type, obj)) <= SCALARS):
-            result = self.take(obj) if _scalars_size(obj, kind, kinds) > INLINE_LIMIT else obj
-        elif kind is dict:
-            if not self.opaque and not all(map(is_plain, obj)):
-                self.opaque = True
-            result = self._mutable(obj, {})
-        elif kind is list:
-            result = self._mutable(obj, [])
+            result = self.take(obj) if _scalars_size(items, kinds) > INLINE_LIMIT else obj
+        elif _holds_many_large(items) and not _holds_future(obj):
+            result = self.take(obj)
         else:
-            replaced = [self.replace(item) for item in obj]
-            unchanged = all(new is old for new, old in zip(replaced, obj))
-            result = obj if unchanged else kind(replaced)
+            if kind is dict and not self.opaque and not all(map(is_plain, obj)):
+                self.opaque = True
+            result = self._items(obj, kind, identity)
         self._done[identity] = result
         return result
 
-    def _mutable(self, obj: Any, copy: Any) -> Any:
-        if _reaches(obj, obj):
-            self._done[id(obj)] = copy  # what refers back refers to the copy
-        changed = self._done[id(obj)] is copy
-        for key, item in obj.items() if type(obj) is dict else enumerate(obj):
-            new = self.replace(item)
-            changed = changed or new is not item
-            if type(obj) is dict:
-                copy[key] = new
-            else:
-                copy.append(new)
-        return copy if changed else obj
+    def _items(self, obj: Any, kind: type, identity: int) -> Any:
+        items = obj.values() if kind is dict else obj
+        replaced = [self.replace(item) for item in items]
+        copy = self._done[identity]
+        if copy is _ACTIVE or copy is obj:
+            if all(new is old for new, old in zip(replaced, items)):
+                return obj
+            return dict(zip(obj, replaced)) if kind is dict else kind(replaced)
+        if kind is dict:
+            copy.update(zip(obj, replaced))
+        else:
+            copy.extend(replaced)
+        return copy
 
 
-def _reaches(start: Any, target: Any) -> bool:
-    """Return whether the plain container `target` is found again inside of `start`."""
-    seen = {id(start)}
-    todo = [start]
+_ACTIVE = object()
+
+
+def _holds_many_large(items: Any) -> bool:
+    return len(items) > _MANY and sum(buffer_size(item) > INLINE_LIMIT for item in items) > _MANY
+
+
+def _holds_future(container: Any) -> bool:
+    seen = {id(container)}
+    todo = [container]
     while todo:
         here = todo.pop()
         for item in here.values() if type(here) is dict else here:
-            if item is target:
+            if type(item) in CONTAINERS:
+                if id(item) not in seen:
+                    seen.add(id(item))
+                    todo.append(item)
+            elif is_future(item):
                 return True
-            if type(item) in CONTAINERS and id(item) not in seen:
-                seen.add(id(item))
-                todo.append(item)
     return False
 
 
-def _scalars_size(obj: Any, kind: type, kinds: set[type]) -> int:
-    size = 8 * len(obj)
+def _scalars_size(items: Any, kinds: set[type]) -> int:
+    size = 8 * len(items)
     if str in kinds or bytes in kinds:
-        items = obj.values() if kind is dict else obj
         size += sum(len(item) for item in items if type(item) is str or type(item) is bytes)
     return size
 
