@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from redist.cli import main
+from redist.cluster import LocalCluster
+from redist.store.acl import acl_line
+from redist.store.connect import endpoint
+from servers import Server, alive, wait_until
+
+
+def run(*args: str, code: int = 0) -> str:
+    result = CliRunner().invoke(main, args)
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    with LocalCluster(n_workers=1, threads_per_worker=1) as cluster:
+        yield cluster
+
+
+class Started:
+    """A command that runs."""
+
+    def __init__(self, *args: str, **environment: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", "from redist.cli import main; main()", *args],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment},
+        )
+
+    def line(self) -> str:
+        return self.process.stdout.readline().strip()
+
+    def end(self, signum: int | None = signal.SIGTERM) -> tuple[int, str]:
+        """Return the exit code and standard error."""
+        if signum is not None:
+            self.process.send_signal(signum)
+        _, error = self.process.communicate(timeout=20)
+        return self.process.returncode, error
+
+
+def test_overview_is_quick_and_names_everything() -> None:
+    output = run("--help")
+    for command in ("worker", "server", "doctor", "why", "acl", "ping"):
+        assert f"  {command} " in output
+        assert "Usage:" in run(command, "--help")
+    assert run("--version").startswith("main ") or "0.1" in run("--version")
+    assert "No such command" in run("nonsense", code=2)
+
+
+def test_acl() -> None:
+    line = run("acl", "bob", "--namespace", "team", "--password", "pw").strip()
+    assert line == acl_line("bob", "team", password="pw")
+    assert "+spublish" in run("acl", "bob", "--cluster")
+    assert "namespace 'a b'" in run("acl", "bob", "--namespace", "a b", code=2)
+
+
+# --- server ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_server(signum: signal.Signals) -> None:
+    command = Started("server")
+    url = command.line()
+    assert url.startswith("unix://")
+    wire = endpoint(url).open()
+    pid = int(wire.call("INFO", "server").decode().partition("process_id:")[2].split("\r")[0])
+    wire.close()
+    code, error = command.end(signum)
+    assert code == 0
+    assert f"redist worker '{url}'" in error
+    assert "ready to" in error.lower()
+    assert not alive(pid)
+    assert not Path(url.removeprefix("unix://")).exists()
+
+
+def test_server_with_data_and_tcp(tmp_path: Path) -> None:
+    for expected in (None, b"1"):
+        command = Started("server", "--dir", str(tmp_path), "--port", "0", "--maxmemory", "64MiB", "--quiet")
+        url = command.line()
+        assert url.startswith("redis://127.0.0.1:")
+        wire = endpoint(url).open()
+        assert wire.call("GET", "a") == expected
+        assert wire.call("CONFIG", "GET", "maxmemory")[1] == b"67108864"
+        wire.call("SET", "a", "1")
+        wire.close()
+        assert command.end() == (0, "")
+
+
+def test_server_for_other_hosts_has_a_password(tmp_path: Path) -> None:
+    command = Started("server", "--bind", "0.0.0.0", "--port", "0", "--quiet", REDIST_PASSWORD="s3cret")
+    assert command.line().startswith("redis://:s3cret@")
+    assert command.end()[0] == 0
+
+
+def test_server_that_cannot_start() -> None:
+    command = Started("server", "--dir", "/proc/nowhere")
+    code, error = command.end(None)
+    assert code == 78
+    assert "redist: the directory /proc/nowhere cannot be used" in error
+    assert "is no amount of memory" in run("server", "--maxmemory", "much", code=2)
+
+
+def test_server_that_dies() -> None:
+    command = Started("server")
+    url = command.line()
+    wire = endpoint(url).open()
+    pid = int(wire.call("INFO", "server").decode().partition("process_id:")[2].split("\r")[0])
+    wire.close()
+    os.kill(pid, signal.SIGKILL)
+    code, error = command.end(None)
+    assert code == 1
+    assert "the server ended with status 137" in error
+
+
+# --- worker ---------------------------------------------------------------------------------------------------------
+
+
+def test_worker(valkey: Server, namespace: str) -> None:
+    command = Started(
+        "worker",
+        valkey.url,
+        "--namespace",
+        namespace,
+        "--name",
+        "me",
+        "--executors",
+        "2",
+        "--resources",
+        "GPU=1",
+        "--grace",
+        "0",
+    )
+    wire = valkey.endpoint(namespace).open()
+    prefix = f"redist:{{{namespace}}}:"
+    wait_until(lambda: wire.call("HLEN", f"{prefix}executors") == 2, 20)
+    assert wire.call("HVALS", f"{prefix}workers") == [b"me"]
+    ordinal = wire.call("HKEYS", f"{prefix}workers")[0].decode()
+    # The command has become the worker.
+    found = wire.call("HMGET", f"{prefix}caller:{ordinal}", "pid", "resources")
+    assert found == [str(command.process.pid).encode(), b"GPU=1"]
+    output = run("ping", valkey.url, "--namespace", namespace, "--worker")
+    assert "is well" in output
+    assert output.strip().endswith(": me")
+    assert command.end(signal.SIGINT)[0] == 0
+    assert wire.call("HLEN", f"{prefix}workers") == 0
+    assert "no living worker" in run("ping", valkey.url, "--namespace", namespace, "--worker", code=69)
+    wire.close()
+    valkey.forget(namespace)
+
+
+def test_a_password_leaves_the_command_line(acl_server: Server, namespace: str) -> None:
+    import psutil
+
+    command = Started("worker", acl_server.url, "--namespace", namespace, "--grace", "0")
+    wire = acl_server.endpoint(namespace).open()
+    wait_until(lambda: wire.call("HLEN", f"redist:{{{namespace}}}:workers") == 1, 20)
+    wire.close()
+    assert "secret" not in " ".join(psutil.Process(command.process.pid).cmdline())
+    assert command.end()[0] == 0
+    acl_server.forget(namespace)
+
+
+def test_worker_refused() -> None:
+    assert "unknown scheme" in run("worker", "http://h", code=2)
+    assert "a number from 1, or 'auto'" in run("worker", "redis://h", "--executors", "few", code=2)
+    assert "--threads" in run("worker", "redis://h", "--threads", "0", code=2)
+
+
+# --- looking --------------------------------------------------------------------------------------------------------
+
+
+def test_ping(cluster: LocalCluster) -> None:
+    assert "is well" in run("ping", cluster.scheduler_address)
+    assert f"{cluster.endpoint.url} is well" in run("ping", cluster.scheduler_address, "--worker")
+    assert "nothing answers" in run("ping", "redis://127.0.0.1:1", code=69)
+
+
+def test_ping_finds_no_worker_whose_lease_has_run_out(valkey: Server, namespace: str) -> None:
+    wire = valkey.endpoint(namespace).open()
+    prefix = f"redist:{{{namespace}}}:"
+    wire.call("HSET", f"{prefix}workers", "1", "old")
+    wire.call("HSET", f"{prefix}caller:1", "host", socket.gethostname(), "seen", "1000", "lease", "10000")
+    assert "no living worker" in run("ping", valkey.url, "--namespace", namespace, "--worker", code=69)
+    wire.close()
+    valkey.forget(namespace)
+
+
+def test_why(cluster: LocalCluster) -> None:
+    with cluster.get_client() as client:
+        future = client.submit(sum, [1, 2], key="mine")
+        assert future.result() == 3
+        output = run("why", "mine", cluster.scheduler_address)
+        assert "mine: memory" in output
+        assert "held by client" in output
+        pair = client.submit(sum, [1], key=("x", 0))
+        assert pair.result() == 1
+        assert "('x', 0): memory" in run("why", "('x', 0)", cluster.scheduler_address)
+    assert "is not known" in run("why", "mine", cluster.scheduler_address, code=1)
+    assert "cannot be the empty string" in run("why", "", cluster.scheduler_address, code=78)
+
+
+def test_doctor(cluster: LocalCluster) -> None:
+    assert "healthy" in run("doctor", cluster.scheduler_address)
+    wire = cluster.endpoint.open()
+    wire.call("HSET", f"{cluster.endpoint.prefix}key:broken", "state", "memory")
+    output = run("doctor", cluster.scheduler_address, "--patience", "0", code=1)
+    assert "'broken'" in output
+    wire.call("DEL", f"{cluster.endpoint.prefix}key:broken")
+    wire.close()
