@@ -57,11 +57,19 @@ def load(name: str) -> Script:
     ValueError
         If parts include each other in a circle.
     """
-    parts: list[str] = []
-    owners: dict[str, str] = {}
-    body = _resolve(_read(f"{name}.lua"), parts, owners, set(), ())
-    text = "\n".join([*parts, body])
-    text = text.replace("--[[OWNERS]]", ", ".join(f"{operation} = '{part}'" for operation, part in owners.items()))
+    parts: dict[str, str] = {}
+    body = _resolve(_read(f"{name}.lua"), parts, ())
+    lazy = {part: text for part, text in parts.items() if _LAZY.search(text)}
+    declarations = [f"lazy.{part} = function()\n{text}\nend" for part, text in lazy.items()]
+    text = "\n".join(
+        [
+            *(text for part, text in parts.items() if part not in lazy),
+            *(["declare = function()", *declarations, "end"] if lazy else []),
+            body,
+        ]
+    )
+    owners = (f" {operation}={part} " for part, text in lazy.items() for operation in _OPERATION.findall(text))
+    text = text.replace("--[[OWNERS]]", "".join(owners))
     text = re.sub(r"\n{2,}", "\n", _COMMENT.sub("", text)).strip() + "\n"
     return _script(name, text)
 
@@ -76,18 +84,14 @@ def _script(name: str, text: str) -> Script:
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-def _resolve(text: str, parts: list[str], owners: dict[str, str], seen: set[str], path: tuple[str, ...]) -> str:
+def _resolve(text: str, parts: dict[str, str], path: tuple[str, ...]) -> str:
+    """Return `text` without its include lines, after adding to `parts`, in order, whatever it includes."""
     for part in _INCLUDE.findall(text):
         if part in path:
             raise ValueError(f"scripts include each other in a circle: {' -> '.join((*path, part))}")
-        if part not in seen:
-            seen.add(part)
-            resolved = _resolve(_read(f"include/{part}.lua"), parts, owners, seen, (*path, part))
-            lazy = _LAZY.search(resolved)
-            if lazy:
-                resolved = f"lazy.{part} = function()\nlazy.{part} = nil\n{resolved}\nend\n"
-                owners.update(dict.fromkeys(_OPERATION.findall(resolved), part))
-            parts.append(resolved)
+        if part not in parts:
+            resolved = _resolve(_read(f"include/{part}.lua"), parts, (*path, part))
+            parts[part] = resolved
     return _INCLUDE.sub("", text)
 
 
