@@ -5,6 +5,7 @@ is not signed while a secret is in force. Heavy libraries are imported only when
 """
 
 from redist.protocol.arguments import Arguments, pack_arguments, unpack_arguments
+from redist.protocol.calls import PackedCall, pack_calls
 from redist.protocol.functions import Function, function_of, load_function
 from redist.protocol.futures import FutureLike, collect, register_future_type
 from redist.protocol.keys_of_calls import key_of_call
@@ -20,6 +21,7 @@ __all__ = [
     "Arguments",
     "Function",
     "FutureLike",
+    "PackedCall",
     "Payload",
     "RemoteTraceback",
     "Spec",
@@ -34,6 +36,7 @@ __all__ = [
     "loads",
     "loads_inline",
     "pack_arguments",
+    "pack_calls",
     "pack_error",
     "pack_spec",
     "register_future_type",

@@ -18,10 +18,11 @@ from redist.protocol.functions import Function
 from redist.protocol.futures import is_future, name_of
 from redist.protocol.plain import SCALARS
 
-__all__ = ["key_of_call"]
+__all__ = ["MARSHAL_FORMAT", "key_of_call"]
 
-# The second version of marshal's format says the same for equal values, whatever was interned or shared.
-_FORMAT = 2
+MARSHAL_FORMAT = 2
+"""The version of marshal's format that says the same for equal values, whatever was interned or shared."""
+
 _prefix = os.urandom(6).hex() + "-"
 _next = itertools.count(1).__next__
 
@@ -56,13 +57,13 @@ def key_of_call(
         else:
             return (
                 function.stem
-                + blake2b(function.token + marshal.dumps(args, _FORMAT), digest_size=16).hexdigest()
+                + blake2b(function.token + marshal.dumps(args, MARSHAL_FORMAT), digest_size=16).hexdigest()
             )
     call = tuple([arg if type(arg) in SCALARS else _canonical(arg, dependency_of) for arg in args])
     if kwargs:
         call = (call, _canonical(dict(kwargs), dependency_of))
     digest = blake2b(function.token, digest_size=16, person=b"keywords" if kwargs else b"positional")
-    digest.update(marshal.dumps(call, _FORMAT))
+    digest.update(marshal.dumps(call, MARSHAL_FORMAT))
     return function.stem + digest.hexdigest()
 
 
@@ -110,7 +111,7 @@ def _array(obj: Any) -> Any:
 
 
 def _written(canonical: Any) -> bytes:
-    return marshal.dumps(canonical, _FORMAT)
+    return marshal.dumps(canonical, MARSHAL_FORMAT)
 
 
 def _after_fork() -> None:

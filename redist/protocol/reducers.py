@@ -6,6 +6,8 @@ object of it can be met.
 
 from __future__ import annotations
 
+import contextlib
+import pickle
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +20,19 @@ Reducer = Callable[[Any, Any], Any]
 Returns what ``__reduce__`` returns, or NotImplemented for the object's own reduction.
 """
 
-_reducers: dict[type, Reducer] = {}
+
+def _reduce_memoryview(view: memoryview, _sink: Any) -> Any:
+    if not view.c_contiguous:
+        view = memoryview(view.tobytes()).cast("B").cast(view.format, view.shape)  # type: ignore[call-overload]
+    return _memoryview, (pickle.PickleBuffer(view), view.format, view.shape)
+
+
+def _memoryview(buffer: Any, form: Any, shape: Any) -> memoryview:
+    view = memoryview(buffer).cast("B")
+    return view if form == "B" and len(shape) == 1 else view.cast(form, shape)
+
+
+_reducers: dict[type, Reducer] = {memoryview: _reduce_memoryview}
 #: libraries that were not imported when `register_imported` looked last
 waiting = ["numpy", "pandas", "pyarrow"]
 
@@ -36,7 +50,7 @@ def register_imported() -> None:
         if getattr(spec, "_initializing", False):  # another thread is importing it right now
             continue
         _reducers.update(_load(library))
-        if library in waiting:
+        with contextlib.suppress(ValueError):  # another thread did the same
             waiting.remove(library)
 
 

@@ -192,3 +192,16 @@ def test_a_part_does_not_bring_the_whole():
     assert dumps(df["str"].iloc[:10]).inline is not None
     part = df.iloc[10_000:10_010]
     pd.testing.assert_frame_equal(round_trip(part), part)
+
+
+def test_what_is_made_of_an_index_can_be_written_to():
+    index = round_trip(pd.Index(np.arange(N), name="i"))
+    for made in (index.to_series(), pd.Series(index), index.to_frame()["i"], pd.DataFrame({"i": index})["i"]):
+        made.iloc[0] = 5
+        assert made.iloc[0] == 5
+    df = round_trip(
+        pd.DataFrame({"a": np.arange(N)}, index=pd.Index(np.arange(N) * 2, name="i"))
+    ).reset_index()
+    df.iloc[0, 0] = 5
+    df.loc[1, "a"] = 7
+    assert df["i"].iloc[0] == 5

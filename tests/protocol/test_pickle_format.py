@@ -240,3 +240,15 @@ def test_what_cannot_be_loaded(inline_limit):
 def test_a_short_buffer_is_refused():
     with pytest.raises(ValueError, match="needs"):
         dumps(np.arange(1000)).write_into(memoryview(bytearray(100)))
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_memoryviews(size):
+    view = memoryview(np.arange(size * 4, dtype="i4").reshape(4, size).data)
+    for value in (memoryview(bytes(size)), view, view[::2] if view.ndim == 1 else view):
+        for result in (round_trip(value), round_trip([value])[0]):
+            assert type(result) is memoryview
+            assert result.format == value.format
+            assert result.tolist() == value.tolist()
+    strided = memoryview(bytes(range(100)))[::3]
+    assert round_trip(strided).tolist() == strided.tolist()
