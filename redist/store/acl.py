@@ -21,13 +21,15 @@ _CONNECTIONS = (
     "subscribe",
     "unsubscribe",
 )
+#: What `redist doctor` and `redist why` read.
+_DIAGNOSIS = ("get", "hgetall", "hscan", "lrange", "scard", "smembers", "sscan", "zrange", "zscan")
 _CALLED = re.compile(r"\b(?:call|many|pcall)\(\s*'([A-Z]+)'")
 _USER = re.compile(r"[^\s\x00]+")
 
 
 def commands(*, cluster: bool = False) -> list[str]:
     """Return the commands that redist uses, sorted; in a Cluster pub/sub is the sharded one."""
-    used = set(_CONNECTIONS)
+    used = {*_CONNECTIONS, *_DIAGNOSIS}
     for name in names():
         used |= {command.lower() for command in _CALLED.findall(load(name).text)}
     if cluster:

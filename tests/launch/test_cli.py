@@ -222,3 +222,13 @@ def test_doctor(cluster: LocalCluster) -> None:
     assert "'broken'" in output
     wire.call("DEL", f"{cluster.endpoint.prefix}key:broken")
     wire.close()
+
+
+def test_a_tenant_can_look(acl_server: Server, namespace: str) -> None:
+    with pytest.warns(RuntimeWarning, match="INFO"):
+        cluster = LocalCluster(n_workers=1, threads_per_worker=1, address=acl_server.url, namespace=namespace)
+    with cluster, pytest.warns(RuntimeWarning, match="INFO"):
+        assert "healthy" in run("doctor", acl_server.url, "--namespace", namespace)
+        run("why", "nothing", acl_server.url, "--namespace", namespace, code=1)
+        assert "is well" in run("ping", acl_server.url, "--namespace", namespace, "--worker")
+    acl_server.forget(namespace)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import hiredis
 import msgpack
@@ -89,3 +90,33 @@ def test_the_fixture(acl_server: Server, namespace: str) -> None:
     with pytest.raises(hiredis.ReplyError, match="NOPERM"):
         wire.call("HGET", f"redist:{{{servers.fresh_namespace()}}}:meta", "schema")
     wire.close()
+
+
+#: Asked of the server at connect, and done without where they are forbidden; CLIENT SETNAME is granted as a subcommand; the
+#: rest are words of other meaning, and SCAN is the doctor's, who walks the indices where it is forbidden.
+NOT_NEEDED = {
+    "INFO",
+    "SENTINEL",
+    "CLIENT",
+    "AUTH",
+    "SCAN",
+    "WAIT",
+    "DEBUG",
+    "TYPE",
+    "OBJECT",
+    "MEMORY",
+    "READONLY",
+}
+
+
+def test_no_command_of_the_programs_is_missing(valkey: Server) -> None:
+    known = {row[0].decode().upper() for row in valkey.admin("COMMAND")}
+    granted = {command.partition("|")[0].upper() for command in [*commands(), *commands(cluster=True)]}
+    root = Path(__file__).parent.parent.parent
+    missing = {}
+    for file in [*root.glob("redist/**/*.py"), *root.glob("workers/**/*.py")]:
+        if "tests" not in file.parts and file.name != "acl.py":
+            words = set(re.findall(r"""["']([A-Z]{3,})["']""", file.read_text())) & known
+            if words - granted - NOT_NEEDED:
+                missing[file.name] = words - granted - NOT_NEEDED
+    assert missing == {}
