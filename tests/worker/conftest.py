@@ -3,6 +3,7 @@
 import os
 
 import pytest
+
 from worker.harness import Client, WorkerProcess, alive, until
 
 
@@ -28,8 +29,13 @@ def start(endpoint, client, tmp_path):
         workers.append(worker)
         if ready:
             until(
-                lambda: worker.process.poll() is not None
-                or sum(client.pid(o) in worker.descendants() for o in client.ordinals("executors").values()) >= executors,
+                lambda: (
+                    worker.process.poll() is not None
+                    or sum(
+                        client.pid(o) in worker.descendants() for o in client.ordinals("executors").values()
+                    )
+                    >= executors
+                ),
                 message=worker.text(),
             )
             assert worker.process.poll() is None, worker.text()

@@ -61,7 +61,16 @@ class Client:
         if workers or resources:
             cls = f"c{abs(hash((workers, resources)))}"
             classes = [EligibilityClass(cls, workers, resources)]
-        task = Task(name, packed.hash, pack_spec(packed.hash, arguments.data), arguments.dependencies, 1, retries, 0, cls)
+        task = Task(
+            name,
+            packed.hash,
+            pack_spec(packed.hash, arguments.data),
+            arguments.dependencies,
+            1,
+            retries,
+            0,
+            cls,
+        )
         self.call(calls.submit([task], [(packed.hash, packed.data)], classes))
         return Key(name)
 
@@ -138,7 +147,7 @@ class WorkerProcess:
         self.name = name
         url = endpoint.url
         env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'workers'}", **endpoint.secrets()}
-        self.log = open(os.path.join(segments, f"log-{name}-{time.monotonic_ns()}"), "w+b")
+        self.log = open(os.path.join(segments, f"log-{name}-{time.monotonic_ns()}"), "w+b")  # noqa: SIM115
         self.process = subprocess.Popen(
             [sys.executable, "-m", "redist_worker", url, "--namespace", endpoint.namespace, "--name", name,
              "--segments", os.path.join(segments, "segments"), "--log-level", "INFO", *args],

@@ -162,7 +162,7 @@ def make(tmp_path):
     yield make
     for server, runner in made:
         runner.stop(5)
-        server.wait_for(lambda: not runner._all)
+        server.wait_for(lambda runner=runner: not runner._all)
         server.stopped = True
         server.wake()
 

@@ -1,13 +1,12 @@
-"""Worker and executor processes: what tasks can do, and what happens when processes die."""
+"""Worker and executor processes: what tasks can do."""
 
 import os
-import signal
 import time
 
 import pytest
-from worker.harness import alive, until
 
 from redist import errors
+from worker.harness import until
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -202,7 +201,6 @@ def test_what_a_long_task_prints_comes_while_it_runs(start, client, tmp_path):
 
     def talk(path):
         import os
-        import time
 
         print("working")
         while not os.path.exists(path):
@@ -222,7 +220,6 @@ def descend():
     """Return a function that submits itself with less depth, and waits for it."""
 
     def inner(inner, depth):
-        import time
 
         from redist.protocol.arguments import pack_arguments
         from redist.protocol.functions import function_of
@@ -270,7 +267,6 @@ def test_secede_and_rejoin(start, client, tmp_path):
 
     def outside(path):
         import os
-        import time
 
         from redist_worker.local import rejoin, secede
 
@@ -296,7 +292,6 @@ def test_a_slow_task_does_not_hold_up_those_taken_with_it(start, client, tmp_pat
 
     def wait(path, blocks):
         import os
-        import time
 
         while blocks and not os.path.exists(path):
             time.sleep(0.005)
@@ -305,241 +300,6 @@ def test_a_slow_task_does_not_hold_up_those_taken_with_it(start, client, tmp_pat
     client.wait(*keys[1:])
     open(go, "w").close()
     assert client.result(keys[0]) is None
-
-
-# --- death ----------------------------------------------------------------------------------------------------------
-
-
-def test_an_executor_that_dies_is_replaced_and_its_task_runs_again(start, client, tmp_path):
-    start()
-    marker = str(tmp_path / "died")
-
-    def die_once(path):
-        import os
-        import signal
-
-        if not os.path.exists(path):
-            open(path, "w").close()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return "alive"
-
-    assert client.result(client.submit(die_once, marker)) == "alive"
-
-
-def test_a_task_that_kills_its_process_ends_in_killed_worker(start, client):
-    start()
-
-    def die():
-        import ctypes
-
-        ctypes.string_at(0)
-
-    with pytest.raises(errors.KilledWorker, match="SIGSEGV") as info:
-        client.result(client.submit(die, key="deadly"), timeout=40)
-    assert "deadly" in str(info.value)
-    assert client.result(client.submit(lambda: "fine")) == "fine"
-
-
-def test_killing_an_executor_from_outside_names_signal_and_memory(start, client):
-    start("--lease", "1")
-
-    def sleep():
-        import time
-
-        time.sleep(1000)
-
-    client.submit(sleep, key="sleeper")
-    seen = set()
-    while True:
-        state = until(lambda: client.state_of("sleeper", "processing", "erred"))
-        if state.state == "erred":
-            break
-        ordinals = client.ordinals("executors")
-        pid = next((client.pid(o) for o in ordinals.values()), 0)
-        if pid and pid not in seen:
-            until(lambda: client.sampled(pid) or not alive(pid))
-            seen.add(pid)
-            os.kill(pid, signal.SIGKILL)
-    text = state.value.decode(errors="replace")
-    assert "KilledWorker" in text
-    assert "SIGKILL" in text
-    assert "MiB" in text
-    assert len(seen) == 4
-
-
-def test_a_killed_worker_takes_all_its_processes_along(start, client):
-    worker = start("--lease", "1", executors=2)
-
-    def hold_the_gil():
-        import ctypes
-
-        ctypes.PyDLL(None).sleep(1000)
-
-    client.submit(hold_the_gil, key="holder")
-    until(lambda: client.state_of("holder", "processing"))
-    pids = worker.descendants()
-    assert len(pids) == 3
-    worker.kill()
-    until(lambda: not any(map(alive, pids)))
-
-
-def test_a_worker_restarted_takes_over_payloads_and_ordinal(start, client, tmp_path):
-    worker = start(name="same")
-    a = client.submit(lambda: b"z" * 50_000)
-    (before,) = client.wait(a)
-    ordinal = client.ordinals("workers")["same"]
-    worker.kill()
-    start(name="same")
-    assert client.ordinals("workers") == {"same": ordinal}
-    (after,) = client.wait(a)
-    assert after.where == before.where
-    assert client.result(a) == b"z" * 50_000
-    assert len(os.listdir(tmp_path / "segments")) == 1
-
-
-def test_the_fork_server_is_replaced_when_it_dies(start, client):
-    worker = start()
-    import psutil
-
-    (server,) = psutil.Process(worker.pid).children()
-    server.kill()
-    assert client.result(client.submit(lambda: "again"), timeout=30) == "again"
-
-
-def test_executors_are_killed_on_demand(start, client):
-    import msgpack
-
-    from redist.store import calls
-
-    start()
-    before = client.ordinals("executors")
-    (worker,) = client.ordinals("workers").values()
-    client.call(calls.send([worker], msgpack.packb(["kill", *before.values()])))
-    until(lambda: (now := client.ordinals("executors")) and not set(now.values()) & set(before.values()))
-    assert client.result(client.submit(lambda: "new")) == "new"
-
-
-# --- the end --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_in_good_order(start, client, tmp_path, signum):
-    worker = start(executors=2)
-    client.wait(client.submit(lambda: b"p" * 100_000))
-    pids = worker.descendants()
-    worker.process.send_signal(signum)
-    assert worker.process.wait(20) == 0
-    until(lambda: not any(map(alive, pids)))
-    assert client.ordinals("workers") == {}
-    assert client.ordinals("executors") == {}
-    assert os.listdir(tmp_path / "segments") == []
-
-
-def test_the_end_waits_for_tasks_and_hands_back_the_rest(start, client, tmp_path):
-    worker = start()
-    started = str(tmp_path / "started")
-
-    def slow(path):
-        import time
-
-        open(path, "w").close()
-        time.sleep(0.5)
-        return "done"
-
-    first = client.submit(slow, started)
-    second = client.submit(lambda: "second")
-    until(lambda: os.path.exists(started))
-    assert worker.stop() == 0
-    assert client.result(first) == "done"
-    assert client.state(second).state.split(" ")[0] in ("queued", "memory")
-    start(name="w2")
-    assert client.result(second) == "second"
-
-
-def test_a_task_that_does_not_end_is_handed_back(start, client, tmp_path):
-    worker = start("--grace", "0.2")
-    started = str(tmp_path / "started")
-
-    def endless(path):
-        import os
-        import time
-
-        if os.path.exists(path):
-            return "second run"
-        open(path, "w").close()
-        time.sleep(1000)
-
-    key = client.submit(endless, started)
-    until(lambda: os.path.exists(started))
-    begun = time.monotonic()
-    assert worker.stop() == 0
-    assert time.monotonic() - begun < 10
-    start(name="w2")
-    assert client.result(key) == "second run"
-
-
-def test_ctrl_c_in_a_terminal_does_not_reach_executors(start, client):
-    worker = start(executors=2)
-    pids = worker.descendants()
-    groups = {os.getpgid(pid) for pid in pids}
-    assert os.getpgid(worker.pid) not in groups
-    executors = [client.pid(ordinal) for ordinal in client.ordinals("executors").values()]
-    for pid in executors:
-        os.kill(pid, signal.SIGINT)
-    assert client.result(client.submit(lambda: "unharmed")) == "unharmed"
-    assert all(map(alive, executors))
-
-
-def test_it_ends_when_the_process_that_started_it_is_gone(endpoint, client, tmp_path):
-    import subprocess
-    import sys
-
-    from worker.harness import ROOT
-
-    script = (
-        "import os, subprocess, sys\n"
-        "r, w = os.pipe()\n"
-        "p = subprocess.Popen([sys.executable, '-m', 'redist_worker', *sys.argv[1:], '--die-with-parent', str(r)],"
-        " pass_fds=[r], start_new_session=True)\n"
-        "print(p.pid, flush=True)\n"
-        "sys.stdin.read()\n"
-    )
-    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'workers'}"}
-    parent = subprocess.Popen(
-        [sys.executable, "-c", script, endpoint.url, "--namespace", endpoint.namespace, "--name", "w",
-         "--segments", str(tmp_path / "segments")],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env,
-    )  # fmt: skip
-    pid = int(parent.stdout.readline())
-    until(lambda: client.ordinals("executors"))
-    parent.kill()
-    parent.wait()
-    parent.stdin.close()
-    parent.stdout.close()
-    until(lambda: not alive(pid))
-    assert client.ordinals("workers") == {}
-
-
-def test_it_waits_for_a_server_and_says_what_is_wrong(tmp_path):
-    import subprocess
-    import sys
-
-    from worker.harness import ROOT
-
-    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'workers'}"}
-
-    def run(*args):
-        return subprocess.run(
-            [sys.executable, "-m", "redist_worker", *args], env=env, capture_output=True, text=True, timeout=30
-        )
-
-    gone = run(f"unix://{tmp_path}/no.sock", "--connect-timeout", "0.3")
-    assert gone.returncode == 69
-    assert "no.sock" in gone.stderr
-    assert run("redis://localhost", "--threads", "0").returncode == 2
-    assert "--memory-limit" in run("--help").stdout
-    assert run("redis://localhost", "--memory-limit", "much").returncode == 2
-    assert run("redis://localhost", "--resources", "GPU").returncode == 2
 
 
 # --- the real client ------------------------------------------------------------------------------------------------
@@ -579,7 +339,7 @@ def test_a_task_may_return_futures_of_its_own(start, user):
     def make():
         from redist import get_client
 
-        return [get_client().submit(lambda: b"v" * n) for n in (10, 100_000)]
+        return [get_client().submit(lambda n=n: b"v" * n) for n in (10, 100_000)]
 
     small, large = user.submit(make).result(timeout=20)
     assert small.result(timeout=20) == b"v" * 10

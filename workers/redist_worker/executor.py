@@ -16,7 +16,7 @@ import socket
 import sys
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgpack
 
@@ -38,6 +38,7 @@ from redist_worker.values import Values
 
 if TYPE_CHECKING:
     from redist.client import Client
+    from redist.store.calls import Beat
 
 __all__ = ["UNREGISTERED", "Options", "run"]
 
@@ -137,7 +138,7 @@ class Executor:
             self._failed,
         )
         self.session.on_tasks = self.runner.on_tasks
-        self.session.on_lost = self._registered_anew
+        self.session.on_beat = self._beat
         self.driver.on_block = self.runner.block
         self.driver.on_unblock = self.runner.unblock
         self.driver.start()
@@ -159,9 +160,8 @@ class Executor:
                 )
             return self._client
 
-    def _registered_anew(self) -> list[Any]:
-        self.marks.ordinal = self.session.ordinal
-        return []
+    def _beat(self, _: Beat) -> None:
+        self.marks.ordinal = self.session.ordinal  # another one after a registration anew
 
     def _before_hand_in(self) -> None:
         if self.output.waiting:

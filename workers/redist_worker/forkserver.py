@@ -27,6 +27,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 from redist_worker.parent import die_with_parent
@@ -213,10 +214,9 @@ def serve(sock: socket.socket, job: Job) -> None:
             if pid == 0:
                 signal.set_wakeup_fd(-1)
                 selector.close()
-                for fd in (sock.fileno(), wake, waker):
+                for fd in (sock.detach(), wake, waker):
                     os.close(fd)
-                sock.detach()
-                _run_and_exit(lambda: _as_child(job, options, fds, parent))
+                _run_and_exit(partial(_as_child, job, options, fds, parent))
             children[pid] = number
             _tell(sock, ["started", number, pid])
 

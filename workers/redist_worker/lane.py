@@ -17,7 +17,7 @@ _LOOK_AGAIN = 0.25
 
 
 class DriverLane:
-    """A `redist_worker.runner.Lane`.
+    """A `redist_worker.threads.Lane`.
 
     Parameters
     ----------
@@ -41,6 +41,8 @@ class DriverLane:
         # looked at now and then: another thread may have read the reply just before this one began to wait
         while not driver.wait(outcome, _LOOK_AGAIN, replies=True):
             driver.check_alive()
+            if self._session.failure is not None:
+                raise self._session.failure
         return outcome.result()[0]
 
     def post(self, call: Call, on_reply: Callable[[Any], None]) -> None:

@@ -14,19 +14,31 @@ __all__ = ["main", "start"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a worker in the foreground; return its exit code."""
     parser = argparse.ArgumentParser("redist_worker", description="Run a worker of redist in the foreground.")
-    parser.add_argument("address", help="URL of the server: redis://, rediss://, unix://, redis+sentinel://, redis+cluster://")
+    parser.add_argument(
+        "address", help="URL of the server: redis://, rediss://, unix://, redis+sentinel://, redis+cluster://"
+    )
     parser.add_argument("--namespace", help="namespace of the keys; default: the URL's, or 'default'")
     parser.add_argument("--name", default="", help="name of this worker, unique in the namespace")
     parser.add_argument("--executors", type=int, default=1, metavar="N", help="executor processes; default 1")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of each executor; default 1")
-    parser.add_argument("--memory-limit", default="0", metavar="BYTES", help="most memory for payloads: 4GiB, or 0.5 of all")
+    parser.add_argument(
+        "--threads", type=int, default=1, metavar="N", help="threads of each executor; default 1"
+    )
+    parser.add_argument(
+        "--memory-limit", default="0", metavar="BYTES", help="most memory for payloads: 4GiB, or 0.5 of all"
+    )
     parser.add_argument("--resources", default="", help="what tasks can ask for, for example GPU=1,MEM=2.5")
     parser.add_argument("--host", default="", help="address on which other hosts reach this one's data")
     parser.add_argument("--port", type=int, default=0, help="port of the data server; default: any")
-    parser.add_argument("--segments", default="", metavar="DIR", help="where payloads lie; default: shared memory")
+    parser.add_argument(
+        "--segments", default="", metavar="DIR", help="where payloads lie; default: shared memory"
+    )
     parser.add_argument("--lease", type=float, default=10.0, metavar="SECONDS", help=argparse.SUPPRESS)
-    parser.add_argument("--grace", type=float, default=5.0, metavar="SECONDS", help="time for tasks to finish at the end")
-    parser.add_argument("--connect-timeout", type=float, default=60.0, metavar="SECONDS", help="wait so long for the server")
+    parser.add_argument(
+        "--grace", type=float, default=5.0, metavar="SECONDS", help="time for tasks to finish at the end"
+    )
+    parser.add_argument(
+        "--connect-timeout", type=float, default=60.0, metavar="SECONDS", help="wait so long for the server"
+    )
     parser.add_argument("--die-with-parent", type=int, default=-1, metavar="FD", help=argparse.SUPPRESS)
     parser.add_argument("--log-level", default="WARNING", help="DEBUG, INFO, WARNING or ERROR")
     return start(parser, parser.parse_args(argv))

@@ -16,16 +16,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from redist.store import calls
 from redist.store.calls import Call, HandOut, Result, Turn
+from redist_worker.batches import Batches
 from redist_worker.deadline import Deadline
 from redist_worker.marks import Marks
 from redist_worker.pace import Pace
+from redist_worker.threads import Lane, TaskThread, take_tail
 
-__all__ = ["Lane", "Runner"]
+__all__ = ["Runner"]
 
 logger = logging.getLogger("redist.worker")
 
@@ -33,43 +34,6 @@ _SILENCE = 1.0  # s without a word from the server, after which an idle executor
 _DRAGS = 0.005  # s of one task, after which the rest of its batch goes back
 _HAND_IN_AFTER = 0.02  # s of a batch, after which it is cut short
 _SPARE_THREADS = 1
-
-
-class Lane(Protocol):
-    """What a runner needs of the executor's session."""
-
-    def call(self, call: Call) -> Any:
-        """Send a call and wait for its reply."""
-
-    def post(self, call: Call, on_reply: Callable[[Any], None]) -> None:
-        """Send a call; `on_reply` is called with its reply by whoever reads."""
-
-    def enqueue(self, call: Call, on_reply: Callable[[Any], None]) -> None:
-        """`post`, from within a callback."""
-
-    def wait(self, ready: Callable[[], bool], timeout: float) -> bool:
-        """Wait until `ready`, which is looked at whenever something arrived; False on timeout."""
-
-    @property
-    def failed(self) -> bool:
-        """Whether the session will never work again."""
-
-
-@dataclass(slots=True, eq=False)
-class _Thread:
-    """One thread's own state; `queue` alone is touched by others, by single deque operations."""
-
-    slot: int = -1
-    queue: deque[HandOut] = field(default_factory=deque)
-    started: float = 0.0
-    results: list[Result] = field(default_factory=list)
-    batches: list[int] = field(default_factory=list)
-    # what keeps Futures inside results alive until the turn that pins them is on the lane
-    values: list[object] = field(default_factory=list)
-    holds: bool = False
-    task: HandOut | None = None
-    blocks: int = 0
-    seceded: bool = False
 
 
 _local = threading.local()
@@ -115,7 +79,7 @@ class Runner:
         self._pace = Pace()
         self._lock = threading.Lock()
         self._slot_free = threading.Condition(self._lock)
-        self._all: set[_Thread] = set()
+        self._all: set[TaskThread] = set()
         self._deadline = Deadline(_DRAGS)
         # under the lock:
         self._pending: deque[list[HandOut]] = deque()
@@ -123,9 +87,7 @@ class Runner:
         self._returning = 0
         self._blocked = 0
         self._alive = 0
-        self._left: dict[int, int] = {}  # open batch -> tasks without a result
-        self._closing_batches: set[int] = set()  # handed in, not yet answered
-        self._relisted: set[int] = set()  # batches that came by a list, so that their push may come late
+        self._batches = Batches()
         self._told_free = 0  # how many idle threads the server believes in
         self._stopping = False
         self._heard = time.monotonic()
@@ -151,7 +113,7 @@ class Runner:
             pending, self._pending = list(self._pending), deque()
         back = [task for batch in pending for task in batch]
         for thread in list(self._all):
-            back += _take_tail(thread)
+            back += take_tail(thread)
         self._deadline.expire()
         # its answer also wakes threads that wait
         self._give_back(back)
@@ -175,31 +137,12 @@ class Runner:
             if not tasks:
                 self._told_free = 0
                 return
-            new = self._new(tasks, pushed=True)
+            new = self._batches.open(tasks, pushed=True)
             self._told_free -= len(new)
             self._pending += new
             surplus = self._surplus()
         if surplus:
             self._give_back(surplus, self._lane.enqueue)
-
-    def _new(self, tasks: Sequence[HandOut], *, pushed: bool = False, listed: bool = False) -> list[list[HandOut]]:
-        """Open the batches that were not known yet; the lock is held."""
-        batches: dict[int, list[HandOut]] = {}
-        for task in tasks:
-            number = task.batch
-            if number in batches:
-                batches[number].append(task)
-            elif number in self._left or number in self._closing_batches:
-                continue
-            elif pushed and number in self._relisted:
-                self._relisted.discard(number)
-            else:
-                batches[number] = [task]
-        for number, members in batches.items():
-            self._left[number] = len(members)
-            if listed:
-                self._relisted.add(number)
-        return list(batches.values())
 
     def _surplus(self) -> list[HandOut]:
         """Return what no thread is free for, taken off the pending batches; the lock is held."""
@@ -218,19 +161,12 @@ class Runner:
 
     # --- turns ------------------------------------------------------------------------------------------------------
 
-    def _turn(self, results: list[Result], batches: list[int], *, resync: bool = False) -> tuple[Call, list[int]]:
+    def _turn(
+        self, results: list[Result], batches: list[int], *, resync: bool = False
+    ) -> tuple[Call, list[int]]:
         """Return the call that hands in `results` of `batches` and takes what this executor has threads for."""
         with self._lock:
-            left = self._left
-            finished = []
-            for number in batches:
-                count = left[number] - 1
-                if count:
-                    left[number] = count
-                else:
-                    del left[number]
-                    self._closing_batches.add(number)
-                    finished.append(number)
+            finished = self._batches.hand_in(batches)
             free = max(0, self._free())
             if free == 0 or self._stopping:
                 want = free = 0
@@ -239,7 +175,7 @@ class Runner:
             else:
                 want = self._pace.want
             self._told_free = free
-            capacity = len(left) + free
+            capacity = len(self._batches) + free
         quick = self._pace.quick if want > 1 else ()
         return calls.turn(capacity, want, quick, finished, results), finished
 
@@ -248,13 +184,13 @@ class Runner:
         code = reply[0]
         with self._lock:
             self._heard = time.monotonic()
-            self._closing_batches.difference_update(finished)
+            self._batches.answered(finished)
             if code not in (b"OK", b"REPEAT"):
                 return []
             turn: Turn = calls.parse_turn(reply)
             if not turn.tasks:
                 return []
-            new = self._new(turn.tasks, listed=resync or code == b"REPEAT")
+            new = self._batches.open(turn.tasks, listed=resync or code == b"REPEAT")
             self._told_free -= len(new)
             return new
 
@@ -272,7 +208,7 @@ class Runner:
             if surplus:
                 self._give_back(surplus, self._lane.enqueue)
 
-    def _hand_in(self, me: _Thread) -> None:
+    def _hand_in(self, me: TaskThread) -> None:
         """Hand in what `me` has finished, without waiting."""
         self._before_hand_in()
         results, batches, values = me.results, me.batches, me.values
@@ -280,7 +216,7 @@ class Runner:
         self._post(results, batches)
         values.clear()
 
-    def _take(self, me: _Thread, *, resync: bool) -> list[HandOut] | None:
+    def _take(self, me: TaskThread, *, resync: bool) -> list[HandOut] | None:
         """Hand in what `me` has finished, and wait for what comes next."""
         results, batches, values = me.results, me.batches, me.values
         if results:
@@ -309,7 +245,7 @@ class Runner:
     # --- a thread ---------------------------------------------------------------------------------------------------
 
     def _main(self) -> None:
-        me = _Thread(slot=self._marks.take_slot())
+        me = TaskThread(slot=self._marks.take_slot())
         self._all.add(me)
         _local.thread = me
         _local.runner = self
@@ -330,7 +266,7 @@ class Runner:
         if failed and not self._stopping:
             self._on_failure()
 
-    def _next(self, me: _Thread) -> list[HandOut] | None:
+    def _next(self, me: TaskThread) -> list[HandOut] | None:
         """Return what `me` runs next, with a slot for it; None when the thread is to end."""
         resync = False
         while True:
@@ -382,14 +318,14 @@ class Runner:
             self._heard = now
             return True
 
-    def _leave_slot(self, me: _Thread) -> None:
+    def _leave_slot(self, me: TaskThread) -> None:
         if me.holds:
             me.holds = False
             self._running -= 1
             if self._returning:
                 self._slot_free.notify()
 
-    def _run(self, me: _Thread, work: list[HandOut]) -> None:
+    def _run(self, me: TaskThread, work: list[HandOut]) -> None:
         queue = me.queue
         if len(work) == 1:
             self._run_one(me, work[0])
@@ -406,12 +342,12 @@ class Runner:
             self._run_one(me, task)
             if me.started - begun > _HAND_IN_AFTER and queue:
                 # not as quick as they were: others get the rest
-                back = _take_tail(me)
+                back = take_tail(me)
                 me.results += [Result(task.name, task.attempt, "back") for task in back]
                 me.batches += [task.batch for task in back]
                 return
 
-    def _run_one(self, me: _Thread, task: HandOut) -> None:
+    def _run_one(self, me: TaskThread, task: HandOut) -> None:
         clock = time.perf_counter
         slot = me.slot
         me.task = task
@@ -431,8 +367,8 @@ class Runner:
         else:
             self._pace.note(task.fn, ended - begun, 1, inline=result.value != b"")
 
-    def _come_back_unslotted(self, me: _Thread) -> None:
-        """The task ended while it was seceded: it held no slot, and its thread looks for work like any other."""
+    def _come_back_unslotted(self, me: TaskThread) -> None:
+        """Note that the task ended while it was seceded: its thread holds no slot, and looks for work like any other."""
         with self._lock:
             self._blocked -= 1
         me.seceded = False
@@ -478,15 +414,15 @@ class Runner:
             if not me.blocks:
                 self._rejoin(me)
 
-    def _mine(self) -> _Thread | None:
-        """The calling thread's state if it runs a task of this executor."""
-        me: _Thread | None = getattr(_local, "thread", None)
+    def _mine(self) -> TaskThread | None:
+        """Return the calling thread's state if it runs a task of this executor."""
+        me: TaskThread | None = getattr(_local, "thread", None)
         if me is None or me.task is None or getattr(_local, "runner", None) is not self:
             return None
         return me
 
-    def _secede(self, me: _Thread) -> None:
-        tail = _take_tail(me)
+    def _secede(self, me: TaskThread) -> None:
+        tail = take_tail(me)
         with self._lock:
             self._blocked += 1
             self._leave_slot(me)
@@ -500,7 +436,7 @@ class Runner:
         if needed:
             self._start_thread()
 
-    def _rejoin(self, me: _Thread) -> None:
+    def _rejoin(self, me: TaskThread) -> None:
         with self._lock:
             self._blocked -= 1
             self._returning += 1
@@ -532,19 +468,8 @@ class Runner:
                 if thread.task is None or now - thread.started < _DRAGS:
                     again = True
                     continue
-                tail = _take_tail(thread)
+                tail = take_tail(thread)
                 if tail:
                     self._give_back(tail)
             if again:
                 self._deadline.arm()
-
-
-def _take_tail(thread: _Thread) -> list[HandOut]:
-    """Take what `thread` has not started, in order; the thread itself may be taking from the other end."""
-    tail: list[HandOut] = []
-    while True:
-        try:
-            tail.append(thread.queue.pop())
-        except IndexError:
-            tail.reverse()
-            return tail

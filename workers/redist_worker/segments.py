@@ -47,7 +47,9 @@ class Home:
     def remember(self, name: str, ordinal: int) -> None:
         """Write down whose directory this is, for a successor."""
         path = os.path.join(self.directory.path, _RECORD)
-        fd = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = os.open(
+            path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+        )
         with open(fd, "w", encoding="utf-8") as file:
             json.dump({"name": name, "ordinal": ordinal}, file)
         os.rename(path + ".new", path)
@@ -78,7 +80,9 @@ def find_home(endpoint: Endpoint, name: str, limit: int, parent: str | None = No
             continue  # another worker was faster
         before, ordinal = _read_record(dead.path)
         home = Home(directory, before or whose, ordinal, _read_marks(dead.path))
-        logger.info("taking over %s with %d payloads of worker %s", dead.path, len(directory.files), home.name)
+        logger.info(
+            "taking over %s with %d payloads of worker %s", dead.path, len(directory.files), home.name
+        )
         return home
     sweep_dead(parent)
     return Home(SegmentDirectory.create(parent, limit=limit, owner=f"{server}\t{name}"), blamed={})

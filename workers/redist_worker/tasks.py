@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import struct
 import threading
 from collections.abc import Callable, Sequence
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from redist.errors import DeserializationError, RedistError, Reschedule, TransferError
@@ -66,7 +66,7 @@ class Tasks:
             return _erred(task, error), None
         try:
             value = function(*args, **kwargs)
-            if inspect.iscoroutine(value):
+            if isinstance(value, CoroutineType):
                 value = self._complete(value)
         except Reschedule:
             return Result(name, attempt, "retry"), None

@@ -149,7 +149,11 @@ class Values:
             deps = self._ask(rest)
 
     def _load_here(
-        self, name: str, copies: list[tuple[str, str, str]], values: dict[str, Any], gone: dict[str, list[str]]
+        self,
+        name: str,
+        copies: list[tuple[str, str, str]],
+        values: dict[str, Any],
+        gone: dict[str, list[str]],
     ) -> bool:
         """Load a value from a directory of this host if there is a copy in one."""
         for worker, _, attempt in copies:
@@ -173,14 +177,15 @@ class Values:
         far: list[tuple[str, int, list[str]]],
         gone: dict[str, list[str]],
     ) -> None:
-        addresses: dict[int, list[str]] = {}
+        addresses: dict[str, list[str]] = {}
         for worker, _, attempt in copies:
             record = self._record(worker)
             if record is not None and not record.here and record.address:
-                addresses.setdefault(int(attempt), []).append(record.address)
+                addresses.setdefault(attempt, []).append(record.address)
         for attempt, sources in addresses.items():
+            # the attempt with the nearest copy; another one is asked for if that is gone
             gone.pop(name, None)
-            far.append((name, attempt, sources))
+            far.append((name, int(attempt), sources))
             return
 
     def _fetch(

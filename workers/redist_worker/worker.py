@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from redist.errors import ConnectionLost, RedistError
 from redist.memory.broker import Broker
@@ -57,6 +57,7 @@ class Worker:
         self.exit_code = 0
         self.name = options.name
         self.address = ""
+        self._ordinal = 0
         self.home: Home
         self.session: Session
         self.driver: AsyncioDriver
@@ -100,7 +101,9 @@ class Worker:
     async def _start(self) -> None:
         options = self.options
         secret = await asyncio.to_thread(self._meet_server)
-        self.home = home = find_home(self.endpoint, options.name, options.memory_limit, options.segments or None)
+        self.home = home = find_home(
+            self.endpoint, options.name, options.memory_limit, options.segments or None
+        )
         self._parts.callback(home.directory.close)
         self.name = options.name or home.name or options.default_name()
         warning = small_shm_warning(home.directory.path, options.memory_limit)
@@ -135,7 +138,7 @@ class Worker:
             self.endpoint, "worker", self.name, details, ordinal=home.ordinal, lease=options.lease
         )
         session.on_evict = replicas.evict
-        session.on_lost = replicas.all_again
+        session.on_lost = lambda: self._lost_registration(replicas)
         session.on_generation = self._new_generation
         session.on_beat = lambda beat: self._beat(beat, replicas)
         session.heart.make = self._heartbeat
@@ -148,6 +151,7 @@ class Worker:
         self._parts.push_async_callback(self.driver.close)
         home.remember(self.name, session.ordinal)
         self.executors.generation = session.generation
+        self._ordinal = session.ordinal
         await self._settle_predecessor(replicas)
 
         self._parts.push_async_callback(self._stop_executors)
@@ -190,7 +194,9 @@ class Worker:
         )
         for ordinal in before:
             running = (home.blamed or {}).get(int(ordinal), [])
-            self._post(calls.lost_executor(int(ordinal), f"worker {self.name} died with its executors", running))
+            self._post(
+                calls.lost_executor(int(ordinal), f"worker {self.name} died with its executors", running)
+            )
         replicas._missing = await asyncio.to_thread(replicas._believed, self.session.ordinal)
         await replicas.compare(self.session.ordinal)
 
@@ -222,7 +228,13 @@ class Worker:
             "managed": directory.total,
             "lingering": directory.lingering,
             "executors": [
-                {"name": e.name, "ordinal": e.ordinal, "pid": e.pid, "rss": e.rss, "running": len(e.marks.running())}
+                {
+                    "name": e.name,
+                    "ordinal": e.ordinal,
+                    "pid": e.pid,
+                    "rss": e.rss,
+                    "running": len(e.marks.running()),
+                }
                 for e in self.executors
             ],
         }
@@ -236,7 +248,20 @@ class Worker:
         )
 
     def _beat(self, beat: Beat, replicas: Replicas) -> None:
+        self._check_ordinal()
         replicas.beat(beat.agree, self.session.ordinal)
+
+    def _lost_registration(self, replicas: Replicas) -> list[Call]:
+        """Return what the server is to hear after it lost this worker."""
+        asyncio.get_running_loop().call_soon(self._check_ordinal)
+        return replicas.all_again()
+
+    def _check_ordinal(self) -> None:
+        """Replace the executors if they belong to an ordinal that this worker has lost."""
+        if self.session.ordinal != self._ordinal:
+            self._ordinal = self.session.ordinal
+            self.home.remember(self.name, self._ordinal)
+            self.executors.kill("was replaced, because its worker had to register anew")
 
     def _new_generation(self, generation: int) -> None:
         self.executors.renew(generation)
