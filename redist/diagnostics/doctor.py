@@ -155,7 +155,7 @@ class _Examination:
             workers=len(snapshot.hgetall("workers")),
             executors=len(snapshot.hgetall("executors")),
             violations=violations,
-            notes=(*notes, *_notes(snapshot, self._now()), *self._limits()),
+            notes=(*notes, *_notes(snapshot, self._now()), *self._left_behind(), *self._limits()),
             looks=looks,
         )
 
@@ -216,6 +216,14 @@ class _Examination:
         except hiredis.ReplyError:
             return time.time() * 1000
         return int(seconds) * 1000 + int(micros) / 1000
+
+    def _left_behind(self) -> Iterator[str]:
+        from redist.memory.locks import dead_directories
+
+        ours = f"{self._endpoint.url} {self._endpoint.namespace}\t"
+        for dead in dead_directories():
+            if dead.owner.startswith(ours):
+                yield f"{dead.path} belonged to a worker that is gone: a restarted one adopts it, others sweep it later"
 
     def _limits(self) -> Iterator[str]:
         if not self._scan:
@@ -321,10 +329,6 @@ def _notes(snapshot: Snapshot, now: float) -> Iterator[str]:
     if waiting and not snapshot.hgetall("executors"):
         count = sum(len(snapshot.lrange(f"queue:{suffix}")) for suffix in waiting)
         yield f"{_counted(count, 'task')} in queues, and no executor is there: start one with `redist worker`"
-    from redist.memory.locks import dead_directories
-
-    for dead in dead_directories():
-        yield f"{dead.path} belonged to a worker that is gone: a restarted one adopts it, others sweep it later"
 
 
 def _forbids(error: Exception, command: str) -> bool:

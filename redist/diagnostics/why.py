@@ -9,9 +9,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-__all__ = ["Holder", "Reader", "Why", "WireReader", "why"]
+from redist.errors import RedistError
+from redist.store.keys import Key, encode_key
+
+if TYPE_CHECKING:
+    from redist.store.connect import Endpoint
+
+__all__ = ["Holder", "Reader", "Why", "WireReader", "explain", "why"]
 
 SHOWN = 100
 """Members of one set that are listed; the rest is counted."""
@@ -163,6 +169,40 @@ def why(reader: Reader, name: str, ask: Callable[[int, str], list[str]] | None =
     if inline:
         replicas = (Holder("replica", "the server", detail=("inline",)),)
     return Why(name, record["state"], int(record.get("nbytes", 0)), tuple(holders), replicas)
+
+
+def explain(endpoint: Endpoint, key: Key) -> Why:
+    """Return every holder of a key to who is no client, and the lines that made the Futures of living clients.
+
+    A client is registered for the question. Where the server takes none (it is full, or read-only), no lines are known.
+
+    Parameters
+    ----------
+    endpoint : Endpoint
+        The server and namespace.
+    key : str or tuple
+        The user's key.
+
+    Raises
+    ------
+    InvalidKey
+        If it is none.
+    ConnectionLost
+        If the server cannot be reached.
+    """
+    from redist.client import Client
+
+    name = encode_key(key)
+    try:
+        with Client(endpoint, name="redist why", set_as_default=False) as client:
+            found: Why = client.why(key)
+            return found
+    except RedistError:
+        wire = endpoint.open()
+        try:
+            return why(WireReader(wire.call, endpoint.prefix), name)
+        finally:
+            wire.close()
 
 
 def _references(
