@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
-from redist import datasets, describing, gathering, scattering
-from redist.client_base import NO_DEFAULT, ClientBase, seconds
+from redist import datasets, describing, gathering, scattering, usage
+from redist.client_base import NO_DEFAULT, ClientBase
 from redist.future import Future
 from redist.session.operations import AskAll, Operation
 from redist.store import calls
 from redist.store.keys import Key, encode_key
 from redist.submitting import Options
+from redist.timeouts import seconds
 
 __all__ = ["Client"]
 
@@ -344,6 +345,10 @@ class Client(ClientBase):
         return self._run(describing.nthreads(self, workers))
 
     ncores = nthreads
+
+    def usage(self) -> Any:
+        """Return how many keys the cluster knows, and the bytes of their payloads on workers (`redist.usage.Usage`)."""
+        return self._run(usage.usage(self))
 
     def scheduler_info(self, n_workers: int = -1, **kwargs: Any) -> Any:
         """Return what is known of the cluster and its workers, as Dask has it."""
