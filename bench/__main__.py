@@ -17,7 +17,9 @@ from bench.systems import SYSTEMS, Unsupported
 
 
 @click.command()
-@click.option("--rounds", default=3, show_default=True, help="How often each figure is measured on each system.")
+@click.option(
+    "--rounds", default=3, show_default=True, help="How often each figure is measured on each system."
+)
 @click.option("--figures", default=",".join(FIGURES), show_default=True, help="Which figures.")
 @click.option("--systems", default=",".join(SYSTEMS), show_default=True, help="Which systems.")
 @click.option("--output", type=click.Path(path_type=Path), help="Also write the medians as JSON.")
@@ -70,7 +72,9 @@ def report(medians: dict[str, dict[str, float]], systems: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"medians on {platform.processor() or platform.machine()}, Python {platform.python_version()}")
+    table = Table(
+        title=f"medians on {platform.processor() or platform.machine()}, Python {platform.python_version()}"
+    )
     table.add_column("figure")
     for system in systems:
         table.add_column(f"{system} {_version(system)}", justify="right")

@@ -66,7 +66,11 @@ def delays_by(column: str, flights: pa.Table) -> pa.Table:
 
 def total(column: str, parts: list[pa.Table]) -> pa.Table:
     """Return mean delays in minutes by `column` from the sums of all parts."""
-    sums = pa.concat_tables(parts).group_by(column).aggregate([("arr_delay_sum", "sum"), ("arr_delay_count", "sum")])
+    sums = (
+        pa.concat_tables(parts)
+        .group_by(column)
+        .aggregate([("arr_delay_sum", "sum"), ("arr_delay_count", "sum")])
+    )
     mean = pc.divide(sums["arr_delay_sum_sum"].cast("double"), sums["arr_delay_count_sum"])
     return pa.table({column: sums[column], "flights": sums["arr_delay_count_sum"], "delay": mean}).sort_by(
         [("delay", "descending")]
@@ -78,23 +82,35 @@ def with_weather(flights: pa.Table, weather: pa.Table) -> pa.Table:
     keys = ["origin", "time_hour"]
     left = flights.select([*keys, "dep_delay"]).filter(pc.is_valid(flights["dep_delay"]))
     joined = left.join(weather.select([*keys, "visib"]), keys=keys, join_type="inner")
-    clear = pc.if_else(pc.less(joined["visib"], 2), "under 2 miles", pc.if_else(pc.less(joined["visib"], 9), "2 to 9", "9 and more"))
+    clear = pc.if_else(
+        pc.less(joined["visib"], 2),
+        "under 2 miles",
+        pc.if_else(pc.less(joined["visib"], 9), "2 to 9", "9 and more"),
+    )
     named = joined.append_column("visibility", clear)
     return named.group_by("visibility").aggregate([("dep_delay", "sum"), ("dep_delay", "count")])
 
 
 def mean_by_visibility(parts: list[pa.Table]) -> pa.Table:
     """Return mean departure delays by visibility."""
-    sums = pa.concat_tables(parts).group_by("visibility").aggregate([("dep_delay_sum", "sum"), ("dep_delay_count", "sum")])
-    mean = pc.divide(sums["dep_delay_sum_sum"].cast("double"), sums["dep_delay_count_sum"])
-    return pa.table({"visibility": sums["visibility"], "flights": sums["dep_delay_count_sum"], "delay": mean}).sort_by(
-        [("delay", "descending")]
+    sums = (
+        pa.concat_tables(parts)
+        .group_by("visibility")
+        .aggregate([("dep_delay_sum", "sum"), ("dep_delay_count", "sum")])
     )
+    mean = pc.divide(sums["dep_delay_sum_sum"].cast("double"), sums["dep_delay_count_sum"])
+    return pa.table(
+        {"visibility": sums["visibility"], "flights": sums["dep_delay_count_sum"], "delay": mean}
+    ).sort_by([("delay", "descending")])
 
 
 def longest_wait(flights: pa.Table) -> pa.Table:
     """Return the flight of one part that left latest after its time."""
-    return flights.sort_by([("dep_delay", "descending")]).slice(0, 1).select(["month", "day", "carrier", "origin", "dest", "dep_delay"])
+    return (
+        flights.sort_by([("dep_delay", "descending")])
+        .slice(0, 1)
+        .select(["month", "day", "carrier", "origin", "dest", "dep_delay"])
+    )
 
 
 # --- what a person sees ---------------------------------------------------------------------------------------------
@@ -106,14 +122,21 @@ def show(title: str, table: pa.Table, rows: int = 6) -> None:
     for name in table.column_names:
         sheet.add_column(name, justify="left" if pa.types.is_string(table[name].type) else "right")
     for row in table.slice(0, rows).to_pylist():
-        sheet.add_row(*(f"{v:,.1f}" if isinstance(v, float) else f"{v:,}" if isinstance(v, int) else str(v) for v in row.values()))
+        sheet.add_row(
+            *(
+                f"{v:,.1f}" if isinstance(v, float) else f"{v:,}" if isinstance(v, int) else str(v)
+                for v in row.values()
+            )
+        )
     console.print(sheet)
 
 
 def show_memory(client: Client, when: str) -> tuple[int, int]:
     """Print how many keys the cluster knows and how many bytes it holds for them."""
     usage = client.usage()
-    console.print(f"[dim]memory[/dim]  {when:<52} [bold]{usage.keys:>4}[/bold] keys  [bold]{usage.nbytes / 1e6:>8.2f}[/bold] MB")
+    console.print(
+        f"[dim]memory[/dim]  {when:<52} [bold]{usage.keys:>4}[/bold] keys  [bold]{usage.nbytes / 1e6:>8.2f}[/bold] MB"
+    )
     return usage.keys, usage.nbytes
 
 
@@ -125,17 +148,31 @@ def compute(client: Client) -> None:
     show_memory(client, "before anything is shared")
 
     began = time.perf_counter()
-    months = client.scatter([table.filter(pc.equal(table["month"], m)).combine_chunks() for m in range(1, 13)])
+    months = client.scatter(
+        [table.filter(pc.equal(table["month"], m)).combine_chunks() for m in range(1, 13)]
+    )
     skies = client.scatter(weather)
-    console.print(f"placed 12 months on {len(client.scheduler_info()['workers'])} workers in {time.perf_counter() - began:.2f} s")
+    console.print(
+        f"placed 12 months on {len(client.scheduler_info()['workers'])} workers in {time.perf_counter() - began:.2f} s"
+    )
     show_memory(client, "the flights are on the workers")
 
     by_carrier = client.submit(total, "carrier", client.map(delays_by, ["carrier"] * 12, months))
     by_hour = client.submit(total, "hour", client.map(delays_by, ["hour"] * 12, months))
     by_sight = client.submit(mean_by_visibility, client.map(with_weather, months, [skies] * 12))
-    results: dict[str, Future[pa.Table]] = {"by carrier": by_carrier, "by hour": by_hour, "by visibility": by_sight}
+    results: dict[str, Future[pa.Table]] = {
+        "by carrier": by_carrier,
+        "by hour": by_hour,
+        "by visibility": by_sight,
+    }
 
-    with Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(), console=console) as bar:
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+        console=console,
+    ) as bar:
         job = bar.add_task("computing where the data lies", total=len(results))
         for _ in as_completed(results.values()):
             bar.advance(job)
@@ -174,7 +211,7 @@ def main() -> int:
     """Run the whole job; the exit code is 0 if memory has returned to nothing."""
     with Client(n_workers=2, threads_per_worker=1) as client:
         compute(client)
-        subprocess.run([sys.executable, __file__, "--read", client.scheduler_address], check=True)
+        subprocess.run([sys.executable, __file__, "--read", client.cluster.scheduler_address], check=True)
         client.unpublish_dataset("flights-2013")
         wait_for(client, lambda keys, nbytes: not keys and not nbytes)
         keys, nbytes = show_memory(client, "the dataset is unpublished, nothing is needed")

@@ -143,7 +143,9 @@ class Why:
         if self.state == "forgotten":
             return f"{self.name} is not known: nothing holds it."
         lines = [f"{self.name}: {self.state}, {self.nbytes:,} bytes"]
-        lines += [f"  held by {holder}" for holder in self.holders] or ["  held by nothing: it is about to go"]
+        lines += [f"  held by {holder}" for holder in self.holders] or [
+            "  held by nothing: it is about to go"
+        ]
         lines += [f"  copy on {copy.name}, {copy.detail[0]}" for copy in self.replicas]
         return "\n".join(lines)
 
@@ -163,7 +165,11 @@ def why(reader: Reader, name: str, ask: Callable[[int, str], list[str]] | None =
     record = reader.hash(f"key:{name}")
     if not record:
         return Why(name, "forgotten")
-    holders = [*_references(reader, name, record, ask), *_containers(reader, name), *_dependents(reader, name)]
+    holders = [
+        *_references(reader, name, record, ask),
+        *_containers(reader, name),
+        *_dependents(reader, name),
+    ]
     replicas = tuple(_replicas(reader, record))
     inline = record["state"] == "memory" and not replicas
     if inline:
