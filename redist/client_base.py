@@ -26,6 +26,7 @@ from redist.store import calls
 from redist.store.connect import Endpoint, endpoint
 from redist.store.keys import Key, decode_key
 from redist.submitting import Submitter
+from redist.timeouts import seconds
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -35,21 +36,12 @@ if TYPE_CHECKING:
     from redist.memory.broker_client import BrokerClient
     from redist.store.calls import Call
 
-__all__ = ["NO_DEFAULT", "ClientBase", "seconds"]
+__all__ = ["NO_DEFAULT", "ClientBase"]
 
 T = TypeVar("T")
 
 NO_DEFAULT: Any = object()
 _SLICE = 500
-
-
-def seconds(timeout: Any) -> float | None:
-    """Return a timeout in seconds: a number, text such as ``'2s'``, a `timedelta`, or None."""
-    if timeout is None or isinstance(timeout, int | float):
-        return timeout
-    from dask.utils import parse_timedelta
-
-    return float(parse_timedelta(timeout))
 
 
 class ClientBase:

@@ -249,18 +249,23 @@ class Submitter:
         of, records = Future._of, session.states.records
         made: list[tuple[str, bytes, Sequence[str], Sequence[Future[Any]]]] = []
 
+        make, fn = tuple.__new__, called.hash
+
         def leave() -> None:
             with session.lock:
                 client._check_alive()
-                generation, bind, submit = session.lane.generation, session.ledger.bind, session.submit
-                fn = called.hash
+                generation, bind = session.lane.generation, session.ledger.bind
+                tasks = session.submissions.outbox
+                tail = self._task("", called, b"", (), options)[4:]
                 for name, spec, deps, _ in made:
                     state = records.get(name)
                     if state is None or state.status == CANCELLED:
                         state = records[name] = FutureState(name, generation, fn)
                         state.site = site
                         state.count = 1  # told with the submission
-                        submit(state, self._task(name, called, spec, deps, options))
+                        # A NamedTuple's own constructor costs twice as much.
+                        state.task = task = make(Task, (name, fn, spec, deps, *tail))
+                        tasks.append((state, task))
                     elif state.fn and state.fn != fn:
                         raise KeyTaken(f"the key {decode_key(name)!r} is in use by another function")
                     else:

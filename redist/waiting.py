@@ -7,13 +7,13 @@ import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from redist.client_base import seconds
 from redist.current import default_client
 from redist.errors import FutureCancelledError
 from redist.future import Future
 from redist.gathering import error_of, values_of
 from redist.session.operations import Operation, Until
 from redist.session.states import CANCELLED, FINISHED, PENDING, Collector, FutureState, Waiter, hang
+from redist.timeouts import seconds
 
 if TYPE_CHECKING:
     from redist.client import Client

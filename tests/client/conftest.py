@@ -1,0 +1,53 @@
+"""A local cluster for the tests of the faces, and a check that each leaves nothing behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from redist import Client, LocalCluster
+from servers import wait_until
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[LocalCluster]:
+    with LocalCluster(n_workers=2, threads_per_worker=2) as cluster:
+        yield cluster
+
+
+def keys_of(cluster: LocalCluster) -> list[str]:
+    """The keys that the cluster knows."""
+    prefix = f"{cluster.endpoint.prefix}key:"
+    wire = cluster.endpoint.open()
+    try:
+        return sorted(key.decode()[len(prefix) :] for key in wire.call("KEYS", f"{prefix}*"))
+    finally:
+        wire.close()
+
+
+@pytest.fixture
+def keys(cluster: LocalCluster) -> Callable[[], list[str]]:
+    return lambda: keys_of(cluster)
+
+
+@pytest.fixture
+def new_client(cluster: LocalCluster) -> Iterator[Callable[..., Client]]:
+    """Makes clients that are closed at the end of the test; then nothing may be left."""
+    clients: list[Client] = []
+
+    def make(**options: Any) -> Client:
+        client = Client(cluster, **options)
+        clients.append(client)
+        return client
+
+    yield make
+    for client in clients:
+        client.close()
+    wait_until(lambda: not keys_of(cluster), what="every key is gone")
+
+
+@pytest.fixture
+def client(new_client: Callable[..., Client]) -> Client:
+    return new_client()
