@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from redist.errors import DeserializationError, RedistError, SerializationError
-from redist.protocol.futures import Collector, FutureLike, is_future, name_of
+from redist.protocol.futures import Collector, FutureLike, future_reducers, is_future, name_of
 from redist.protocol.names import type_name
 from redist.protocol.pickling import BufferSink, pickle_object
 from redist.protocol.plain import CONTAINERS, NUMBERS, SCALARS, is_plain
@@ -82,6 +82,10 @@ def pack_arguments(
         break
     else:
         return Arguments(pickle.dumps((args, dict(kwargs)), 5))
+    if not kwargs:
+        flat = _pack_flat(args, dependency_of)
+        if flat is not None:
+            return flat
     return _pack(args, dict(kwargs), dependency_of, label)
 
 
@@ -255,6 +259,31 @@ def _scalars_size(items: Any, kinds: set[type]) -> int:
     return size
 
 
+def _pack_flat(args: tuple[Any, ...], dependency_of: Callable[[Any], str]) -> Arguments | None:
+    """Pack arguments that are small scalars and Futures, the links of chains; None if there is anything else."""
+    names: dict[str, int] = {}
+    order: list[int] = []
+    replaced: list[Any] = []
+    for arg in args:
+        kind = type(arg)
+        if kind in future_reducers:
+            order.append(names.setdefault(dependency_of(arg), len(names)))
+            replaced.append(pickle.PickleBuffer(bytearray(1)))
+        elif kind in NUMBERS or ((kind is str or kind is bytes) and len(arg) <= INLINE_LIMIT):
+            replaced.append(arg)
+        else:
+            return None
+    met: list[pickle.PickleBuffer] = []
+    data = pickle.dumps((tuple(replaced), {}), 5, buffer_callback=met.append)
+    return Arguments(_indexed(data, order, len(names)), tuple(names))
+
+
+def _indexed(data: bytes, order: list[int], count: int) -> bytes:
+    if len(order) == count and order == list(range(count)):
+        return data
+    return _INDEXED + _COUNT.pack(len(order)) + struct.pack(f"<{len(order)}I", *order) + data
+
+
 def _pack(
     args: tuple[Any, ...], kwargs: dict[str, Any], dependency_of: Callable[[Any], str], label: str
 ) -> Arguments:
@@ -292,8 +321,7 @@ def _pickle(extraction: _Extraction, args: list[Any], kwargs: dict[str, Any], la
         raise _refusal(extraction, args, kwargs, label, error) from error
     first_large = len(extraction.dependencies)
     order = [number if number >= 0 else first_large - 1 - number for number in placeholders.order]
-    if order != list(range(first_large + len(extraction.large))):
-        data = _INDEXED + _COUNT.pack(len(order)) + struct.pack(f"<{len(order)}I", *order) + data
+    data = _indexed(data, order, first_large + len(extraction.large))
     hidden = tuple(name for name in collector.names if name not in extraction.dependencies)
     return Arguments(data, tuple(extraction.dependencies), hidden, tuple(extraction.large))
 

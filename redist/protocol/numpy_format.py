@@ -13,7 +13,6 @@ import ast
 import functools
 import math
 import pickle
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from redist.errors import DeserializationError
@@ -24,6 +23,7 @@ from redist.protocol.header import (
     SchemaTemplate,
     batch_message,
     read_batch_message,
+    read_metadata,
 )
 from redist.protocol.sizes import padding
 
@@ -76,15 +76,13 @@ def to_stream(array: Array) -> list[bytes | memoryview] | None:
     return [head, memory, bytes(padding(memory.nbytes)) + END_OF_STREAM]
 
 
-def from_stream(schema: bytes, metadata: Mapping[bytes, bytes], buffer: memoryview) -> Array:
+def from_stream(schema: bytes, buffer: memoryview) -> Array:
     """Return the array in a stream that `to_stream` made; it views `buffer`.
 
     Parameters
     ----------
     schema : bytes
         The schema message that `buffer` begins with.
-    metadata : mapping
-        What that message says.
     buffer : memoryview
         The stream, flat bytes.
 
@@ -95,7 +93,7 @@ def from_stream(schema: bytes, metadata: Mapping[bytes, bytes], buffer: memoryvi
     """
     import numpy as np
 
-    dtype, shape, stored, order = _parse(schema, metadata)
+    dtype, shape, stored, order = _parse(schema)
     found = read_batch_message(buffer, len(schema))
     start = len(schema) + BATCH_BYTES
     if found is None or start + found[1] > len(buffer):
@@ -232,10 +230,10 @@ def _templates(column: ColumnType) -> tuple[SchemaTemplate, SchemaTemplate]:
     )
 
 
-def _parse(
-    schema: bytes, metadata: Mapping[bytes, bytes]
-) -> tuple[np.dtype[Any], Shape, Shape, Literal["C", "F"]]:
+@functools.lru_cache(maxsize=256)
+def _parse(schema: bytes) -> tuple[np.dtype[Any], Shape, Shape, Literal["C", "F"]]:
     """Return dtype, shape, stored shape and order of a schema message."""
+    metadata = read_metadata(schema) or {}
     try:
         description, shape_text, stored_text = (metadata[key] for key in _KEYS)
         dtype = _dtype(description.decode())

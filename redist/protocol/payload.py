@@ -203,7 +203,7 @@ def loads(buffer: memoryview, *, owner: object = None, writable: bool = False, c
         )
     mark = metadata.get(b"redist")
     if mark == numpy_format.MARK:
-        array = numpy_format.from_stream(schema, metadata, buffer)
+        array = numpy_format.from_stream(schema, buffer)
         return array.copy() if (copy or writable) and not array.flags.writeable else array
     if mark == pickle_format.MARK:
         return pickle_format.from_stream(schema, metadata, buffer)
