@@ -96,7 +96,8 @@ def run(packed: bytes, fds: list[int]) -> int:
     """
     options: Options = pickle.loads(packed)
     control = socket.socket(fileno=fds[0])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # not ignored: that would be inherited by programs that tasks start
+    signal.signal(signal.SIGINT, lambda *_: None)
     raise_file_limit()
     try:
         executor = Executor(options)

@@ -197,6 +197,8 @@ class Executors:
 
     def sample(self) -> None:
         """Note how much memory each executor has."""
+        if not self._living:
+            return
         import psutil
 
         now = time.monotonic()

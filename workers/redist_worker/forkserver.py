@@ -80,8 +80,9 @@ class ForkServer:
     def start_again(self) -> None:
         """Start a new server in place of one that died, by exec."""
         ours, theirs = _pair()
+        safe = ["-P"] if sys.flags.safe_path else []
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "redist_worker.forkserver", str(theirs.fileno()), str(os.getpid())],
+            [sys.executable, *safe, "-m", "redist_worker.forkserver", str(theirs.fileno()), str(os.getpid())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
         )

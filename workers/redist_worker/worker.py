@@ -11,7 +11,9 @@ import signal
 import threading
 from typing import TYPE_CHECKING
 
-from redist.errors import ConnectionLost, RedistError
+import hiredis
+
+from redist.errors import ConnectionLost, RedistError, ServerRefused
 from redist.memory.broker import Broker
 from redist.memory.data_client import DataClient
 from redist.memory.data_server import DataServer, ip_towards
@@ -100,7 +102,7 @@ class Worker:
 
     async def _start(self) -> None:
         options = self.options
-        secret = await asyncio.to_thread(self._meet_server)
+        secret = await self._meet_server()
         self.home = home = find_home(
             self.endpoint, options.name, options.memory_limit, options.segments or None
         )
@@ -161,21 +163,35 @@ class Worker:
         await self.executors.start()
         logger.info("worker %s at %s, ordinal %d", self.name, self.address, session.ordinal)
 
-    def _meet_server(self) -> str:
+    async def _meet_server(self) -> str:
         """Wait for the server, see whether it is fit, and return the token of the namespace's data servers."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.options.connect_timeout
+        while True:
+            try:
+                return await asyncio.to_thread(self._try_server, max(0.05, min(1.0, deadline - loop.time())))
+            except ConnectionLost:
+                if loop.time() > deadline:
+                    raise
+            # short tries, so that a worker that waits for its server can be stopped
+            await asyncio.sleep(0.05)
+
+    def _try_server(self, timeout: float) -> str:
         endpoint = self.endpoint
-        wire = endpoint.open(self.options.connect_timeout, retry=True)
+        wire = endpoint.open(timeout)
         try:
             endpoint.check(wire)
+            meta = f"{endpoint.prefix}meta"
+            secret: bytes | None = wire.call("HGET", meta, "secret")
+            if secret is None:
+                wire.call("HSETNX", meta, "secret", os.urandom(16).hex())
+                secret = wire.call("HGET", meta, "secret")
+        except hiredis.ReplyError as error:
+            raise ServerRefused(f"{endpoint.url} does not let a worker in: {error}") from error
         finally:
             wire.close()
-        meta = f"{endpoint.prefix}meta"
-        secret = self.side.command("HGET", meta, "secret")
-        if secret is None:
-            self.side.command("HSETNX", meta, "secret", os.urandom(16).hex())
-            secret = self.side.command("HGET", meta, "secret")
-        text: str = secret.decode()
-        return text
+        assert secret is not None
+        return secret.decode()
 
     def _address_towards_server(self) -> str:
         hosts = self.endpoint.address.hosts
