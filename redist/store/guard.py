@@ -28,6 +28,7 @@ dir=$1 stop=$2
 shift 2
 "$@" 3<&- &
 program=$!
+exec 2>/dev/null
 echo $program >"$dir/pid"
 {
   read -r _
@@ -35,12 +36,12 @@ echo $program >"$dir/pid"
   i=0
   while [ $i -lt 100 ] && kill -0 $program; do sleep 0.1; i=$((i + 1)); done
   kill -KILL $program
-} <&3 3<&- >/dev/null 2>&1 &
+} <&3 3<&- >/dev/null &
 watch=$!
 exec 3<&-
 wait $program
 status=$?
-kill $watch 2>/dev/null
+kill $watch
 rm -rf "$dir"
 exit $status
 """

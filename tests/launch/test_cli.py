@@ -84,6 +84,7 @@ def test_server(signum: signal.Signals) -> None:
     assert code == 0
     assert f"redist worker '{url}'" in error
     assert "ready to" in error.lower()
+    assert "Killed" not in error
     assert not alive(pid)
     assert not Path(url.removeprefix("unix://")).exists()
 

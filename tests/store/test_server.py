@@ -242,8 +242,10 @@ def test_it_goes_with_an_owner_that_ends(body: str) -> None:
 
 def test_ctrl_c_does_not_reach_it() -> None:
     process, pid, private = run_owner(
-        "import signal; signal.signal(signal.SIGINT, lambda *_: print('int', flush=True))\ntime.sleep(100)"
+        "import signal; signal.signal(signal.SIGINT, lambda *_: print('int', flush=True))\n"
+        "print('ready', flush=True)\ntime.sleep(100)"
     )
+    assert process.stdout.readline() == "ready\n"
     assert os.getsid(pid) != os.getsid(process.pid)
     assert os.getpgid(pid) != os.getpgid(process.pid)
     os.kill(process.pid, signal.SIGINT)
