@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import re
+from collections.abc import Iterator
 from textwrap import dedent
+from typing import Any
 
 import pytest
 
@@ -24,19 +26,27 @@ def blocks() -> list[Block]:
     ]
 
 
+@pytest.fixture
+def namespace() -> Iterator[dict[str, Any]]:
+    """What the blocks share; whatever happens, client and cluster are closed."""
+    found: dict[str, Any] = {"__name__": "guide"}
+    yield found
+    for name in ("client", "cluster"):
+        if name in found:
+            found[name].close()
+    found.clear()
+    gc.collect()
+
+
 @pytest.mark.timeout(180)
-def test_the_guide_is_true() -> None:
-    namespace: dict[str, object] = {"__name__": "guide"}
+def test_the_guide_is_true(namespace: dict[str, Any]) -> None:
     todo = blocks()
     assert len(todo) > 20
-    healthy = True
-    for block in todo:
-        if block is todo[-1]:
-            report = examine(namespace["cluster"].endpoint)  # type: ignore[attr-defined]
-            healthy = report.healthy
-            assert healthy, str(report)
+    for block in todo[:-1]:
         run_python(GUIDE, block, namespace)
-    gc.collect()
+    report = examine(namespace["cluster"].endpoint)
+    assert report.healthy, str(report)
+    run_python(GUIDE, todo[-1], namespace)
 
 
 def test_every_link_leads_somewhere() -> None:
