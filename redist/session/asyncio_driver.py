@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import select
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -195,6 +197,31 @@ class AsyncioDriver:
         if not await self.wait(outcome, timeout):
             raise TimeoutError(f"no reply from {self.endpoint.url} within {timeout:g} s")
         return outcome.result()
+
+    def call_now(self, call: Call) -> list[Any]:
+        """Send a call and return its reply; the loop stands still meanwhile. For pickling, which cannot wait."""
+        self.check_alive()
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError("this client belongs to another event loop")
+        outcome = Outcome(1)
+        self.session.enqueue(call, outcome.take(0), outcome.fail)
+        self.links.transmit()
+        deadline = time.monotonic() + self.endpoint.timeout
+        while not outcome.ready():
+            wire = self.links.command
+            left = deadline - time.monotonic()
+            if wire is None or left <= 0:
+                raise ConnectionLost(f"no reply from {self.endpoint.url}")
+            poll = select.poll()
+            poll.register(wire.fileno(), select.POLLIN | (select.POLLOUT if self.links.rest else 0))
+            poll.poll(left * 1000)
+            self.links.send_rest()
+            self.links.take_replies()
+            self.session.tick()
+            self.links.transmit()
+        self._loop.call_soon(self._after)
+        result: list[Any] = outcome.result()[0]
+        return result
 
     def push_out(self) -> None:
         """Send what the session has to say."""

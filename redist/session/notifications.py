@@ -155,6 +155,8 @@ class Notifications:
         self, state: FutureState, word: str, type_: str, where: str, value: bytes, *, pushed: bool
     ) -> None:
         word = word.split(" ", 1)[0]
+        if state.status == CANCELLED:
+            return
         if word == "erred":
             if type_ == "KeyTaken":
                 # The server refused us: the key is another function's, and our count was not taken.

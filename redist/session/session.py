@@ -441,20 +441,25 @@ class Session:
 
     def _read(self, names: Sequence[str]) -> None:
         sent_in = self.lane.round
+        get = self.states.get
+        asked = {name: get(name) for name in names}
 
         def answered(reply: list[Any]) -> None:
             # If calls were sent again meanwhile, what this read did not see may just not have been there yet.
             if self.lane.round != sent_in:
-                self.ask(names)
+                self._read([name for name, state in asked.items() if get(name) is state])
                 return
-            for state in calls.parse_states(reply):
-                self.notifications.read(state)
+            for read in calls.parse_states(reply):
+                # A new life of the name may have begun behind the read.
+                if get(read.name) is asked.get(read.name):
+                    self.notifications.read(read)
 
-        self.lane.enqueue(calls.states(names), answered)
+        if asked:
+            self.lane.enqueue(calls.states(list(asked)), answered)
 
     def _doubt(self, state: FutureState) -> None:
-        if state.status == PENDING:
-            self.ask([state.name])
+        if state.name not in self.submissions.names():
+            self._read([state.name])
 
     # --- the end ----------------------------------------------------------------------------------------------------
 

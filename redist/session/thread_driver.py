@@ -210,6 +210,10 @@ class ThreadDriver(BlockingRunner):
         """
         return self.call_all([call], timeout)[0]
 
+    def call_now(self, call: Call) -> list[Any]:
+        """Send a call and return its reply, as an event loop can do it too."""
+        return self.call(call, self.endpoint.timeout)
+
     def call_all(self, calls: Sequence[Call], timeout: float | None = None) -> list[list[Any]]:
         """Send calls together and return their replies; raises the first error."""
         outcome = Outcome(len(calls))
