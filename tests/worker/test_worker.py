@@ -308,9 +308,12 @@ def test_a_slow_task_does_not_hold_up_those_taken_with_it(start, client, tmp_pat
 @pytest.fixture
 def user(endpoint):
     from redist import Client
+    from redist.diagnostics.doctor import examine
 
     with Client(endpoint, set_as_default=False) as user:
         yield user
+        report = examine(endpoint)
+        assert not report.violations, report
 
 
 def test_tasks_have_a_client(start, user):

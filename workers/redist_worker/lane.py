@@ -38,7 +38,7 @@ class DriverLane:
             driver.check_alive()
             self._session.lane.enqueue(call, outcome.take(0), outcome.fail)
             driver.push_out()
-        # looked at now and then: another thread may have read the reply just before this one began to wait
+        # looked at now and then: a session that fails for good answers nothing
         while not driver.wait(outcome, _LOOK_AGAIN, replies=True):
             driver.check_alive()
             if self._session.failure is not None:
