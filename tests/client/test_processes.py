@@ -1,0 +1,167 @@
+"""Clients and processes: the interpreter's end, fork, Ctrl-C, a client that is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from redist import Client, LocalCluster, get_client
+from redist.errors import ForkedClientError
+from servers import wait_until
+
+
+def slowly(x: Any, seconds: float = 0.2) -> Any:
+    time.sleep(seconds)
+    return x
+
+
+def script(cluster: LocalCluster, text: str, *args: str) -> subprocess.Popen[str]:
+    program = f"from redist import *\nclient = Client({cluster.scheduler_address!r})\n" + textwrap.dedent(
+        text
+    )
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", program, *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("end", ["", "raise SystemExit(3)", "raise ValueError('mine')"])
+def test_interpreter_ends_with_live_futures(cluster: LocalCluster, keys: Any, end: str) -> None:
+    process = script(
+        cluster,
+        f"""
+        futures = client.map(lambda i: i + 1, range(50))
+        cycle = [futures]; cycle.append(cycle)
+        print(sum(client.gather(futures)))
+        pending = client.submit(__import__('time').sleep, 0.3)
+        {end}
+        """,
+    )
+    out, err = process.communicate(timeout=30)
+    assert out == "1275\n"
+    assert process.returncode == {"": 0, "raise SystemExit(3)": 3}.get(end, 1)
+    assert err == "" if "ValueError" not in end else err.rstrip().endswith("ValueError: mine")
+    wait_until(lambda: not keys(), what="every key is gone")
+
+
+def test_asynchronous_client_at_the_end(cluster: LocalCluster, keys: Any) -> None:
+    process = script(
+        cluster,
+        """
+        import asyncio
+        async def main():
+            global other, future
+            other = await Client(client.url, asynchronous=True)
+            future = other.submit(pow, 2, 3)
+            print(await future)
+        asyncio.run(main())
+        client.close()
+        """,
+    )
+    out, err = process.communicate(timeout=30)
+    assert (out, err, process.returncode) == ("8\n", "", 0)
+
+
+def test_ctrl_c_in_a_wait(client: Client) -> None:
+    future = client.submit(slowly, 1, 0.6)
+    timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        future.result()
+    timer.join()
+    assert future.result(10) == 1
+    assert client.submit(slowly, 2, 0).result(10) == 2
+
+
+def test_ctrl_c_while_submitting(client: Client) -> None:
+    """Whatever it interrupts, the client goes on: what was sent or read half way is sent again."""
+    for i in range(10):
+        timer = threading.Timer(0.002 * (i + 1), os.kill, (os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            timer.start()
+            while True:
+                client.gather(client.map(slowly, range(20), seconds=0, pure=False))
+        timer.join()
+        assert client.submit(slowly, i, 0, pure=False).result(20) == i
+
+
+def test_fork(client: Client) -> None:
+    future = client.submit(slowly, 1, 0)
+    assert future.result(10) == 1
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        for attempt in (
+            future.result,
+            lambda: client.submit(slowly, 2),
+            lambda: client.gather([future]),
+            get_client,
+        ):
+            try:
+                attempt()
+            except (ForkedClientError, ValueError) as error:
+                os.write(writing, type(error).__name__.encode() + b" ")
+        future.release()
+        client.close()
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    os.close(writing)
+    assert os.read(reading, 200) == b"ForkedClientError " * 3 + b"NoClientError "
+    os.close(reading)
+    assert future.result() == 1
+    assert client.submit(slowly, 3, 0).result(10) == 3
+
+
+def test_client_in_a_forked_child(
+    client: Client, cluster: LocalCluster, keys: Callable[[], list[str]]
+) -> None:
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            with Client(cluster.scheduler_address) as mine:
+                os.write(writing, str(mine.submit(slowly, 7, 0).result(10)).encode())
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(pid, 0)[1] == 0
+    os.close(writing)
+    assert os.read(reading, 10) == b"7"
+    os.close(reading)
+
+
+def test_killed_client_is_released(cluster: LocalCluster, keys: Any) -> None:
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            (
+                f"from redist import *\nclient = Client({cluster.scheduler_address!r}, heartbeat_interval=0.2)\n"
+                "futures = client.map(lambda i: i, range(20)); wait(futures); print('ready', flush=True); input()"
+            ),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout.readline() == "ready\n"
+    assert len(keys()) == 20
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    process.stdin.close()
+    wait_until(lambda: not keys(), 20, "what the client held is released")
