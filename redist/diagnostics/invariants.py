@@ -392,10 +392,6 @@ class _Namespace:
                 yield Violation("work", key, f"is not empty: {items[:5]}")
         if self.wiping:
             yield Violation("work", "meta", "says that a restart is being carried out")
-        for suffix in self.keys["queue:"]:
-            number, _, name = self.read.lrange(f"queue:{suffix}")[0].split(" ", 2)
-            if self.known.get(name, {}).get("state") != f"queued {number}":
-                yield Violation("queues", suffix, f"begins with a void entry of {name!r}")
         for ordinal in self.keys["stale:"]:
             if not self.recovering:
                 yield Violation("work", f"stale:{ordinal}", "is left of a registration")
@@ -428,9 +424,13 @@ class _Namespace:
     def closed(self) -> Iterator[Violation]:
         """Check that nothing is left but what published datasets pin."""
         for family in self.keys:
-            if family in ("holds:", "contains:", "containers:") or family.rstrip(":") in _OF_PUBLISHED:
+            if not self.keys[family] or family in ("holds:", "contains:", "containers:") or family.rstrip(":") in _OF_PUBLISHED:
                 continue
             yield Violation("closed", family, f"is left: {self.keys[family][:5]}")
+        for suffix in self.keys["queue:"]:
+            number, _, name = self.read.lrange(f"queue:{suffix}")[0].split(" ", 2)
+            if self.known.get(name, {}).get("state") != f"queued {number}":
+                yield Violation("queues", suffix, f"begins with a void entry of {name!r}")
         for ordinal in self.keys["holds:"]:
             if ordinal != "d":
                 yield Violation("closed", f"holds:{ordinal}", "is left")

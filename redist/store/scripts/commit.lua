@@ -55,6 +55,9 @@ while i <= #a do
       end
       if state == 'erred' and not h.cause then
         call('UNLINK', P .. 'error:' .. name)
+        if h.fan then
+          S.later('rouse 0 ' .. name .. '\n' .. name) -- what erred because this was lost is run again
+        end
       end
       S.unset(name, h, 'lost', 'cause')
       if worker > 0 and call('HEXISTS', P .. 'workers', int(worker)) == 0 then

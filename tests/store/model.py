@@ -1,0 +1,722 @@
+"""The model test: random events from several clients and workers, against the scripts and against `memory_rule.Model`.
+
+``python -m tests.store.model --steps 100000 --seed 1`` runs it at length on a real server; ``test_model.py`` runs it shortly.
+After every step the work list is drained, and presence, states, counts of every holder, pins, needed, missing, copies, evictions
+and all invariants are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, os.path.dirname(os.path.dirname(__file__)))
+
+from hypothesis import HealthCheck, Phase, Verbosity, note, seed, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+
+from redist.store import calls as C
+from store.kit import Caller, World
+from store.memory_rule import Key, Model
+
+TASKS = [f"t{i}" for i in range(9)]
+DATA = [f"d{i}" for i in range(4)]
+FUNCTIONS = [("f", b"F"), ("g", b"G")]
+
+Draw = Callable[[random.Random], Any]
+
+
+def NUMBER(r: random.Random) -> int:
+    return r.getrandbits(20)
+
+
+def one_of(values: Sequence[Any]) -> Draw:
+    return lambda r: r.choice(values)
+
+
+def several(least: int, most: int) -> Draw:
+    return lambda r: [r.getrandbits(20) for _ in range(r.randint(least, most))]
+
+
+steps = 0  # of all machines of this process
+kinds: Counter[str] = Counter()  # what they were
+
+
+EVENTS: dict[str, tuple[Callable[[Any], bool] | None, dict[str, Draw]]] = {}
+CHOICES: list[str] = []  # each event as often as it weighs
+
+
+def event(weight: int = 1, when: Callable[[Any], bool] | None = None, **arguments: Draw) -> Callable[[Any], Any]:
+    """Make a method an event that is chosen `weight` times as often as others; with rules of their own they would come evenly."""
+
+    def add(method: Any) -> Any:
+        EVENTS[method.__name__] = (when, arguments)
+        CHOICES.extend([method.__name__] * weight)
+        return method
+
+    return add
+
+
+class Machine(RuleBasedStateMachine):
+    """Subclasses give it a server and say how the work list is carried out."""
+
+    server: Any = None
+    slice = 0
+    racing = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        import servers
+
+        self.namespace = servers.fresh_namespace()
+        self.store = servers.WireStore(self.server.endpoint(self.namespace), self.server.kind)
+        self.world = World(self.store, slice=self.slice, checking=False, repeating=False)
+        self.model = Model()
+        self.clients: list[Caller] = []
+        self.workers: list[Caller] = []
+        self.executors: list[Caller] = []
+        self.outbox: dict[int, list[tuple[C.Call, int, Callable[[list[Any]], None], bool]]] = {}
+        self.tokens = 0
+        self.handed: list[tuple[str, str]] = []
+        self.attempts: set[int] = set()
+        self.add_client()
+        self.add_client()
+        self.add_worker()
+        self.model.evicted.clear()
+
+    def teardown(self) -> None:
+        try:
+            if sys.exc_info()[0] is None:
+                for client in list(self.clients):
+                    self._flush(client, 100)
+                self._compare()
+                for client in self.clients:
+                    client.do(C.close())
+                self.world.drain()
+                held = self.model
+                for client in self.clients:
+                    held.gone_client(client.ordinal)
+                held.settle()
+                for name in list(held.datasets):
+                    last = self._unregistered()
+                    last.ok(C.unpublish(name))
+                    last.ok(C.close())
+        finally:
+            for caller in (*self.clients, *self.workers, *self.executors):
+                caller.deaf()
+            self.store.close()
+            self.server.forget(self.namespace)
+
+    def _unregistered(self) -> Caller:
+        self.world.listening = False
+        caller = self.world.client()
+        self.world.listening = True
+        return caller
+
+    # --- callers ----------------------------------------------------------------------------------------------------
+
+    def add_client(self) -> None:
+        client = self.world.client()
+        client.do(C.submit([], FUNCTIONS))
+        self.clients.append(client)
+        self.outbox[client.ordinal] = []
+
+    def add_worker(self) -> None:
+        worker = self.world.worker()
+        self.workers.append(worker)
+        self.model.workers.add(worker.ordinal)
+        self.add_executor(worker)
+
+    def add_executor(self, worker: Caller) -> None:
+        self.model.parents[0] = worker.ordinal
+        x = self.world.executor(worker)
+        del self.model.parents[0]
+        self.executors.append(x)
+        self.model.parents[x.ordinal] = worker.ordinal
+
+    def _remove(self, caller: Caller, callers: list[Caller]) -> None:
+        caller.deaf()
+        callers.remove(caller)
+        self.world.callers.remove(caller)
+
+    # --- the lane: calls are made, and applied later ----------------------------------------------------------------
+
+    def _post(self, client: Caller, call: C.Call, effect: Callable[[list[Any]], None], *, now: bool, ageless: bool = False) -> None:
+        self.outbox[client.ordinal].append((call, client.generation, effect, ageless))
+        if now:
+            self._flush(client, 100)
+
+    def _flush(self, client: Caller, count: int) -> None:
+        queue = self.outbox[client.ordinal]
+        while queue and count:
+            call, generation, effect, ageless = queue.pop(0)
+            count -= 1
+            old = generation < self.model.generation and not ageless
+            repeat = client.n % 3 == 0
+            reply = client.do(call, generation=generation)
+            if self.racing:
+                while reply[0] == b"WAIT":
+                    self.world.drain()
+                    reply = client.do(call, generation=generation)
+            assert (reply[0] == b"OLD") == old, (call.script.name, reply, generation, self.model.generation)
+            if repeat:
+                again = client.send(call, generation=generation)
+                assert again[0] in (b"REPEAT", b"NO"), again
+            if not old:
+                effect(reply)
+            self._settle()
+
+    def _settle(self) -> None:
+        """All consequences, in the model and on the server; then compare."""
+        self.model.settle()
+        if not self.racing:
+            self.world.drain()
+            self._compare()
+
+    def _step(self, kind: str) -> None:
+        global steps
+        steps += 1
+        kinds[kind] += 1
+
+    def _pick(self, items: list[Any], number: int) -> Any:
+        return items[number % len(items)]
+
+    # --- comparing --------------------------------------------------------------------------------------------------
+
+    def _compare(self) -> None:
+        model = self.model
+        snapshot = self.world.snapshot()
+        found = {key[4:]: snapshot.hgetall(key) for key in snapshot.keys() if key.startswith("key:")}  # noqa: SIM118
+        expected = {name: self._expected(k) for name, k in model.keys.items()}
+        actual = {name: self._actual(name, h) for name, h in found.items()}
+        if expected != actual:
+            lines = [
+                f"{name}: expected {expected.get(name)}\n{' ' * len(name)}  found    {actual.get(name)}  {found.get(name)}"
+                for name in sorted(expected.keys() | actual.keys())
+                if expected.get(name) != actual.get(name)
+            ]
+            raise AssertionError("\n".join(lines))
+        assert {n: f"@{n}@{v}" for n, v in snapshot.hgetall("datasets").items()} == model.datasets
+        self.world.check()
+        self._evictions()
+        for name, h in found.items():
+            self._adopt(name, h, snapshot)
+
+    def _evictions(self) -> None:
+        told: Counter[tuple[int, str, int]] = Counter()
+        for worker in self.workers:
+            worker.listen_up()
+            told.update((worker.ordinal, name, attempt) for name, attempt in worker.evicted)
+            worker.evicted.clear()
+        expected = Counter({e: n for e, n in self.model.evicted.items() if e[0] in self.model.workers})
+        assert told == expected, f"evicted {told - expected} too much, {expected - told} not"
+        self.model.evicted.clear()
+
+    def _expected(self, k: Key) -> dict[str, Any]:
+        model = self.model
+        return {
+            "state": k.state,
+            "refs": dict(k.refs),
+            "fired": k.fired,
+            "published": k.published,
+            "tokens": len(k.tokens),
+            "pins": model.pins(k.name),
+            "needed": model.needed(k.name),
+            "missing": model.missing(k),
+            "copies": dict(k.copies),
+            "type": k.type if k.state == "erred" else "",
+        }
+
+    def _actual(self, name: str, h: dict[str, str]) -> dict[str, Any]:
+        state, _, detail = h["state"].partition(" ")
+        k = self.model.keys.get(name)
+        missing = int(h.get("missing", 0))
+        if state == "queued":
+            state = "ready"
+        elif state == "processing":
+            x, attempt = map(int, detail[1:].split("."))
+            state = "ready"
+            if k is not None and k.run is not None:
+                assert k.run == (x, attempt), (name, k.run, h)
+            elif k is not None and k.state == "waiting" and missing:
+                state = "waiting"  # handed out while its dependency was being lost
+        return {
+            "state": state,
+            "refs": {int(f[5:]): int(v) for f, v in h.items() if f.startswith("refs:") and f[5:].isdigit() and f != "refs:0"},
+            "fired": "refs:0" in h,
+            "published": "refs:d" in h,
+            "tokens": int(h.get("refs:h", 0)),
+            "pins": int(h.get("pins", 0)),
+            "needed": int(h.get("needed", 0)),
+            "missing": missing,
+            "copies": {int(f[2:]): int(v) for f, v in h.items() if f.startswith("w:")},
+            "type": h.get("type", "") if state == "erred" else "",
+        }  # fmt: skip
+
+    def _adopt(self, name: str, h: dict[str, str], snapshot: Any) -> None:
+        """Take over what is the server's choice: who runs a task, and which cause is named."""
+        k = self.model.keys[name]
+        state, _, detail = h["state"].partition(" ")
+        if state == "processing":
+            x, attempt = map(int, detail[1:].split("."))
+            if k.run is None:
+                assert attempt not in self.attempts, f"attempt {attempt} of {name} was given before"
+                self.attempts.add(attempt)
+            k.state, k.run = "ready", (x, attempt)
+        elif state == "queued":
+            assert not snapshot.zrange("idle"), f"{name} is queued and executors are idle: {snapshot.zrange('idle')}"
+        elif state == "erred":
+            cause = h.get("cause", "")
+            if cause:
+                roots = {self.model.keys[d].cause or d for d in k.deps if self.model.keys[d].state == "erred"}
+                assert cause in roots, f"{name} erred because of {cause}, expected one of {roots}"
+            else:
+                assert not k.cause, f"{name} erred by itself, expected {k.cause}"
+            k.cause = cause
+
+    # --- what clients do --------------------------------------------------------------------------------------------
+
+    @event(12, who=NUMBER, which=NUMBER, deps=several(0, 3), count=one_of([1, 1, 1, 2, 0]),
+          retries=one_of([0, 0, 0, 1]), fired=one_of([False, False, False, True]),
+          fn=one_of(["f"] * 7 + ["g"]), now=one_of([False, True]))  # fmt: skip
+    def submit(self, who: int, which: int, deps: list[int], count: int, retries: int, fired: bool, fn: str, now: bool) -> None:
+        self._step("submit")
+        client, name = self._pick(self.clients, who), self._pick(TASKS, which)
+        smaller = DATA + TASKS[: TASKS.index(name)]
+        known = [n for n in smaller if n in self.model.keys] or smaller
+        needs = {self._pick(known if d % 8 else smaller, d >> 3) for d in deps}
+        task = C.Task(name, fn, b"spec", sorted(needs), count, retries, flags=int(fired))
+
+        def effect(_: list[Any]) -> None:
+            self.model.submit(client.ordinal, name, fn, needs, count=count, retries=retries, fired=fired)
+
+        self._post(client, C.submit([task], FUNCTIONS), effect, now=now)
+
+    @event(8, who=NUMBER, which=NUMBER, count=one_of([0, 0, 0, 1, 2]), now=one_of([False, True]))
+    def count(self, who: int, which: int, count: int, now: bool) -> None:
+        self._step("bind" if count else "release")
+        client = self._pick(self.clients, who)
+        mine = [k.name for k in self.model.keys.values() if client.ordinal in k.refs] if not count else []
+        name = self._pick(mine or TASKS + DATA, which)
+        self._post(
+            client, C.ledger([(name, count)]), lambda _: self.model.ledger(client.ordinal, name, count), now=now
+        )
+
+    @event(2, who=NUMBER, now=one_of([False, True]))
+    def release_all(self, who: int, now: bool) -> None:
+        self._step("release all")
+        client = self._pick(self.clients, who)
+        mine = [k.name for k in self.model.keys.values() if client.ordinal in k.refs]
+
+        def effect(_: list[Any]) -> None:
+            for name in mine:
+                self.model.ledger(client.ordinal, name, 0)
+
+        self._post(client, C.ledger([(name, 0) for name in mine]), effect, now=now)
+
+    @event(5, who=NUMBER, which=NUMBER, where=NUMBER, inline=one_of([False, True]), count=one_of([1, 1, 1, 0]),
+          keep=one_of([False, False, True]), contains=several(0, 2), now=one_of([False, True]),
+          taken=one_of([False] * 5 + [True]))  # fmt: skip
+    def scatter(self, who: int, which: int, where: int, inline: bool, count: int, keep: bool, contains: list[int], now: bool, taken: bool) -> None:
+        self._step("scatter")
+        client, name = self._pick(self.clients, who), self._pick(TASKS if taken else DATA, which)
+        worker = attempt = 0
+        if not inline and self.workers:
+            self._flush(client, 100)
+            client.generation = self.model.generation
+            reply = client.do(C.place(1, 100, [str(self._pick(self.workers, where).ordinal)]))
+            ((attempt, worker),) = C.parse_place(reply)
+            assert attempt not in self.attempts
+            self.attempts.add(attempt)
+        names = (DATA + TASKS)[: (DATA + TASKS).index(name)]
+        inside = {self._pick(names, c) for c in contains} if names else set()
+        value = C.Value(name, count, attempt, worker, 100, "x", b"" if worker else b"v", keep, sorted(inside))
+
+        def effect(_: list[Any]) -> None:
+            self.model.commit(client.ordinal, name, worker, attempt, count=count, keep=keep, contains=inside)
+
+        self._post(client, C.commit([value]), effect, now=now)
+
+    @event(2, who=NUMBER, which=NUMBER, now=one_of([False, True]))
+    def fire(self, who: int, which: int, now: bool) -> None:
+        self._step("fire")
+        name = self._pick(TASKS, which)
+
+        def effect(_: list[Any]) -> None:
+            k = self.model.keys.get(name)
+            if k is not None and k.state not in ("memory", "erred"):
+                k.fired = True
+
+        self._post(self._pick(self.clients, who), C.fire([name]), effect, now=now)
+
+    @event(2, who=NUMBER, which=several(1, 2), force=one_of([False, True]), now=one_of([False, True]))
+    def cancel(self, who: int, which: list[int], force: bool, now: bool) -> None:
+        self._step("cancel")
+        client = self._pick(self.clients, who)
+        names = [self._pick(TASKS + DATA, i) for i in which]
+        self._post(
+            client,
+            C.cancel(names, force=force),
+            lambda _: self.model.cancel(client.ordinal, names, force=force),
+            now=now,
+        )
+
+    @event(3, who=NUMBER, which=NUMBER, now=one_of([False, True]))
+    def retry(self, who: int, which: int, now: bool) -> None:
+        self._step("retry")
+        erred = [k.name for k in self.model.keys.values() if k.state == "erred"]
+        name = self._pick(erred or TASKS, which)
+        self._post(self._pick(self.clients, who), C.retry([name]), lambda _: self.model.retry([name]), now=now)
+
+    @event(2, who=NUMBER, which=NUMBER, now=one_of([False, True]))
+    def hand_off(self, who: int, which: int, now: bool) -> None:
+        self._step("hand off")
+        name = self._pick(list(self.model.keys) or TASKS, which)
+        self.tokens += 1
+        token = f"k{self.tokens}"
+
+        def effect(_: list[Any]) -> None:
+            if name in self.model.keys:
+                self.model.keys[name].tokens.add(token)
+                self.handed.append((token, name))
+
+        self._post(self._pick(self.clients, who), C.handoff([(token, name)]), effect, now=now)
+
+    @event(2, when=lambda self: self.handed, who=NUMBER, which=NUMBER, expire=one_of([False, True]))
+    def end_hand_off(self, who: int, which: int, expire: bool) -> None:
+        self._step("end hand-off")
+        token, name = self._pick(self.handed, which)
+        client = self._pick(self.clients, who)
+
+        def effect(_: list[Any] | None = None) -> None:
+            if (token, name) in self.handed:
+                self.handed.remove((token, name))
+            if name in self.model.keys:
+                self.model.keys[name].tokens.discard(token)
+
+        if expire:
+            if self.world.command("ZSCORE", "handoffs", f"{token} {name}") is not None:
+                self.world.command("ZADD", "handoffs", 1, f"{token} {name}")
+            self._beat(client)
+            effect()
+            self._settle()
+        else:
+            self._post(client, C.drop_handoffs([(token, name)]), effect, now=True)
+
+    @event(3, who=NUMBER, which=NUMBER, contains=several(1, 2), override=one_of([False, True]), now=one_of([False, True]))
+    def publish(self, who: int, which: int, contains: list[int], override: bool, now: bool) -> None:
+        self._step("publish")
+        name = f"s{which % 2}"
+        known = [n for n in self.model.keys if not n.startswith("@")]
+        inside = {self._pick(known or TASKS, c) for c in contains}
+
+        def effect(reply: list[Any]) -> None:
+            model = self.model
+            if not inside <= model.keys.keys() or (name in model.datasets and not override):
+                assert reply[0] == b"NO", reply
+                return
+            assert reply[0] == b"OK", reply
+            record = f"@{name}@{int(reply[2])}"
+            model.keys[record] = Key(
+                record, state="memory", inline=True, published=True, contains=frozenset(inside)
+            )
+            if name in model.datasets:
+                model.keys[model.datasets[name]].published = False
+            model.datasets[name] = record
+
+        call = C.publish(name, b"x", sorted(inside), override=override)
+        self._post(self._pick(self.clients, who), call, effect, now=now)
+
+    @event(1, who=NUMBER, which=NUMBER, now=one_of([False, True]))
+    def unpublish(self, who: int, which: int, now: bool) -> None:
+        self._step("unpublish")
+        name = f"s{which % 2}"
+
+        def effect(reply: list[Any]) -> None:
+            record = self.model.datasets.pop(name, None)
+            assert (reply[0] == b"NO") == (record is None), reply
+            if record is not None:
+                self.model.keys[record].published = False
+
+        self._post(self._pick(self.clients, who), C.unpublish(name), effect, now=now)
+
+    @event(1, who=NUMBER, which=NUMBER)
+    def get_dataset(self, who: int, which: int) -> None:
+        self._step("get dataset")
+        name = f"s{which % 2}"
+        self.tokens += 1
+        token = f"k{self.tokens}"
+
+        def effect(reply: list[Any]) -> None:
+            record = self.model.datasets.get(name)
+            if record is None:
+                assert reply[:2] == [b"NO", b"unknown"], reply
+            else:
+                assert C.parse_dataset(reply) == (record, b"x")
+                self.model.keys[record].tokens.add(token)
+                self.handed.append((token, record))
+
+        self._post(self._pick(self.clients, who), C.get_dataset(name, token), effect, now=True)
+
+    @event(3, who=NUMBER, much=one_of(range(1, 5 + 1)))
+    def flush(self, who: int, much: int) -> None:
+        self._step("flush")
+        self._flush(self._pick(self.clients, who), much)
+
+    # --- what executors and workers do ------------------------------------------------------------------------------
+
+    @event(30, when=lambda self: self.executors, who=NUMBER, status=one_of(["inline", "inline", "inline", "segment", "segment", "segment", "erred", "retry", "missing", "back"]),
+          contains=several(0, 2), more=one_of([True, True, True, False]))  # fmt: skip
+    def finish(self, who: int, status: str, contains: list[int], more: bool) -> None:
+        for x in self.executors:
+            x.listen_up()
+        busy = [x for x in self.executors if x.tasks]
+        if not busy:
+            return
+        self._step("finish " + status)
+        x = self._pick(busy, who)
+        task = x.tasks[who % len(x.tasks)]
+        names = (DATA + TASKS)[: (DATA + TASKS).index(task.name)]
+        inside = {self._pick(names, c) for c in contains} if status in ("inline", "segment") and names else set()
+        copy = None
+        value = b""
+        if status == "missing":
+            far = [d for d in task.deps if d[1]]
+            if far:
+                d, where, _ = self._pick(far, who >> 4)
+                worker, attempt = where.split(" ")[0].split(".")
+                copy = (d, int(worker), int(attempt))
+                value = f"{d}\n{where.split(' ')[0]}".encode()
+        elif status == "inline":
+            value = b"v"
+        elif status == "erred":
+            value = b"error"
+        told = {"inline": "memory", "segment": "memory"}.get(status, status)
+        kind = "ValueError" if status == "erred" else "x"
+        result = C.Result(task.name, task.attempt, told, 100, kind, value, sorted(inside))
+        self.model.hand_in(x.ordinal, task.name, task.attempt, status, contains=inside, copy=copy)
+        x.turn([result], want=int(more or status == "missing"))
+        self._settle()
+
+    @event(1, when=lambda self: self.executors, who=NUMBER)
+    def resync(self, who: int) -> None:
+        """An executor that heard nothing reads its list."""
+        self._step("resync")
+        x = self._pick(self.executors, who)
+        x.listen_up()
+        before = {task.attempt for task in x.tasks}
+        x.tasks = [t for t in x.tasks if self._void(x, t)]
+        void = {t.attempt for t in x.tasks}
+        got = x.turn(want=C.RESYNC)
+        assert before - void <= {task.attempt for task in got}, (before, void, got)
+        self._settle()
+
+    def _void(self, x: Caller, task: C.HandOut) -> bool:
+        k = self.model.keys.get(task.name)
+        return k is None or k.run != (x.ordinal, task.attempt)
+
+    @event(5, who=NUMBER)
+    def join(self, who: int) -> None:
+        if len(self.executors) < 4:
+            self._step("join")
+            if len(self.workers) < 3:
+                self.add_worker()
+            else:
+                self.add_executor(self._pick(self.workers, who))
+            self._settle()
+
+    @event(when=lambda self: self.executors, who=NUMBER, blamed=one_of([False, True]), closed=one_of([False, False, True]))
+    def lose_executor(self, who: int, blamed: bool, closed: bool) -> None:
+        self._step("lose executor")
+        x = self._pick(self.executors, who)
+        x.listen_up()
+        running = {x.tasks[0].attempt} if x.tasks and blamed and not closed else set()
+        self.model.lost_executor(x.ordinal, running)
+        if closed:
+            x.do(C.close())
+        else:
+            (worker,) = [w for w in self.workers if w.ordinal == x.options["parent"]]
+            worker.do(C.lost_executor(x.ordinal, "signal 9", sorted(running)))
+        self._remove(x, self.executors)
+        self._settle()
+
+    @event(when=lambda self: self.workers, who=NUMBER, closed=one_of([False, False, True]))
+    def lose_worker(self, who: int, closed: bool) -> None:
+        self._step("lose worker")
+        worker = self._pick(self.workers, who)
+        self._evictions_of(worker)
+        self.model.lost_worker(worker.ordinal)
+        self._remove(worker, self.workers)
+        for x in [x for x in self.executors if x.options["parent"] == worker.ordinal]:
+            self._remove(x, self.executors)
+        if closed:
+            worker.do(C.close())
+        else:
+            self.world.expire(worker, self.clients[0])
+        self._settle()
+
+    def _evictions_of(self, worker: Caller) -> None:
+        for entry in [e for e in self.model.evicted if e[0] == worker.ordinal]:
+            del self.model.evicted[entry]
+
+    @event(3, when=lambda self: len(self.workers) > 1, who=NUMBER, which=NUMBER, wrong=one_of([0, 0, 0, 1]))
+    def replicate(self, who: int, which: int, wrong: int) -> None:
+        self._step("replicate")
+        worker = self._pick(self.workers, who)
+        spread = [k for k in self.model.keys.values() if k.copies]
+        if not spread:
+            return
+        k = self._pick(spread, which)
+        attempt = next(iter(k.copies.values())) + wrong
+        if attempt in k.copies.values():
+            k.copies[worker.ordinal] = attempt
+        elif k.copies.get(worker.ordinal) != attempt:
+            self.model.evict(worker.ordinal, k.name, attempt)
+        worker.do(C.add_replicas([(k.name, attempt)]))
+        self._settle()
+
+    @event(when=lambda self: self.workers, who=NUMBER, which=NUMBER)
+    def remove_replica(self, who: int, which: int) -> None:
+        self._step("remove replica")
+        worker = self._pick(self.workers, who)
+        mine = [k for k in self.model.keys.values() if worker.ordinal in k.copies]
+        if not mine:
+            return
+        k = self._pick(mine, which)
+        attempt = k.copies[worker.ordinal]
+        self.model.lose_copy(k, worker.ordinal)
+        worker.do(C.remove_replicas([(k.name, attempt)]))
+        self._settle()
+
+    # --- life and death ---------------------------------------------------------------------------------------------
+
+    @event(1, who=NUMBER)
+    def heartbeat(self, who: int) -> None:
+        self._step("heartbeat")
+        caller = self._pick(self.clients + self.workers, who)
+        self._beat(caller)
+        if caller.kind == "client":
+            caller.generation = self.model.generation
+        self._settle()
+
+    def _beat(self, caller: Caller) -> None:
+        self.world.tick()
+        if caller.kind == "worker":
+            files = sum(caller.ordinal in k.copies for k in self.model.keys.values())
+            beat = C.parse_heartbeat(caller.do(C.worker_heartbeat(files, caller.n)))
+        else:
+            counts = [k.refs[caller.ordinal] for k in self.model.keys.values() if caller.ordinal in k.refs]
+            beat = C.parse_heartbeat(caller.do(C.client_heartbeat(len(counts), sum(counts), 0, caller.n)))
+        assert beat.generation == self.model.generation
+        assert beat.n == caller.n
+        if not self.racing:
+            assert beat.agree, (caller, beat)
+
+    @event(when=lambda self: len(self.clients) > 1, who=NUMBER, closed=one_of([False, True]))
+    def lose_client(self, who: int, closed: bool) -> None:
+        self._step("lose client")
+        client = self._pick(self.clients, who)
+        self._remove(client, self.clients)
+        self.outbox[client.ordinal].clear()
+        self.model.gone_client(client.ordinal)
+        if closed:
+            client.do(C.close())
+        else:
+            self.world.expire(client, self.clients[0])
+        self._settle()
+
+    @event(2, when=lambda self: len(self.clients) < 3)
+    def new_client(self) -> None:
+        self._step("new client")
+        self.add_client()
+        self._settle()
+
+    @event(1, who=NUMBER, really=one_of(range(3 + 1)))
+    def restart(self, who: int, really: int) -> None:
+        if really:
+            return
+        self._step("restart")
+        client = self._pick(self.clients, who)
+        self._flush(client, 100)
+        self.model.restart()
+        client.do(C.restart())
+        client.generation = self.model.generation
+        self.handed.clear()
+        self._settle()
+
+
+@rule(r=st.randoms(use_true_random=True))
+def act(self: Machine, r: random.Random) -> None:
+    """One event. Its generator is drawn as a seed: hypothesis would draw the same few events again and again."""
+    kind = r.choice(CHOICES)
+    when, arguments = EVENTS[kind]
+    if when is None or when(self):
+        values = {name: draw(r) for name, draw in arguments.items()}
+        note(f"  {kind}({', '.join(f'{name}={value}' for name, value in values.items())})")
+        getattr(self, kind)(**values)
+
+
+Machine.act = act  # type: ignore[attr-defined]
+
+
+def machine(server: Any, slice_: int = 0, racing: bool = False) -> type[Machine]:
+    """Return a machine that runs on a server."""
+    return type("Machine", (Machine,), {"server": server, "slice": slice_, "racing": racing})
+
+
+def run(server: Any, wanted: int, seed_: int, *, slice_: int = 0, length: int = 50, racing: bool = False, shrink: bool = True) -> int:
+    """Run machines until at least `wanted` steps were made; returns how many."""
+    begun = steps
+    while steps - begun < wanted:
+        made = machine(server, slice_, racing)
+        seed(seed_)(made)
+        examples = max(10, min(200, (wanted - (steps - begun)) // length))
+        run_state_machine_as_test(
+            made,
+            settings=settings(
+                max_examples=examples,
+                stateful_step_count=length,
+                deadline=None,
+                database=None,
+                suppress_health_check=list(HealthCheck),
+                phases=[Phase.generate, *([Phase.shrink] if shrink else [])],
+                verbosity=Verbosity.normal,
+                print_blob=False,
+                report_multiple_bugs=False,
+            ),
+        )
+        seed_ += 1
+    return steps - begun
+
+
+def main() -> None:
+    import servers
+
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--steps", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--server", choices=["valkey", "redis7"], default="valkey")
+    parser.add_argument("--slice", type=int, default=0, help="items of a slice of long work; 0: the true 200, -1: 2 and 200 in turn")
+    parser.add_argument("--length", type=int, default=50, help="steps of one namespace")
+    parser.add_argument("--racing", action="store_true")
+    parser.add_argument("--no-shrink", action="store_true", help="report the first failing sequence as it is, at once")
+    options = parser.parse_args()
+    begun = time.monotonic()
+    small = {"set-max-listpack-entries": 0, "hash-max-listpack-entries": 0} if options.slice == 2 else {}
+    with servers.running(options.server, **({"settings": small} if small else {})) as server:
+        made = run(server, options.steps, options.seed, slice_=options.slice, length=options.length, racing=options.racing, shrink=not options.no_shrink)
+    print(f"seed {options.seed}, {made} steps on {options.server} in {time.monotonic() - begun:.0f} s: no difference")
+    for kind, count in kinds.most_common():
+        print(f"  {count:7} {kind}")
+
+
+if __name__ == "__main__":
+    main()
