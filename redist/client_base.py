@@ -250,7 +250,7 @@ class ClientBase:
 
     def _at_exit(self) -> None:
         if self.asynchronous:
-            self._driver.abandon(ClientClosed("the interpreter ends"))  # its loop is gone
+            self._driver.end()
             self._end()
         else:
             self.close(timeout=1.0)

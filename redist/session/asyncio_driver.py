@@ -143,8 +143,21 @@ class AsyncioDriver:
             self._loop.remove_reader(self._wakeup.reading)
         self._wakeup.close()
 
+    def end(self, timeout: float = 1.0) -> None:
+        """Leave in good order at the end of the interpreter, when the loop is gone."""
+        if self._closed is None and self.session.failure is None and self.links.up:
+            self._loop = None
+            outcome = Outcome(1)
+            done = outcome.take(0)
+            try:
+                self.session.close(lambda: done([]))
+                self._stand_still(outcome, timeout)
+            except RedistError:
+                pass
+        self.abandon(ClientClosed("the interpreter ends"))
+
     def abandon(self, error: BaseException) -> None:
-        """Give everything up without a word: the loop is gone."""
+        """Give everything up without a word."""
         if self._closed is None:
             self._closed = error
             self.session.failure = self.session.failure or error
@@ -205,23 +218,28 @@ class AsyncioDriver:
             raise RuntimeError("this client belongs to another event loop")
         outcome = Outcome(1)
         self.session.enqueue(call, outcome.take(0), outcome.fail)
-        self.links.transmit()
-        deadline = time.monotonic() + self.endpoint.timeout
+        self._stand_still(outcome, self.endpoint.timeout)
+        self._loop.call_soon(self._after)
+        result: list[Any] = outcome.result()[0]
+        return result
+
+    def _stand_still(self, outcome: Outcome, timeout: float) -> None:
+        """Send and receive, without the loop, until `outcome` is there."""
+        links = self.links
+        links.transmit()
+        deadline = time.monotonic() + timeout
         while not outcome.ready():
-            wire = self.links.command
+            wire = links.command
             left = deadline - time.monotonic()
             if wire is None or left <= 0:
                 raise ConnectionLost(f"no reply from {self.endpoint.url}")
             poll = select.poll()
-            poll.register(wire.fileno(), select.POLLIN | (select.POLLOUT if self.links.rest else 0))
+            poll.register(wire.fileno(), select.POLLIN | (select.POLLOUT if links.rest else 0))
             poll.poll(left * 1000)
-            self.links.send_rest()
-            self.links.take_replies()
+            links.send_rest()
+            links.take_replies()
             self.session.tick()
-            self.links.transmit()
-        self._loop.call_soon(self._after)
-        result: list[Any] = outcome.result()[0]
-        return result
+            links.transmit()
 
     def push_out(self) -> None:
         """Send what the session has to say."""
