@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 import msgpack
@@ -30,6 +31,7 @@ __all__ = ["Control"]
 logger = logging.getLogger("redist.worker")
 
 _AT_A_TIME = 100
+_START_SECONDS = 2.0
 
 
 class Control:
@@ -50,6 +52,7 @@ class Control:
         self._side = side
         self._fetcher = fetcher
         self._again = False
+        self._tasks: set[asyncio.Task[None]] = set()
         self._reading: asyncio.Task[None] | None = None
 
     def look(self) -> None:
@@ -79,16 +82,31 @@ class Control:
     def _obey(self, message: list[Any]) -> None:
         op, *rest = message
         if op == "kill":
-            self._worker.executors.kill("was killed on demand", [int(ordinal) for ordinal in rest] or None)
+            self._spawn(self._kill([int(ordinal) for ordinal in rest]))
         elif op == "restart":
             self._worker.executors.renew(self._worker.session.generation)
         elif op == "close":
             self._worker.stop()
         elif op == "fetch":
             name, attempt, *addresses = rest
-            asyncio.get_running_loop().create_task(self._fetch(name, int(attempt), addresses))
+            self._spawn(self._fetch(name, int(attempt), addresses))
         else:
             logger.warning("a control message of unknown kind %r", op)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _kill(self, ordinals: list[int]) -> None:
+        executors = self._worker.executors
+        until = asyncio.get_running_loop().time() + _START_SECONDS
+        # one that has just been registered tells us its ordinal in a moment
+        while ordinals and not all(executor.ordinal for executor in executors):
+            if asyncio.get_running_loop().time() > until:
+                break
+            await asyncio.sleep(0.02)
+        executors.kill("was killed on demand", ordinals or None)
 
     async def _fetch(self, name: str, attempt: int, addresses: list[str]) -> None:
         for outcome in await self._fetcher.fetch([(name, attempt, addresses)]):
