@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import queue
 import socket
-import threading
 from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from redist import current, gathering, scattering
+from redist.callbacks import Callbacks, print_output
 from redist.errors import ClientClosed
 from redist.explaining import Inbox
 from redist.future import DoneCallback, Future
 from redist.peers import Peer, Peers
-from redist.session.asyncio_driver import AsyncioDriver
 from redist.session.operations import Operation
 from redist.session.session import Session
 from redist.session.states import PENDING, FutureState
@@ -29,6 +26,7 @@ from redist.submitting import Submitter
 from redist.timeouts import seconds
 
 if TYPE_CHECKING:
+    import asyncio
     from contextlib import AbstractContextManager
     from typing import Self
 
@@ -96,6 +94,8 @@ class ClientBase:
                 driver = self._driver
                 assert isinstance(driver, ThreadDriver)
                 driver.start(self._timeout)
+                if self._owns_cluster:
+                    self.cluster.wait_ready()
             except BaseException:
                 self._end()
                 raise
@@ -118,6 +118,7 @@ class ClientBase:
         self.asynchronous = asynchronous
         self._pid = os.getpid()
         self.status = "newly-created"
+        self._callbacks = Callbacks("redist-callbacks")
         self.cluster = None
         self._timeout = timeout
         self._set_as_default = False
@@ -125,7 +126,6 @@ class ClientBase:
         self._owns_session = True
         self._workers_seen = 0
         self._brokers: dict[int, BrokerClient] = {}
-        self._callbacks: queue.SimpleQueue[Callable[[], object] | None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._starting: asyncio.Future[None] | None = None
 
@@ -135,17 +135,26 @@ class ClientBase:
         if address is None:
             from redist.cluster import LocalCluster
 
-            address = self.cluster = LocalCluster(**self._cluster_options)
+            # Its workers start while this client connects.
+            address = self.cluster = LocalCluster(**{"wait": False, **self._cluster_options})
+            if address.server is not None:
+                address.server.wait_ready()
         if not isinstance(address, str | Endpoint):
             self.cluster, address = address, address.endpoint
         where = address if isinstance(address, Endpoint) else endpoint(address, namespace)
         name = self._name or f"Client-{socket.gethostname()}-{os.getpid()}-{os.urandom(2).hex()}"
         details = {"host": socket.gethostname(), "pid": str(os.getpid())}
         session = Session(where, "client", name, details, lease=lease, named=named)
-        driver: Any = AsyncioDriver(session, where) if self.asynchronous else ThreadDriver(session, where)
+        driver: Any
+        if self.asynchronous:
+            from redist.session.asyncio_driver import AsyncioDriver
+
+            driver = AsyncioDriver(session, where)
+        else:
+            driver = ThreadDriver(session, where)
         self._adopt(driver, where)
         session.on_worker = self._on_worker
-        session.on_output = _print_output
+        session.on_output = print_output
         session.on_control = lambda: self._in_background(self._inbox.look)
 
     def _adopt(self, driver: Any, where: Endpoint) -> None:
@@ -175,6 +184,8 @@ class ClientBase:
         return self._start_async().__await__()
 
     async def _start_async(self) -> Self:
+        import asyncio
+
         if self.status == "closed":
             raise ClientClosed("the client is closed")
         if self._starting is None:
@@ -182,6 +193,8 @@ class ClientBase:
             try:
                 await asyncio.to_thread(self._connect)
                 await self._driver.start(self._timeout)
+                if self._owns_cluster:
+                    await asyncio.to_thread(self.cluster.wait_ready)
             except BaseException as error:
                 self._starting.set_exception(error)
                 self._starting.exception()
@@ -223,6 +236,8 @@ class ClientBase:
         return None
 
     async def _close_async(self, timeout: float | None) -> None:
+        import asyncio
+
         if self.status == "closed":
             return
         self.status = "closing"
@@ -243,8 +258,7 @@ class ClientBase:
         for broker in self._brokers.values():
             broker.close()
         self._brokers.clear()
-        if self._callbacks is not None:
-            self._callbacks.put(None)
+        self._callbacks.close()
         if self._owns_cluster and self.cluster is not None and os.getpid() == self._pid:
             self.cluster.close()
 
@@ -265,6 +279,8 @@ class ClientBase:
             return None
 
         async def both() -> None:
+            import asyncio
+
             await self._close_async(None)
             if cluster is not None:
                 await asyncio.to_thread(cluster.close)
@@ -365,6 +381,8 @@ class ClientBase:
                 ledger.wake()
 
     def _spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        import asyncio
+
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -403,6 +421,8 @@ class ClientBase:
         return self._run(self._error_of(future, seconds(timeout), 1))
 
     async def _await_result(self, future: Future[T]) -> T:
+        import asyncio
+
         self._check_alive()
         operation = self._result_of(future, None)
         if self.asynchronous:
@@ -428,17 +448,11 @@ class ClientBase:
 
     def _in_background(self, function: Callable[[], object]) -> None:
         """Call a function that may block, in the thread for callbacks. From anywhere, with or without the lock."""
+        import asyncio
+
         if self.asynchronous:
             self._spawn(asyncio.to_thread(function))
             return
-        if self._callbacks is None:
-            self._callbacks = queue.SimpleQueue()
-            threading.Thread(
-                target=_run_callbacks,
-                args=(self._callbacks,),
-                name=f"redist-callbacks-{self.name}",
-                daemon=True,
-            ).start()
         self._callbacks.put(function)
 
     def _post_from_thread(self, call: Call) -> None:
@@ -470,20 +484,3 @@ class ClientBase:
         names = [future.name for future in futures if not future._cleared]
         for i in range(0, len(names), _SLICE):
             self._post(calls.fire(names[i : i + _SLICE]))
-
-
-def _run_callbacks(callbacks: queue.SimpleQueue[Callable[[], object] | None]) -> None:
-    import logging
-
-    while (function := callbacks.get()) is not None:
-        try:
-            function()
-        except Exception:
-            logging.getLogger("redist.client").exception("the callback %r failed", function)
-        del function
-
-
-def _print_output(stream: int, worker: str, text: str) -> None:
-    import sys
-
-    print(text, end="", file=sys.stderr if stream == 2 else sys.stdout, flush=True)

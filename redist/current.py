@@ -6,9 +6,9 @@ Inside a task it is the executor's own. Otherwise the innermost ``with client.as
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import contextlib
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -76,9 +76,8 @@ def current_client() -> Client | None:
         return client
     if _of_tasks is not None:
         return _of_tasks()
-    loop = None
-    with contextlib.suppress(RuntimeError):
-        loop = asyncio.get_running_loop()
+    asyncio = sys.modules.get("asyncio")
+    loop = asyncio._get_running_loop() if asyncio is not None else None
     for ref in reversed(_defaults):
         client = ref()
         if client is None or client.closed:

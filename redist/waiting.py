@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -277,6 +276,8 @@ class as_completed:
         if client.asynchronous:
             item = await client._driver.run(self._next())
         else:
+            import asyncio
+
             item = await asyncio.to_thread(client._driver.run, self._next())
         if item is _END:
             raise StopAsyncIteration

@@ -1,0 +1,53 @@
+"""A thread for what may block but has no thread of its own: users' callbacks, messages of other clients."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import sys
+import threading
+from collections.abc import Callable
+
+__all__ = ["Callbacks", "print_output"]
+
+logger = logging.getLogger("redist.client")
+
+
+class Callbacks:
+    """Calls functions one after the other in a thread that starts with the first.
+
+    Parameters
+    ----------
+    name : str
+        For the thread's name.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._queue: queue.SimpleQueue[Callable[[], object] | None] | None = None
+
+    def put(self, function: Callable[[], object]) -> None:
+        """Have `function` called soon. From any thread."""
+        if self._queue is None:
+            self._queue = queue.SimpleQueue()
+            threading.Thread(target=_run, args=(self._queue,), name=self._name, daemon=True).start()
+        self._queue.put(function)
+
+    def close(self) -> None:
+        """End the thread when it has called what it was given."""
+        if self._queue is not None:
+            self._queue.put(None)
+
+
+def _run(functions: queue.SimpleQueue[Callable[[], object] | None]) -> None:
+    while (function := functions.get()) is not None:
+        try:
+            function()
+        except Exception:
+            logger.exception("the callback %r failed", function)
+        del function  # it may hold a Future
+
+
+def print_output(stream: int, worker: str, text: str) -> None:
+    """Print what a task printed: 1 to standard output, 2 to standard error."""
+    print(text, end="", file=sys.stderr if stream == 2 else sys.stdout, flush=True)
