@@ -179,6 +179,10 @@ def noop() -> Call:
 # --- tasks ----------------------------------------------------------------------------------------------------------
 
 FIRE_AND_FORGET = 1
+"""Flag of a `Task`: it stays wanted until it is finished."""
+
+FRESH = 2
+"""Flag of a `Task`: its sender made the name for it and never sent it before, so that it need not be looked up."""
 
 
 class Task(NamedTuple):
@@ -237,10 +241,10 @@ def submit(
         add(name)
         add(i)
         add(spec)
-        if count != 1 or retries or priority or cls or flags:
-            add(f"{flags} {count} {retries} {priority} {cls}")
+        if count == 1 and not retries and not priority and not cls and flags in (0, FRESH):
+            add("+" if flags else "")
         else:
-            add("")
+            add(f"{flags} {count} {retries} {priority} {cls}")
         add(len(deps))
         if deps:
             items += deps

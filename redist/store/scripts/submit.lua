@@ -6,7 +6,7 @@
 -- A name that is known already only gains the reference; one taken by another function is refused (pushed as erred).
 -- KEYS[1] META
 -- ARGV[1] header, tasks, functions, classes; then per function: hash, pickle or '' when sent before; per class: hash, workers,
---   resources, strict; per task: name, index of its function, spec, options ('' or `FLAGS COUNT RETRIES PRIORITY CLASS`),
+--   resources, strict; per task: name, index of its function, spec, options ('', `+` for a fresh name, or `FLAGS COUNT RETRIES PRIORITY CLASS`),
 --   dependencies, and their names
 -- Reply OK more
 if repeated then
@@ -183,9 +183,9 @@ end
 need('hand_out')
 local brief = call('EXISTS', P .. 'idle') == 0
 local admitted = {} -- tasks so admitted by function
-local function admit_brief(name, fn, spec)
+local function admit_brief(name, fn, spec, fresh)
   local key = RECORD .. name
-  if call('HEXISTS', key, 'state') == 1 then
+  if not fresh and call('HEXISTS', key, 'state') == 1 then
     return false
   end
   if #spec > COMPACT then
@@ -214,7 +214,11 @@ for _ = 1, tasks do
     end
     i = i + n
   end
-  if not brief or deps or options ~= '' or cache[name] ~= nil or not admit_brief(name, fn, spec) then
+  local fresh = options == '+'
+  if fresh then
+    options = ''
+  end
+  if not brief or deps or options ~= '' or cache[name] ~= nil or not admit_brief(name, fn, spec, fresh) then
     admit(name, fn, spec, options, deps)
   end
 end

@@ -41,7 +41,7 @@ setmetatable(S, {
 
 -- Lua would write 1e+14 for a large integer.
 local function int(number)
-  return format('%.0f', number)
+  return format('%d', number)
 end
 
 -- The first word of a state: `processing e3.4711` -> processing.
