@@ -176,6 +176,19 @@ def test_workers_of_other_hosts_are_left_alone(
     assert examine(point, patience=PATIENCE).healthy
 
 
+def test_directories_that_dead_workers_left(
+    world: World, point: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("redist.memory.locks.default_parent", lambda: str(tmp_path))
+    world.client("ada")
+    for owner in (f"{point.url} {point.namespace}\tw", "redis://elsewhere default\tw"):
+        SegmentDirectory.create(str(tmp_path), owner=owner).close(remove=False)
+    report = examine(point, patience=PATIENCE)
+    assert report.healthy
+    assert len(report.notes) == 1
+    assert "belonged to a worker that is gone" in report.notes[0]
+
+
 def test_keys_of_another_schema_and_type(world: World, point: Endpoint) -> None:
     c = world.client("ada")
     world.command("RPUSH", "toys", "a")
