@@ -156,10 +156,18 @@ class Submitter:
         spec, deps, _stored = self.pack(function, args, kwargs)
         with session.lock:
             client._check_alive()
-            state = session.states.obtain(name, session.lane.generation, function.hash)
-            state.count += 1  # told with the submission
-            state.site = call_site()
-            session.submit(state, self._task(name, function, spec, deps, options))
+            task = self._task(name, function, spec, deps, options)
+            known = session.states.records.get(name)
+            if known is None or known.status == CANCELLED:
+                state = FutureState(name, session.lane.generation, function.hash)
+                state.site = call_site()
+                state.count = 1  # told with the submission
+                session.submit(state, task)
+                # Last, so that a Ctrl-C leaves no record of a task that never left.
+                session.states.records[name] = state
+            else:
+                state = known  # another thread was faster
+                session.ledger.bind(state)
             client._driver.submitted()
         return Future._of(state, client)
 
@@ -260,12 +268,13 @@ class Submitter:
                 for name, spec, deps, _ in made:
                     state = records.get(name)
                     if state is None or state.status == CANCELLED:
-                        state = records[name] = FutureState(name, generation, fn)
+                        state = FutureState(name, generation, fn)
                         state.site = site
                         state.count = 1  # told with the submission
                         # A NamedTuple's own constructor costs twice as much.
                         state.task = task = make(Task, (name, fn, spec, deps, *tail))
                         tasks.append((state, task))
+                        records[name] = state
                     elif state.fn and state.fn != fn:
                         raise KeyTaken(f"the key {decode_key(name)!r} is in use by another function")
                     else:

@@ -119,3 +119,5 @@ class Heart:
         if lost or self._disagreed >= _PATIENCE:
             self._disagreed = 0
             self._on_loss()
+        elif lane.unanswered and not lane.due:
+            lane.resume()  # a call that was interrupted before it left

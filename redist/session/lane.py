@@ -169,8 +169,9 @@ class Lane:
             n = self.n + 1
         entry = Entry(n, call, self.generation, on_reply, on_error)
         if n:
-            self.unanswered.append(entry)
+            # In this order: a number that is lost to a Ctrl-C in between shows as a GAP, one given out twice would not.
             self.n = n
+            self.unanswered.append(entry)
             if self.open:
                 self._transmit(entry)
         elif self.open:

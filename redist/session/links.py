@@ -217,6 +217,14 @@ class Links:
             self.session.subscription_lost()
             self._on_change()
 
+    def interrupted(self, error: BaseException) -> None:
+        """After an exception in the middle of something: if it may have come anywhere (Ctrl-C), connect anew.
+
+        What was half done on the lane is then done again, which changes nothing.
+        """
+        if not isinstance(error, Exception):
+            self.lost_command()
+
     def close(self) -> None:
         """Close both connections without a word to the session."""
         for wire in (self.command, self.push):

@@ -6,7 +6,7 @@ What is collected leaves, up to 500 at a time, with the next acknowledgement, wa
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from functools import partial
 
 from redist.session.lane import Entry, Lane, OldGeneration
@@ -66,14 +66,14 @@ class Submissions:
     def add_function(self, fn: str, data: bytes) -> None:
         """Have the pickle of function `fn` leave with the next submission, unless it did already."""
         if fn not in self.functions:
-            self.functions.add(fn)
             self._new_functions[fn] = data
+            self.functions.add(fn)
 
     def add_class(self, eligibility: EligibilityClass) -> None:
         """Have an eligibility class leave with the next submission, unless it did already."""
         if eligibility.hash not in self._classes:
-            self._classes.add(eligibility.hash)
             self._new_classes[eligibility.hash] = eligibility
+            self._classes.add(eligibility.hash)
 
     def add(self, state: FutureState, task: Task) -> None:
         """Collect a task."""
@@ -128,12 +128,15 @@ class Submissions:
     # --- sending ----------------------------------------------------------------------------------------------------
 
     def _send_slice(self, source: deque[tuple[FutureState, Task]]) -> None:
+        """Send the next tasks. Nothing is dropped before it is on the lane: a Ctrl-C may come between any two steps."""
         tasks: list[Task] = []
         states: list[FutureState] = []
-        settled, take = self._ledger.settled, source.popleft
-        size = 0
-        while source and len(tasks) < SLICE and size < BULK:
-            state, task = take()
+        settled = self._ledger.settled
+        size = taken = 0
+        for state, task in source:
+            if len(tasks) == SLICE or size > BULK:
+                break
+            taken += 1
             if state.status != PENDING:
                 settled(state, state.sent)
                 continue  # cancelled, or known, before it left
@@ -145,19 +148,23 @@ class Submissions:
             states.append(state)
             settled(state, count)
             size += len(task.spec)
-        if not tasks:
-            return
-        functions: Sequence[tuple[str, bytes]] = ()
-        classes: Sequence[EligibilityClass] = ()
-        if self._new_functions:
+        if tasks:
             functions = list(self._new_functions.items())
-            self._new_functions.clear()
-        if self._new_classes:
             classes = list(self._new_classes.values())
-            self._new_classes.clear()
-        self.unanswered += 1
-        call = calls.submit(tasks, functions, classes)
-        self._lane.enqueue(call, self._answered, partial(self._refused, states, [fn for fn, _ in functions]))
+            self.unanswered += 1
+            call = calls.submit(tasks, functions, classes)
+            self._lane.enqueue(
+                call, self._answered, partial(self._refused, states, [fn for fn, _ in functions])
+            )
+            for fn, _ in functions:
+                del self._new_functions[fn]
+            for eligibility in classes:
+                del self._new_classes[eligibility.hash]
+        if taken == len(source):
+            source.clear()
+        else:
+            for _ in range(taken):
+                source.popleft()
 
     def _answered(self, _: object) -> None:
         self.unanswered = max(0, self.unanswered - 1)

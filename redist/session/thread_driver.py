@@ -195,8 +195,12 @@ class ThreadDriver(BlockingRunner):
         """Send a call and go on; the callbacks run under the lock, in whatever thread reads."""
         with self.lock:
             self.check_alive()
-            self.session.enqueue(call, on_reply, on_error)
-            self.links.transmit()
+            try:
+                self.session.enqueue(call, on_reply, on_error)
+                self.links.transmit()
+            except BaseException as error:
+                self.links.interrupted(error)
+                raise
 
     def call(self, call: Call, timeout: float | None = None) -> list[Any]:
         """Send a call and return its reply.
@@ -219,9 +223,13 @@ class ThreadDriver(BlockingRunner):
         outcome = Outcome(len(calls))
         with self.lock:
             self.check_alive()
-            for i, call in enumerate(calls):
-                self.session.enqueue(call, outcome.take(i), outcome.fail)
-            self.links.transmit()
+            try:
+                for i, call in enumerate(calls):
+                    self.session.enqueue(call, outcome.take(i), outcome.fail)
+                self.links.transmit()
+            except BaseException as error:
+                self.links.interrupted(error)
+                raise
         if not self.wait(outcome, timeout, replies=True):
             raise TimeoutError(f"no reply from {self.endpoint.url} within {timeout:g} s")
         return outcome.result()
@@ -233,12 +241,16 @@ class ThreadDriver(BlockingRunner):
     def submitted(self) -> None:
         """After `Session.submit`: send what may leave now. Under the lock."""
         session = self.session
-        session.pump()
-        if session.collected and session.collected % 32 == 1:
-            # What was acknowledged meanwhile lets more go; nobody reads while the caller only submits.
-            self.links.take_replies()
-            self._look()
-        self.links.transmit()
+        try:
+            session.pump()
+            if session.collected and session.collected % 32 == 1:
+                # What was acknowledged meanwhile lets more go; nobody reads while the caller only submits.
+                self.links.take_replies()
+                self._look()
+            self.links.transmit()
+        except BaseException as error:
+            self.links.interrupted(error)
+            raise
 
     # --- receiving --------------------------------------------------------------------------------------------------
 
@@ -315,26 +327,18 @@ class ThreadDriver(BlockingRunner):
         """
         waiter = what if isinstance(what, Waiter) else Condition(what)
         deadline = None if timeout is None else _monotonic() + timeout
-        with self.lock:
-            if waiter.ready():
-                return True
-            self.check_alive()
-            session = self.session
-            if session.collected:
-                self.links.take_replies()
-                self._look()
-                session.pump()
-                replies = replies or session.collected > 0
-            elif session.ledger.changed:
-                session.flush()  # news of what was bound just now may be what is waited for
-            self.links.transmit()
-            parked = None
-            if self._reader is None and self.links.up:
-                self._reader = waiter
-            else:
-                parked = Parked(waiter)
-                self._parked.append(parked)
+        parked = None
         try:
+            with self.lock:
+                if waiter.ready():
+                    return True
+                self.check_alive()
+                replies = self._before_wait() or replies
+                if self._reader is None and self.links.up:
+                    self._reader = waiter
+                else:
+                    parked = Parked(waiter)
+                    self._parked.append(parked)
             while True:
                 if parked is not None:
                     if not self._stay(parked, deadline):
@@ -357,6 +361,22 @@ class ThreadDriver(BlockingRunner):
                 self._leave(waiter)
                 if parked is not None and parked in self._parked:
                     self._parked.remove(parked)
+
+    def _before_wait(self) -> bool:
+        """Send what is collected; return whether replies have to be read for all of it to leave. Under the lock."""
+        session = self.session
+        try:
+            if session.collected:
+                self.links.take_replies()
+                self._look()
+                session.pump()
+            elif session.ledger.changed:
+                session.flush()  # news of what was bound just now may be what is waited for
+            self.links.transmit()
+        except BaseException as error:
+            self.links.interrupted(error)
+            raise
+        return session.collected > 0
 
     def _read(self, waiter: Waiter, deadline: float | None, replies: bool) -> bool:
         """Hold the role until `waiter` is ready, the deadline came or the connection broke; return whether it is ready."""
