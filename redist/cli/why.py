@@ -23,18 +23,13 @@ def command(key: str, url: str, namespace: str | None) -> None:
     """
     from redist.diagnostics.why import WireReader, why
     from redist.errors import InvalidKey
-    from redist.store.keys import encode_key
 
     point = parse_address(url, namespace)
+    meet(point).close()
     try:
-        name = encode_key(_parse(key))
+        found = explain(point, _parse(key))
     except InvalidKey as error:
         fail(error)
-    wire = meet(point)
-    try:
-        found = why(WireReader(wire.call, point.prefix), name)
-    finally:
-        wire.close()
     click.echo(str(found))
     sys.exit(1 if found.state == "forgotten" else 0)
 

@@ -32,7 +32,7 @@ __all__ = [
     "drop_handoffs", "fire", "get_dataset", "handoff", "ledger", "lost_executor", "noop", "pack", "pack_eval",
     "parse_commit", "parse_dataset", "parse_heartbeat", "parse_place", "parse_push", "parse_register", "parse_states",
     "parse_tasks", "parse_turn", "place", "publish", "register", "registered", "remove_replicas", "restart", "retry",
-    "send", "states", "submit", "turn", "unpublish", "worker_heartbeat",
+    "send", "states", "submit", "take_back", "turn", "unpublish", "worker_heartbeat",
 ]  # fmt: skip
 
 
@@ -517,6 +517,14 @@ def parse_heartbeat(reply: Sequence[Any]) -> Beat:
 def lost_executor(executor: int, reason: str, running: Sequence[int] = ()) -> Call:
     """Report a dead executor of this worker; only the attempts in `running` are blamed."""
     return Call(load("lost_executor"), [executor, reason, *running], ageless=True)
+
+
+def take_back(executor: int, tasks: Iterable[tuple[str, int]]) -> Call:
+    """Take (name, attempt) of tasks from an executor of this worker that will not start them; others get them."""
+    body: list[Any] = [executor]
+    for task in tasks:
+        body += task
+    return Call(load("take_back"), body, ageless=True)
 
 
 def continue_() -> Call:
