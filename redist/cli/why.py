@@ -21,7 +21,7 @@ def command(key: str, url: str, namespace: str | None) -> None:
 
     A tuple key is written as in Python: redist why "('x', 0)" URL. Exits with 1 where the key is not known.
     """
-    from redist.diagnostics.why import WireReader, why
+    from redist.diagnostics.why import explain
     from redist.errors import InvalidKey
 
     point = parse_address(url, namespace)
