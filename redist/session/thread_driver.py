@@ -70,6 +70,7 @@ class ThreadDriver(BlockingRunner):
         self._parked: deque[Parked] = deque()
         self._last_wait = 0.0
         self._dozing = False
+        self._planned = 0.0  # when the background thread will look by itself
         self._closed: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._wakeup = Wakeup()
@@ -235,7 +236,7 @@ class ThreadDriver(BlockingRunner):
         return outcome.result()
 
     def push_out(self) -> None:
-        """Send what the session has to say. Under the lock."""
+        """Send what the session has to say; under the lock."""
         self.links.transmit()
 
     def submitted(self) -> None:
@@ -267,13 +268,15 @@ class ThreadDriver(BlockingRunner):
             elif fd == self._nudge.reading:
                 self._nudge.drain()
         links.transmit()
-        if self._parked or self._reader is not mine:
-            self._look(mine)
+        self._look(mine)
 
     def _look(self, mine: Waiter | None = None) -> None:
-        """Wake other threads that have what they wait for. Under the lock."""
+        """After something was received: wake other threads that have to do with it. Under the lock."""
         if self._reader is not None and self._reader is not mine and self._reader.ready():
             self._nudge.write()
+        if self.session.deadline < self._planned:
+            self._planned = 0.0
+            self._kick()
         for parked in list(self._parked):
             if parked.waiter.ready():
                 self._parked.remove(parked)
@@ -477,6 +480,7 @@ class ThreadDriver(BlockingRunner):
                 poll = self._poll_wake
             else:
                 poll = self._poll_idle
+            self._planned = session.clock() + max(span, 0.0)
         if span > 0:
             events = poll.poll(None if span == float("inf") else span * 1000)
             if any(fd == self._wakeup.reading for fd, _ in events):
