@@ -58,7 +58,7 @@ end
 
 -- Link a new task to its dependencies. Returns how many are missing, and the erred one if any.
 local function link(name, deps)
-  local missing, erred = 0, nil
+  local missing, erred, released = 0, nil, {}
   for _, d in ipairs(deps) do
     local hd = rec(d)
     local state = word(hd.state)
@@ -74,9 +74,12 @@ local function link(name, deps)
       S.bump(d, hd, 'needed', 1)
       missing = missing + 1
       if state == 'released' then
-        S.later('revive ' .. d)
+        released[#released + 1] = d
       end
     end
+  end
+  for k = 1, erred and 0 or #released do -- a task that has erred already needs none of them
+    S.later('revive ' .. released[k])
   end
   S.many('SADD', P .. 'deps:' .. name, deps)
   return missing, erred
@@ -173,8 +176,10 @@ local function admit(name, fn, spec, options, deps)
   if missing > 0 then
     add('state', 'waiting')
   else
-    local x = S.pick(class)
-    add('state', x and S.give(x, name, h, class) or S.enqueue(name, h))
+    add('state', S.route(name, h))
+    if h.home then
+      add('home', h.home)
+    end
   end
   call('HSET', RECORD .. name, unpack(fields))
 end

@@ -53,7 +53,6 @@ local function strike(kind, ordinal)
   call('HDEL', P .. kind, ordinal)
   call('ZREM', P .. 'leases', ordinal)
   call('HSET', P .. 'caller:' .. ordinal, 'inc', '')
-  S.later('drop ' .. ordinal)
   for _, suffix in ipairs(call('ZRANGE', P .. 'queues', 0, 255)) do
     S.later('sift ' .. suffix)
   end
@@ -65,13 +64,12 @@ function S.gone_client(ordinal)
     call('HDEL', P .. 'named', name)
   end
   strike('clients', ordinal)
+  S.later('drop ' .. ordinal)
 end
 
--- Give up an executor. `running` names, as text keys, the attempts that a death is blamed on.
-function S.gone_executor(x, reason, running)
+-- What an executor ran goes to others.
+local function leave(x, reason, running)
   local e = S.caller(x)
-  strike('executors', x)
-  S.not_idle(x)
   local batches = call('HGETALL', P .. 'batches:' .. x)
   call('UNLINK', P .. 'batches:' .. x)
   for i = 1, #batches, 2 do
@@ -96,22 +94,32 @@ function S.gone_executor(x, reason, running)
   if call('EXISTS', P .. 'queues') == 1 then
     S.later('serve -') -- the resources that it had are free
   end
+  S.later('drop ' .. x)
+end
+
+-- Give up an executor. `running` names, as text keys, the attempts that a death is blamed on.
+function S.gone_executor(x, reason, running)
+  strike('executors', x)
+  S.not_idle(x)
+  leave(x, reason, running)
+end
+
+-- As work, `ORDINAL`: what an executor ran goes to others, once the copies that went with its worker are known to be gone.
+function S.leave(x)
+  leave(x, '', {})
+  return SLICE
 end
 
 -- Give up a worker: its executors, then the copies it had.
 function S.gone_worker(w, reason)
   local record = S.caller(w)
-  local executors = call('SMEMBERS', P .. 'executors:' .. w)
-  for _, x in ipairs(executors) do
-    S.not_idle(x) -- so that none of them is given what another one had
+  for _, x in ipairs(call('SMEMBERS', P .. 'executors:' .. w)) do
+    strike('executors', x)
+    S.not_idle(x)
   end
-  for _, x in ipairs(executors) do
-    S.gone_executor(x, reason, {})
-  end
+  strike('workers', w)
+  call('HDEL', P .. 'hosts', w)
   call('HSET', P .. 'caller:' .. w, 'lost', sub(format('worker %s (%s)', record and record.name or w, reason), 1, COMPACT))
-  call('HDEL', P .. 'workers', w)
-  call('ZREM', P .. 'leases', w)
-  call('HSET', P .. 'caller:' .. w, 'inc', '')
   S.later('strip ' .. w)
   S.publish('all', { 'w', w })
 end
@@ -131,6 +139,9 @@ function S.strip(w)
   if call('EXISTS', P .. 'has:' .. w) == 1 then
     S.later('strip ' .. w)
   else
+    for _, x in ipairs(call('SMEMBERS', P .. 'executors:' .. w)) do
+      S.later('leave ' .. x)
+    end
     S.later('drop ' .. w)
   end
   return 1 + 2 * #flat

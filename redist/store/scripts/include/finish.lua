@@ -28,8 +28,8 @@ end
 
 -- Nothing that belonged to the run is left on a finished record. (`missing` stays in step with the sets that it counts.)
 local function tidy(name, h)
-  if h.retries or h.deaths or h.reviving then
-    S.unset(name, h, 'retries', 'deaths', 'reviving')
+  if h.retries or h.deaths or h.reviving or h.home then
+    S.unset(name, h, 'retries', 'deaths', 'reviving', 'home')
   end
 end
 
@@ -72,6 +72,9 @@ function S.remember(name, h, attempt, worker, nbytes, kind, value, names)
     end
   end
   tidy(name, h)
+  if h.lost then
+    S.unset(name, h, 'lost')
+  end
   if names then
     S.set(name, h, 'contains', attempt)
     S.pin(attempt .. ' ' .. name, names)

@@ -1,5 +1,6 @@
 -- @include work
 -- @include eligible
+-- @include locality
 -- @lazy
 -- From ready to processing: straight to an idle executor, else into a queue.
 local idle, idle_changed               -- {executor, free threads}, most free first
@@ -18,23 +19,28 @@ function S.load_idle()
   return idle, idle_changed, given
 end
 
--- An idle executor that may run the class, or nil. One of its free threads is taken. A worker that the class names comes first.
-function S.pick(hash)
+-- An idle executor that may run the class, or nil; one of its free threads is taken. Executors of the host `home`, then those
+-- of a worker that the class names, come first; with `far` there is nothing but `home`.
+function S.pick(hash, home, far)
   S.load_idle()
-  local choice
+  local choice, merit = nil, 0
   for i = 1, #idle do
     local entry = idle[i]
     if entry[2] > 0 and S.may_run(entry[1], hash) then
-      if hash == '' then
-        choice = entry
-        break
+      local at_home = not home or S.host_of(entry[1]) == home
+      local m = at_home and 3 or 1
+      if hash ~= '' then
+        local c, worker = S.class(hash), S.caller(entry[1]).worker
+        if not c.any and S.is_named(c.workers, worker, S.caller(worker)) then
+          m = m + 1
+        end
       end
-      local c, worker = S.class(hash), S.caller(entry[1]).worker
-      if c.any or S.is_named(c.workers, worker, S.caller(worker)) then
-        choice = entry
-        break
+      if m > merit and (at_home or not far) then
+        choice, merit = entry, m
+        if hash == '' and at_home then
+          break
+        end
       end
-      choice = choice or entry
     end
   end
   if choice then
@@ -99,10 +105,11 @@ function S.give(x, name, h, hash)
   return 'processing e' .. x .. '.' .. attempt
 end
 
--- The queue of a task: its priority, and its class where it has one.
+-- The queue of a task: its priority, its class where it has one, and its host where it had better wait for that:
+-- `PRIO[:CLASS][@HOST]`.
 function S.suffix(h)
   local class = h.class or ''
-  return (h.prio or '0') .. (class ~= '' and ':' .. class or '')
+  return (h.prio or '0') .. (class ~= '' and ':' .. class or '') .. (h.home and '@' .. h.home or '')
 end
 
 -- Put a task into its queue and return its state; the caller writes the state.
@@ -125,12 +132,37 @@ function S.enqueue(name, h, front, suffix)
   return 'queued ' .. number
 end
 
--- A task whose dependencies are all there goes on. `front`: it had its turn before. While S.queue_only is set it is queued
--- even if an executor is idle.
-function S.ready(name, h, front)
+-- The state of a task whose dependencies are all there: given to an idle executor, or queued. Sets h.home where the task
+-- waits for the host of its inputs; the caller writes both. `front`: it had its turn before. While S.queue_only is set it is
+-- queued even if an executor is idle.
+function S.route(name, h, front)
   local class = h.class or ''
-  local x = not S.queue_only and S.pick(class)
-  S.set(name, h, 'state', x and S.give(x, name, h, class) or S.enqueue(name, h, front))
+  local home, far
+  h.home = nil
+  if h.deps then
+    home, far = S.home(name)
+  end
+  local x = not S.queue_only and S.pick(class, home, far)
+  if x then
+    return S.give(x, name, h, class)
+  end
+  if far then
+    h.home = home
+  end
+  return S.enqueue(name, h, front)
+end
+
+function S.ready(name, h, front)
+  local before = h.home
+  local state = S.route(name, h, front)
+  if h.home then
+    S.set(name, h, 'state', state, 'home', h.home)
+  else
+    S.set(name, h, 'state', state)
+    if before then
+      call('HDEL', RECORD .. name, 'home')
+    end
+  end
 end
 
 -- The queue entry of a task is void; void entries at the head of a queue go, so that a queue of void ones does not stay.

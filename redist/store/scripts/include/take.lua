@@ -2,12 +2,26 @@
 -- @lazy
 -- What an executor takes from the queues: the best head among those that it may serve.
 
+local AWAY = 50 -- ms that a task waits for an executor of the host of its inputs
+
+-- Executor x may take the head of a queue.
+local function may_serve(x, suffix)
+  local host = match(suffix, '@(.*)$')
+  if host and S.host_of(x) ~= host then
+    local head = call('LINDEX', P .. 'queue:' .. suffix, 0)
+    local since = head and match(head, '^%d+ (%d+)')
+    if since and S.now() < since + AWAY then
+      return false
+    end
+  end
+  return S.may_run(x, match(suffix, ':([^@]*)') or '')
+end
+
 -- The non-empty queue with the highest priority, and of equals the one whose head waits longest.
 local function best_queue(x)
   local flat = call('ZRANGE', P .. 'queues', 0, 255, 'WITHSCORES')
   if #flat == 2 then
-    local suffix = flat[1]
-    return S.may_run(x, match(suffix, ':(.*)$') or '') and suffix or nil
+    return may_serve(x, flat[1]) and flat[1] or nil
   end
   local best, best_score, best_number
   for i = 1, #flat, 2 do
@@ -15,7 +29,7 @@ local function best_queue(x)
     if best and score > best_score then
       break
     end
-    if S.may_run(x, match(suffix, ':(.*)$') or '') then
+    if may_serve(x, suffix) then
       local head = call('LINDEX', P .. 'queue:' .. suffix, 0)
       local number = head and tonumber(match(head, '^%d+'))
       if not number then
