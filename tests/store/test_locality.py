@@ -1,0 +1,106 @@
+"""Where tasks go when workers are on several hosts, and what a worker takes back."""
+
+from __future__ import annotations
+
+import pytest
+
+from redist.store import calls as C
+from store.kit import Caller, World
+
+F = [("f", b"FUNCTION")]
+HEAVY = 200_000_000
+
+
+@pytest.fixture
+def two(world: World) -> tuple[Caller, Caller]:
+    """An executor on each of two hosts; the first has made the value `data` of 200 MB."""
+    here = world.executor(world.worker("here", hostid="h1"))
+    away = world.executor(world.worker("away", hostid="h2"))
+    return here, away
+
+
+def scatter(world: World, client: Caller, worker: int, nbytes: int) -> None:
+    reply = client.ok(C.place(1, nbytes, [str(worker)]))
+    ((attempt, ordinal),) = C.parse_place(reply)
+    assert ordinal == worker
+    client.ok(C.commit([C.Value("data", 1, attempt, worker, nbytes, "array")]))
+
+
+def test_a_task_goes_to_the_host_of_its_inputs(world: World, two: tuple[Caller, Caller]) -> None:
+    client = world.client()
+    for x, other in (two, two[::-1]):
+        scatter(world, client, x.options["parent"], 1000)
+        client.ok(C.submit([C.Task("t", "f", b"spec", ["data"])], F))
+        assert world.record("t")["state"].startswith(f"processing e{x.ordinal}.")
+        x.listen_up()
+        (task,) = x.tasks
+        x.turn([C.Result("t", task.attempt, "memory", 1, "int", b"1")])
+        client.ok(C.ledger([("t", 0), ("data", 0)]))
+        assert not other.tasks
+
+
+def test_small_inputs_move_when_their_host_is_busy(world: World, two: tuple[Caller, Caller]) -> None:
+    here, away = two
+    client = world.client()
+    scatter(world, client, here.options["parent"], 1000)
+    client.ok(C.submit([C.Task(name, "f", b"spec", ["data"]) for name in ("t", "u")], F))
+    states = sorted(world.record(name)["state"].split(".")[0] for name in ("t", "u"))
+    assert states == sorted(f"processing e{x.ordinal}" for x in two)
+
+
+def test_large_inputs_wait_50_ms_for_their_host(world: World, two: tuple[Caller, Caller]) -> None:
+    here, away = two
+    client = world.client()
+    scatter(world, client, here.options["parent"], HEAVY)
+    client.ok(C.submit([C.Task(name, "f", b"spec", ["data"]) for name in ("t", "u")], F))
+    assert world.record("t")["state"].startswith(f"processing e{here.ordinal}.")
+    assert world.record("u")["home"] == "h1"
+    assert world.exists("queue:0@h1")
+    # Another host takes it when it has waited; the entry says since when.
+    ((entry),) = world.lines("queue:0@h1")
+    number, since, name = entry.split(" ", 2)
+    world.command("LSET", "queue:0@h1", 0, f"{number} {int(since) + 60_000} {name}")
+    assert away.turn() == []
+    world.command("LSET", "queue:0@h1", 0, f"{number} {int(since) - 60} {name}")
+    (task,) = away.turn()
+    assert task.name == "u"
+    away.turn([C.Result("u", task.attempt, "memory", 1, "int", b"1")])
+    assert "home" not in world.record("u")
+
+
+def test_the_host_of_large_inputs_takes_the_task_at_once(world: World, two: tuple[Caller, Caller]) -> None:
+    here, away = two
+    client = world.client()
+    scatter(world, client, here.options["parent"], HEAVY)
+    client.ok(C.submit([C.Task(name, "f", b"spec", ["data"]) for name in ("t", "u")], F))
+    here.listen_up()
+    (first,) = here.tasks
+    (second,) = here.turn([C.Result("t", first.attempt, "memory", 1, "int", b"1")])
+    assert second.name == "u"
+
+
+def test_a_worker_takes_back_what_will_not_start(world: World) -> None:
+    worker = world.worker("w")
+    busy, free = world.executor(worker), world.executor(worker)
+    client = world.client()
+    client.ok(C.submit([C.Task(f"q{i}", "f", b"s") for i in range(2)], F))
+    for x in (busy, free):
+        x.listen_up()
+    held = busy.tasks[0]
+    worker.ok(C.take_back(busy.ordinal, [(held.name, held.attempt)]))
+    assert world.state(held.name) == "queued"
+    got = free.turn([C.Result(free.tasks[0].name, free.tasks[0].attempt, "memory", 1, "int", b"1")])
+    assert [task.name for task in got] == [held.name]
+    # What the first executor says of its attempt counts no more.
+    busy.turn([C.Result(held.name, held.attempt, "memory", 1, "int", b"2")])
+    assert world.record(held.name)["state"].startswith(f"processing e{free.ordinal}.")
+
+
+def test_only_the_own_worker_takes_back(world: World) -> None:
+    x = world.executor(world.worker("w"))
+    other = world.worker("other")
+    client = world.client()
+    client.ok(C.submit([C.Task("q", "f", b"s")], F))
+    x.listen_up()
+    other.ok(C.take_back(x.ordinal, [("q", x.tasks[0].attempt)]))
+    assert world.state("q") == "processing"
