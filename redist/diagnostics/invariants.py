@@ -17,8 +17,8 @@ __all__ = ["Violation", "check"]
 
 _STATE = re.compile(r"waiting|queued \d+|processing e\d+\.\d+|memory|erred|released|forgetting")
 _FIELD = re.compile(
-    r"state|refs:(\d+|d|h)|pins|missing|needed|deps|w:\d+|data|nbytes|type|fn|retries|deaths|class|prio|cause|keep|since|"
-    r"contains|attempt|lost|fan|reviving"
+    r"state|refs:(\d+|d|h)|pins|missing|needed|deps|w:\d+|data|nbytes|type|fn|retries|deaths|class|prio|home|cause|keep|since|"
+    r"contains|attempt|lost|fan|reviving|home"
 )
 _COUNTS = ("pins", "missing", "needed", "deps", "retries", "deaths", "reviving", "attempt", "nbytes", "contains")
 _UNFINISHED = ("waiting", "queued", "processing")
@@ -63,7 +63,7 @@ def check(read: Reader, *, quiescent: bool = False, closed: bool = False) -> lis
         *namespace.replicas(),
         *namespace.pins(),
         *namespace.edges(settled),
-        *namespace.hand_outs(),
+        *namespace.hand_outs(settled),
         *namespace.functions(),
         *namespace.callers(settled),
         *namespace.datasets(),
@@ -271,12 +271,12 @@ class _Namespace:
 
     # --- who runs what --------------------------------------------------------------------------------------------
 
-    def hand_outs(self) -> Iterator[Violation]:
+    def hand_outs(self, settled: bool) -> Iterator[Violation]:
         """Check that queued tasks are in their queue, and processing ones with an executor that lives."""
         queues = self.read.zrange("queues")
         entries = {}
         for suffix in self.keys["queue:"]:
-            if queues.get(suffix) != -float(suffix.partition(":")[0]):
+            if queues.get(suffix) != -float(suffix.partition("@")[0].partition(":")[0]):
                 yield Violation("queues", suffix, f"is not empty, and queues has it with {queues.get(suffix)}")
             for item in self.read.lrange(f"queue:{suffix}"):
                 number, _, name = item.split(" ", 2)
@@ -291,12 +291,12 @@ class _Namespace:
         for name, h in self.known.items():
             kind, _, detail = h.get("state", "").partition(" ")
             if kind == "queued":
-                suffix = h.get("prio", "0") + (f":{h['class']}" if h.get("class") else "")
+                suffix = h.get("prio", "0") + (f":{h['class']}" if h.get("class") else "") + (f"@{h['home']}" if h.get("home") else "")
                 if entries.get(detail) != (suffix, name):
                     yield Violation("queues", name, f"is {h['state']}, the entry is {entries.get(detail)}")
             elif kind == "processing":
                 x, _, attempt = detail[1:].partition(".")
-                if x not in self.living["executor"]:
+                if x not in self.living["executor"] and (settled or x not in self.caller):
                     yield Violation("processing", name, f"is {h['state']}, and executor {x} is not there")
                 if assigned.get((x, int(attempt))) != name:
                     yield Violation("processing", name, f"is {h['state']}, which is not in batches:{x}")
@@ -365,9 +365,11 @@ class _Namespace:
         for ordinal in leases:
             if ordinal not in self.living["client"] and ordinal not in self.living["worker"]:
                 yield Violation("callers", ordinal, "has a lease and is not registered")
-        for worker in self.keys["executors:"]:
+        for worker in self.keys["executors:"] if settled else ():
             for x in self.read.smembers(f"executors:{worker}") - self.living["executor"].keys():
                 yield Violation("callers", f"executor {x}", f"is in executors:{worker} and not registered")
+        for ordinal in self.read.hgetall("hosts").keys() - self.living["worker"].keys():
+            yield Violation("callers", ordinal, "has a host and is no worker")
         for name, ordinal in self.read.hgetall("named").items():
             if self.living["client"].get(ordinal) != name:
                 yield Violation("callers", name, f"is a named session of {ordinal}, which is not there")

@@ -15,7 +15,7 @@ KINDS: Mapping[str, str] = {
     "dependents": "set", "contains": "set", "containers": "set", "holds": "set", "stale": "set", "handoffs": "zset",
     "has": "hash", "batches": "hash", "idle": "zset", "queues": "zset", "queue": "list", "class": "hash", "fns": "hash",
     "fn": "string", "functions": "set", "work": "list", "deferred": "list", "datasets": "hash", "named": "hash",
-    "inbox": "list", "answers": "hash",
+    "inbox": "list", "answers": "hash", "hosts": "hash",
 }  # fmt: skip
 """Type of every Redis key, by the first word of its name (``executors:W`` is a set, ``executors`` a hash)."""
 

@@ -142,7 +142,7 @@ class Caller:
         assert reply[0] == b"OK", reply
         got = C.parse_turn(reply)
         self.tasks += got.tasks
-        if got.more:
+        if got.more and self.world.draining:
             self.world.drain()
         return got.tasks
 
@@ -177,7 +177,7 @@ class World:
     def __init__(self, store: Any, *, slice: int = 0, checking: bool = True, repeating: bool = True) -> None:  # noqa: A002
         self.store = store
         self.slice = slice
-        self.checking, self.repeating, self.listening = checking, repeating, True
+        self.checking, self.repeating, self.listening, self.draining = checking, repeating, True, True
         self.callers: list[Caller] = []
         self.reader = Caller.__new__(Caller)
         self.reader.world, self.reader.ordinal, self.reader.incarnation = self, 0, "-"

@@ -1,0 +1,267 @@
+"""Data: scattered values, containers, datasets, hand-offs, copies."""
+
+from __future__ import annotations
+
+import pytest
+
+from redist.store import calls as C
+from store.kit import Caller, World
+from store.test_tasks import F, finish, submit, task
+
+
+@pytest.fixture
+def client(world: World) -> Caller:
+    return world.client()
+
+
+@pytest.fixture
+def worker(world: World) -> Caller:
+    return world.worker("w", address="tcp://h:1", host="h", hostid="here")
+
+
+@pytest.fixture
+def x(world: World, worker: Caller) -> Caller:
+    return world.executor(worker)
+
+
+def scatter(client: Caller, worker: Caller | None, name: str, *contains: str, count: int = 1, keep: bool = False) -> int:
+    """Scatter a value to a worker, or inline; returns the attempt."""
+    attempt = 0
+    if worker is not None:
+        ((attempt, ordinal),) = C.parse_place(client.ok(C.place(1, 10_000, [str(worker.ordinal)])))
+        assert ordinal == worker.ordinal
+    value = C.Value(
+        name, count, attempt, worker.ordinal if worker else 0, 10_000, "int", b"" if worker else b"v", keep, contains
+    )
+    assert C.parse_commit(client.ok(C.commit([value]))) == []
+    return attempt
+
+
+def test_scatter_and_release(world: World, client: Caller, worker: Caller) -> None:
+    attempt = scatter(client, worker, "a")
+    client.listen_up()
+    assert client.told["a"].where == f"{worker.ordinal}.{attempt}"
+    assert world.command("HGET", f"has:{worker.ordinal}", "a") == str(attempt).encode()
+    client.ok(C.ledger([("a", 0)]))
+    worker.listen_up()
+    assert worker.evicted == [("a", attempt)]
+
+
+def test_values_are_placed_in_turn_and_on_the_host(world: World, client: Caller, worker: Caller) -> None:
+    other = world.worker("v", hostid="there")
+    placed = [w for _, w in C.parse_place(client.ok(C.place(4, 100)))]
+    assert sorted(placed) == sorted([worker.ordinal, other.ordinal] * 2)
+    local = [w for _, w in C.parse_place(client.ok(C.place(3, 100, local="here")))]
+    assert local == [worker.ordinal] * 3
+    assert [w for _, w in C.parse_place(client.ok(C.place(1, 100, ["v"], local="here")))] == [other.ordinal]
+    assert client.do(C.place(1, 1, ["nowhere"]))[:2] == [b"NO", b"workers"]
+
+
+def test_no_worker_to_scatter_to(world: World, client: Caller) -> None:
+    assert client.do(C.place(1, 1))[:2] == [b"NO", b"workers"]
+
+
+def test_a_second_value_under_a_name_is_not_taken(world: World, client: Caller, worker: Caller) -> None:
+    first = scatter(client, worker, "a")
+    ((attempt, _),) = C.parse_place(client.ok(C.place(1, 10)))
+    reply = client.ok(C.commit([C.Value("a", 2, attempt, worker.ordinal, 10, "int")]))
+    assert C.parse_commit(reply) == ["a"]
+    worker.listen_up()
+    assert worker.evicted == [("a", attempt)]
+    assert world.record("a")[f"w:{worker.ordinal}"] == str(first)
+    assert world.record("a")[f"refs:{client.ordinal}"] == "2"
+
+
+def test_a_task_keeps_its_key(world: World, client: Caller, worker: Caller) -> None:
+    submit(client, task("a"))
+    assert C.parse_commit(client.ok(C.commit([C.Value("a", 1, 0, 0, 1, "int", b"v")]))) == ["a"]
+    client.listen_up()
+    assert client.told["a"].value.startswith(b"!KeyTaken")
+
+
+def test_a_value_for_a_worker_that_is_gone(world: World, client: Caller, worker: Caller) -> None:
+    ((attempt, ordinal),) = C.parse_place(client.ok(C.place(1, 10)))
+    worker.ok(C.close())
+    client.ok(C.commit([C.Value("a", 1, attempt, ordinal, 10, "int")]))
+    client.listen_up()
+    assert client.told["a"].type == "DataLost"
+
+
+def test_a_value_without_a_reference_leaves_nothing(world: World, client: Caller, worker: Caller) -> None:
+    attempt = scatter(client, worker, "a", count=0)
+    assert world.state("a") == "gone"
+    worker.listen_up()
+    assert worker.evicted == [("a", attempt)]
+
+
+def test_scattered_data_is_freed_and_its_loss_named(world: World, client: Caller, worker: Caller, x: Caller) -> None:
+    scatter(client, worker, "a")
+    submit(client, task("b", "a"))
+    finish(x, "b", b"")
+    client.ok(C.ledger([("a", 0)]))
+    assert world.state("a") == "released"
+    attempt = int(world.record("b")["attempt"])
+    worker.ok(C.remove_replicas([("b", attempt)]))
+    client.listen_up()
+    assert (client.told["b"].type, client.told["b"].where) == ("DataLost", "a")
+    # Scattered again, it makes up for everything that was lost for want of it.
+    scatter(client, worker, "a")
+    assert world.state("b") == "processing"
+    finish(x, "b")
+
+
+def test_an_argument_payload_stays_while_a_task_may_need_it(world: World, client: Caller, worker: Caller, x: Caller) -> None:
+    scatter(client, worker, "arg", keep=True)
+    submit(client, task("b", "arg"))
+    finish(x, "b", b"")
+    client.ok(C.ledger([("arg", 0)]))
+    assert world.state("arg") == "memory"
+    client.ok(C.ledger([("b", 0)]))
+    assert world.state("arg") == "gone"
+
+
+def test_containers_pin_what_they_hold(world: World, client: Caller, worker: Caller, x: Caller) -> None:
+    scatter(client, worker, "a")
+    submit(client, task("box"))
+    finish(x, "box", b"pickle", contains=["a", "none", "box"])
+    client.ok(C.ledger([("a", 0)]))
+    assert world.record("a")["pins"] == "1"
+    scatter(client, None, "outer", "box")
+    client.ok(C.ledger([("box", 0)]))
+    assert [world.state(n) for n in ("a", "box", "outer")] == ["memory"] * 3
+    client.ok(C.ledger([("outer", 0)]))
+    assert [world.state(n) for n in ("a", "box", "outer")] == ["gone"] * 3
+
+
+def test_a_container_of_more_than_lua_can_unpack(world: World, client: Caller, worker: Caller, x: Caller) -> None:
+    if world.store.kind == "fake":
+        pytest.skip("fakeredis takes a minute for it")
+    world.checking = world.repeating = False
+    names = [f"n{i}" for i in range(9000)]
+    for i in range(0, 9000, 500):
+        client.ok(C.commit([C.Value(n, 1, 0, 0, 1, "int", b"1") for n in names[i : i + 500]]))
+    scatter(client, None, "outer", *names)
+    submit(client, task("box"))
+    finish(x, "box", b"pickle", contains=names)
+    assert world.record("n8999")["pins"] == "2"
+    client.ok(C.ledger([(n, 0) for n in [*names, "outer", "box"]]))
+    assert world.state("n8999") == "gone"
+
+
+def test_a_container_holds_again_what_was_released(world: World, client: Caller, worker: Caller, x: Caller) -> None:
+    submit(client, task("a"), task("b", "a"), task("box"))
+    finish(x, "a", b"")
+    x.listen_up()
+    while x.tasks:
+        finish(x, x.tasks[0].name, b"", **({"contains": ["a"]} if x.tasks[0].name == "box" else {}))
+    client.ok(C.ledger([("a", 0), ("b", 0)]))
+    assert world.state("a") == "memory"
+    client.ok(C.ledger([("box", 0)]))
+    assert world.state("a") == "gone"
+
+
+def test_datasets(world: World, client: Caller, worker: Caller) -> None:
+    reader = world.client()
+    attempts = [scatter(client, worker, "a"), scatter(client, worker, "b")]
+    reply = client.do(C.publish("ds", b"x" * 100, ["a"]))
+    assert reply == [b"OK", 0, 1]
+    assert client.do(C.publish("ds", b"y", ["b"]))[:2] == [b"NO", b"exists"]
+    assert client.do(C.publish("other", b"y", ["none"])) == [b"NO", b"unknown", b"none"]
+    client.ok(C.ledger([("a", 0)]))
+    record, value = C.parse_dataset(reader.ok(C.get_dataset("ds", "t1")))
+    assert (record, value) == ("@ds@1", b"x" * 100)
+    client.ok(C.publish("ds", b"z", ["b"], override=True))
+    client.ok(C.ledger([("b", 0)]))
+    assert world.state("a") == "memory"  # the reader has not bound it yet
+    reader.ok(C.ledger([("a", 1)]))
+    reader.ok(C.drop_handoffs([("t1", record)]))
+    assert world.state(record) == "gone"
+    assert world.state("a") == "memory"
+    reader.ok(C.ledger([("a", 0)]))
+    client.ok(C.unpublish("ds"))
+    worker.listen_up()
+    assert worker.evicted == [("a", attempts[0]), ("b", attempts[1])]
+    assert reader.do(C.get_dataset("ds", "t2")) == [b"NO", b"unknown", b"ds"]
+    assert client.do(C.unpublish("ds")) == [b"NO", b"unknown", b"ds"]
+
+
+def test_a_dataset_outlives_its_publisher(world: World, client: Caller, worker: Caller) -> None:
+    scatter(client, worker, "a")
+    client.ok(C.publish("ds", b"x", ["a"]))
+    client.ok(C.close())
+    assert world.state("a") == "memory"
+    world.client().ok(C.unpublish("ds"))
+    assert world.state("a") == "gone"
+
+
+def test_what_is_published_runs(world: World, client: Caller, x: Caller) -> None:
+    submit(client, task("a"))
+    client.ok(C.publish("ds", b"x", ["a"]))
+    client.ok(C.ledger([("a", 0)]))
+    finish(x, "a", b"")
+    assert world.state("a") == "memory"
+    client.ok(C.unpublish("ds"))
+
+
+def test_hand_offs_end_by_word_or_by_time(world: World, client: Caller, worker: Caller) -> None:
+    scatter(client, worker, "a")
+    client.ok(C.handoff([("t1", "a"), ("t2", "a"), ("t3", "none")]))
+    client.ok(C.ledger([("a", 0)]))
+    assert world.record("a")["refs:h"] == "2"
+    client.ok(C.drop_handoffs([("t1", "a"), ("t1", "a"), ("t3", "none")]))
+    assert world.state("a") == "memory"
+    world.command("ZADD", "handoffs", 1, "t2 a")
+    client.do(C.client_heartbeat(0, 0, 0, client.n))
+    assert world.state("a") == "gone"
+
+
+def test_copies_come_and_go(world: World, client: Caller, worker: Caller) -> None:
+    other = world.worker("v")
+    attempt = scatter(client, worker, "a")
+    other.ok(C.add_replicas([("a", attempt), ("a", attempt + 5), ("none", 7)]))
+    other.listen_up()
+    assert other.evicted == [("a", attempt + 5), ("none", 7)]
+    assert C.parse_heartbeat(other.do(C.worker_heartbeat(1, other.n))).agree
+    worker.ok(C.remove_replicas([("a", attempt), ("a", attempt + 1), ("none", 1)]))
+    (state,) = C.parse_states(client.send(C.states(["a"])))
+    assert state.where == f"{other.ordinal}.{attempt}"
+    other.ok(C.remove_replicas([("a", attempt)]))
+    client.listen_up()
+    assert client.told["a"].type == "DataLost"
+    assert client.told["a"].value.startswith(b"!DataLost\0the data of a is lost: its last copy went with its file on worker v")
+
+
+def test_a_copy_that_cannot_be_read_is_computed_again(world: World, client: Caller, worker: Caller, x: Caller) -> None:
+    submit(client, task("a"), task("b", "a"))
+    finish(x, "a", b"")
+    x.listen_up()
+    (b,) = x.tasks
+    where = b.deps[0][1]
+    x.turn([C.Result("b", b.attempt, "missing", 0, "", f"a\n{where}".encode())])
+    assert [world.state(n) for n in "ab"] == ["processing", "waiting"]
+    finish(x, "a", b"")
+    finish(x, "b")
+
+
+def test_a_copy_that_cannot_be_read_and_is_all_there_was(world: World, client: Caller, worker: Caller, x: Caller) -> None:
+    scatter(client, worker, "a")
+    submit(client, task("b", "a"))
+    x.listen_up()
+    (b,) = x.tasks
+    x.turn([C.Result("b", b.attempt, "missing", 0, "", f"a\n{b.deps[0][1]}".encode())])
+    client.listen_up()
+    assert {n: client.told[n].type for n in "ab"} == dict.fromkeys("ab", "DataLost")
+
+
+@pytest.mark.parametrize("name", ["a b c", "../x", "ключ", "('t', 1)", "x" * 3000, "a:b 7.8", "%d\\n"])
+def test_odd_names(world: World, client: Caller, x: Caller, name: str) -> None:
+    submit(client, task(name), task("after " + name, name))
+    finish(x, name, b"")
+    finish(x, "after " + name, b"", contains=[name])
+    client.ok(C.publish(name, b"x", [name]))
+    client.ok(C.handoff([("t", name)]))
+    client.ok(C.cancel(["after " + name]))
+    client.ok(C.drop_handoffs([("t", name)]))
+    client.ok(C.unpublish(name))
+    client.ok(C.ledger([(name, 0)]))
+    assert F
