@@ -64,9 +64,9 @@ class BufferSink:
 
 
 class Pickled(NamedTuple):
-    """A pickle in pieces; large ``bytes`` objects inside it are pieces of their own, uncopied."""
+    """A pickle in pieces; large ``bytes`` objects and arrays inside it are pieces of their own, uncopied."""
 
-    chunks: list[bytes]
+    chunks: list[bytes | memoryview]
     nbytes: int
 
 
@@ -135,19 +135,22 @@ def pickle_object(
 
 
 def _run(pickler_class: type[Any], obj: Any, collector: Collector, sink: BufferSink | None) -> Pickled:
-    chunks: list[bytes] = []
+    chunks: list[Any] = []
     pickler = pickler_class(_Chunks(chunks.append), 5, buffer_callback=sink)
     pickler.collector = collector
     pickler.sink = sink if sink is not None and sink.takes_buffers else None
     with collector:
         pickler.dump(obj)
+    for i, chunk in enumerate(chunks):
+        if type(chunk) is pickle.PickleBuffer:  # a large array's, without a sink
+            chunks[i] = chunk.raw()
     return Pickled(chunks, len(chunks[0]) if len(chunks) == 1 else sum(map(len, chunks)))
 
 
-def _goes_by_value(chunks: list[bytes]) -> bool:
+def _goes_by_value(chunks: list[bytes | memoryview]) -> bool:
     for marker in _by_value_markers():
         for chunk in chunks:
-            if len(chunk) <= _LONGEST_FRAME and marker in chunk:
+            if len(chunk) <= _LONGEST_FRAME and marker in bytes(chunk):
                 return True
     return False
 
