@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy as copy_of
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from redist.current import as_current
 from redist.errors import DataLost, FutureCancelledError, RedistError, SegmentGone, TransferError
@@ -77,19 +78,32 @@ def wait_for(
 
 def error_of(client: Client, state: FutureState) -> Operation[tuple[BaseException, TracebackType | None]]:
     """Return the exception of a state that is neither pending nor finished, and its traceback."""
-    if state.cache is None:
-        value = state.value
-        if value is None:
-            reply = yield Ask(calls.states([state.name], full=True))
-            value = calls.parse_states(reply)[0].value
-        with as_current(client):
-            state.cache = (
-                unpack_error(value) if value else (DataLost(f"the error of {state.name} is gone"), None)
-            )
+    # A new object each time: what was raised refers through its traceback to frames, and those to the Future.
     if isinstance(state.cache, BaseException):
-        return state.cache, None
-    exception, traceback = state.cache
-    return exception, traceback
+        return _twin(state.cache), None
+    if state.value is None:
+        reply = yield Ask(calls.states([state.name], full=True))
+        state.value = calls.parse_states(reply)[0].value or None
+    if state.value is None:
+        return DataLost(f"the error of {state.name} is gone"), None
+    with as_current(client):
+        return unpack_error(state.value)
+
+
+def raise_error(client: Client, state: FutureState) -> Operation[NoReturn]:
+    """Raise the exception of a state that is neither pending nor finished."""
+    exception, traceback = yield from error_of(client, state)
+    try:
+        raise exception.with_traceback(traceback)
+    finally:
+        del exception, traceback  # else it would keep this frame, and this frame it, and both the Future
+
+
+def _twin(error: BaseException) -> BaseException:
+    try:
+        return copy_of(error)
+    except Exception:
+        return error
 
 
 def values_of(
@@ -119,12 +133,12 @@ def values_of(
         if fetch:
             read = [state for reply in replies for state in calls.parse_states(reply)]
             with as_current(client):
-                for i, state in zip(fetch, read):
-                    if state.state == "memory":
-                        if state.where:
-                            found[i] = state.where
+                for i, told in zip(fetch, read):
+                    if told.state == "memory":
+                        if told.where:
+                            found[i] = told.where
                         else:
-                            values[i] = loads_inline(state.value)
+                            values[i] = loads_inline(told.value)
                             done.add(i)
         far: list[tuple[int, str]] = []
         with as_current(client):
@@ -177,8 +191,7 @@ def _ask_again(client: Client, states: list[FutureState]) -> Operation[None]:
         yield from wait_for(client, again, None, stop_on_error=True)
     for state in states:
         if state.status != FINISHED:
-            exception, traceback = yield from error_of(client, state)
-            raise exception.with_traceback(traceback)
+            yield from raise_error(client, state)
 
 
 def result_of(
@@ -188,8 +201,7 @@ def result_of(
     if state.status == PENDING:
         yield from wait_for(client, [state], deadline, stop_on_error=True)
     if state.status != FINISHED:
-        exception, traceback = yield from error_of(client, state)
-        raise exception.with_traceback(traceback)
+        yield from raise_error(client, state)
     value = state.value
     if value:
         with as_current(client):
@@ -210,8 +222,7 @@ def gather(client: Client, futures: Any, errors: str, copy: bool, writable: bool
     if errors == "raise":
         for state in everything:
             if state.status in (ERROR, LOST, CANCELLED):
-                exception, traceback = yield from error_of(client, state)
-                raise exception.with_traceback(traceback)
+                yield from raise_error(client, state)
     finished = [state for state in everything if state.status == FINISHED]
     values = yield from values_of(client, finished, copy=copy, writable=writable)
     return _fill(futures, dict(zip(finished, values)))
