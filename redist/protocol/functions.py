@@ -15,7 +15,7 @@ from redist.protocol.names import function_label, type_name
 from redist.protocol.pickling import pickle_object
 from redist.protocol.signing import open_signed, sign_blob
 
-__all__ = ["Function", "function_of", "load_function"]
+__all__ = ["Function", "function_of", "load_function", "may_hold_futures"]
 
 # Only what cannot change under our hands is known by identity; a callable object may have new attributes next time.
 _IMMUTABLE = (types.FunctionType, types.BuiltinFunctionType, type)
@@ -135,6 +135,11 @@ def load_function(data: bytes | memoryview, expected_hash: str | None = None) ->
         raise DeserializationError(
             f"the task's function cannot be loaded here: {type(error).__name__}: {error}"
         ) from error
+
+
+def may_hold_futures(data: bytes) -> bool:
+    """Return whether loading `Function.data` may make Futures: their class or what rebuilds them is named in it."""
+    return b"redist.future" in data
 
 
 def _hash(pickled: bytes | memoryview) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from redist.errors import DeserializationError, RedistError, Reschedule, TransferError
 from redist.protocol.arguments import unpack_arguments
-from redist.protocol.functions import load_function
+from redist.protocol.functions import load_function, may_hold_futures
 from redist.protocol.names import type_name
 from redist.protocol.payload import Payload, dumps
 from redist.protocol.specs import unpack_spec
@@ -47,6 +47,8 @@ class Tasks:
         self._values = values
         self._broker = broker
         self._functions: dict[str, Callable[..., Any]] = {}
+        # functions that hold Futures are loaded for each task, for as long as they are known the values would stay
+        self._pickles: dict[str, bytes] = {}
         self._loops = threading.local()
 
     def execute(self, task: HandOut) -> tuple[Result, object]:
@@ -74,7 +76,7 @@ class Tasks:
             # args must not live in the frames that the traceback holds once it is packed
             return _erred(task, error), None
         finally:
-            args = kwargs = ()  # type: ignore[assignment]
+            args = kwargs = function = ()  # type: ignore[assignment]
         try:
             payload: Payload = dumps(value)
             inline = payload.inline
@@ -99,13 +101,16 @@ class Tasks:
         return [loaded.get(dep[0]) for dep in deps]
 
     def _fetch(self, fn: str) -> Callable[..., Any]:
-        data = self._side.command("GET", f"{self._side.endpoint.prefix}fn:{fn}")
+        data = self._pickles.get(fn)
         if data is None:
-            raise DeserializationError(f"the function {fn} of this task is not stored any more")
+            data = self._side.command("GET", f"{self._side.endpoint.prefix}fn:{fn}")
+            if data is None:
+                raise DeserializationError(f"the function {fn} of this task is not stored any more")
         function = load_function(data, fn)
-        if len(self._functions) >= _MOST_FUNCTIONS:
-            self._functions.clear()
-        self._functions[fn] = function
+        known: dict[str, Any] = self._pickles if may_hold_futures(data) else self._functions
+        if len(known) >= _MOST_FUNCTIONS:
+            known.clear()
+        known[fn] = data if known is self._pickles else function
         return function
 
     def _complete(self, coroutine: Any) -> Any:
