@@ -1,5 +1,5 @@
 -- @include lane
--- @include growing
+-- @include freeing
 -- @include recover
 -- @include clock
 -- Keep unfinished tasks wanted until they are finished, whoever lets go.

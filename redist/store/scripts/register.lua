@@ -6,7 +6,8 @@
 -- Everything that the caller's connection must be allowed to do is done once before anything is kept.
 -- KEYS[1] META
 -- ARGV[1] (0, incarnation, 0, 0, 0,) kind, name, ordinal held before or 0, parent worker or 0, highest attempt and generation
---   seen, lease in ms, 1 for a named session, 1 if the caller knows that the server lost writes, then pairs: further fields of caller:ORD
+--   seen, lease in ms, 1 for a named session, what the caller knows (1: the server lost writes, 2: an earlier registration of
+--   this process was not answered, and may have been carried out), then pairs: further fields of caller:ORD
 -- Reply OK 0 ordinal generation attempt adopted secret | NO code message
 local a = cmsgpack.unpack(ARGV[1])
 local incarnation = a[2]
@@ -36,7 +37,7 @@ call('HSETNX', META, 'secret', a[2])
 
 -- A caller that has seen more than the server knows tells that the server lost writes, if its lane did not tell it so.
 local known = call('HMGET', META, 'attempt', 'generation', 'ordinal')
-local lost = missed == 1 or attempt > tonumber(known[1] or 0) or generation > tonumber(known[2] or 1)
+local lost = missed % 2 == 1 or attempt > tonumber(known[1] or 0) or generation > tonumber(known[2] or 1)
   or ordinal > tonumber(known[3] or 0)
 if attempt > tonumber(known[1] or 0) then
   call('HSET', META, 'attempt', int(attempt))
@@ -61,6 +62,21 @@ if ordinal > 0 then
     ordinal, adopted = 0, 0
   elseif not holder[1] and not lost and call('HEXISTS', META, 'recovering') == 0 then
     ordinal = 0 -- it was gone for longer than its lease, and slices of its end may still be on the work list
+  end
+end
+if ordinal == 0 and missed >= 2 then
+  local details = {}
+  for i = 15, #a, 2 do
+    details[a[i]] = a[i + 1]
+  end
+  local flat = call('HGETALL', P .. kind .. 's')
+  for i = 1, #flat, 2 do
+    if flat[i + 1] == name then
+      local c = call('HMGET', P .. 'caller:' .. flat[i], 'pid', 'host', 'worker')
+      if c[1] == (details.pid or false) and c[2] == (details.host or false) and (c[3] or '0') == int(parent) then
+        ordinal = tonumber(flat[i])
+      end
+    end
   end
 end
 if ordinal == 0 then
