@@ -24,6 +24,7 @@ from redist.session.states import CANCELLED, PENDING, Condition, FutureState, Wa
 from redist.store import calls
 from redist.store.calls import Value
 from redist.store.keys import decode_key, encode_key
+from redist.submitting import call_site
 
 if TYPE_CHECKING:
     from redist.client import Client
@@ -51,6 +52,7 @@ def prepare(
     payloads = [dumps(value) for value in values]
     chosen = [name or _name_of(payload, unique) for payload, name in zip(payloads, names)]
     session = client.session
+    site = call_site()
     items: list[Item] = []
     fresh: set[str] = set()
     with session.lock:
@@ -63,9 +65,12 @@ def prepare(
             if new and known is not None:
                 session.states.discard(known)
             state = session.states.obtain(name, session.generation)
+            if state.site is None:
+                state.site = site
             if new:
                 fresh.add(name)
-                state.count += 1  # told with the commit
+            if not state.sent and state.status == PENDING:
+                state.count += 1  # told with the commit, which makes the key; a count on its own would come before it
             else:
                 session.ledger.bind(state)
             items.append(Item(state, payload if new else None))

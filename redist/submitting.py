@@ -12,7 +12,7 @@ from redist.errors import ClientClosed, FutureCancelledError, KeyTaken
 from redist.future import Future
 from redist.protocol import INLINE_LIMIT, Function, function_of, key_of_call, pack_arguments, pack_spec
 from redist.session.states import CANCELLED, FutureState
-from redist.store.calls import EligibilityClass, Task
+from redist.store.calls import FRESH, EligibilityClass, Task
 from redist.store.keys import Key, decode_key, encode_key
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class Submitter:
         spec, deps, _stored = self.pack(function, args, kwargs)
         with session.lock:
             client._check_alive()
-            task = self._task(name, function, spec, deps, options)
+            task = self._task(name, function, spec, deps, options, key is None and not pure)
             known = session.states.records.get(name)
             if known is None or known.status == CANCELLED:
                 state = FutureState(name, session.lane.generation, function.hash)
@@ -195,18 +195,25 @@ class Submitter:
         return function, args
 
     def _task(
-        self, name: str, function: Function, spec: bytes, deps: Sequence[str], options: Options | None
+        self,
+        name: str,
+        function: Function,
+        spec: bytes,
+        deps: Sequence[str],
+        options: Options | None,
+        fresh: bool,
     ) -> Task:
         submissions = self._client.session.submissions
         if function.hash not in submissions.functions:
             submissions.add_function(function.hash, function.data)
+        flags = FRESH if fresh else 0
         if options is None:
-            return Task(name, function.hash, spec, deps)
+            return Task(name, function.hash, spec, deps, flags=flags)
         class_ = ""
         if options.eligibility is not None:
             submissions.add_class(options.eligibility)
             class_ = options.eligibility.hash
-        return Task(name, function.hash, spec, deps, 1, options.retries, options.priority, class_)
+        return Task(name, function.hash, spec, deps, 1, options.retries, options.priority, class_, flags)
 
     def pack(
         self, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -219,13 +226,13 @@ class Submitter:
         data = packed.data
         deps: Sequence[str] = ()
         stored: Sequence[Future[Any]] = ()
-        if packed.dependencies or packed.large or packed.hidden:
+        if packed.dependencies or packed.large or packed.hidden or function.contains:
             values = list(packed.dependencies)
             if packed.large:
                 stored = self._client._store(packed.large)
                 values += [future.name for future in stored]
             # The server keeps dependencies as a set: executors give their values in the order of the names.
-            deps = sorted({*values, *packed.hidden})
+            deps = sorted({*values, *packed.hidden, *function.contains})
             data = _renumbered(data, values, deps)
         return pack_spec(function.hash, data), deps, stored
 
@@ -257,14 +264,14 @@ class Submitter:
         of, records = Future._of, session.states.records
         made: list[tuple[str, bytes, Sequence[str], Sequence[Future[Any]]]] = []
 
-        make, fn = tuple.__new__, called.hash
+        make, fn, fresh = tuple.__new__, called.hash, keys is None and not pure
 
         def leave() -> None:
             with session.lock:
                 client._check_alive()
                 generation, bind = session.lane.generation, session.ledger.bind
                 tasks = session.submissions.outbox
-                tail = self._task("", called, b"", (), options)[4:]
+                tail = self._task("", called, b"", (), options, fresh)[4:]
                 for name, spec, deps, _ in made:
                     state = records.get(name)
                     if state is None or state.status == CANCELLED:

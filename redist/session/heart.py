@@ -14,6 +14,8 @@ __all__ = ["Heart"]
 
 #: Heartbeats in a row at which counts differ, before all of them are said anew: once may be a push that is on its way.
 _PATIENCE = 3
+#: Longest time between two, s: what a long lease must not put off are the sweep and the look for missed messages.
+LONGEST = 2.0
 
 
 class Heart:
@@ -24,7 +26,7 @@ class Heart:
     lane, ledger, notifications
         Parts of the session.
     lease : float
-        Seconds that the caller is believed to live without one; they go out five times as often.
+        Seconds that the caller is believed to live without one; they go out five times as often, and every 2 s at least.
     clock : callable
         Returns seconds that only grow.
     on_loss : callable
@@ -82,7 +84,7 @@ class Heart:
     def beat(self, now: float | None = None) -> None:
         """Send one, unless one is on its way, and plan the next."""
         now = self._clock() if now is None else now
-        self.at = now + self.lease / 5
+        self.at = now + min(self.lease / 5, LONGEST)
         if self._beating or not self._lane.open:
             return
         self._beating = True
@@ -118,6 +120,7 @@ class Heart:
         self._on_beat(beat)
         if lost or self._disagreed >= _PATIENCE:
             self._disagreed = 0
+            lane.lost_writes = lane.lost_writes or lost
             self._on_loss()
         elif lane.unanswered and not lane.due:
             lane.resume()  # a call that was interrupted before it left

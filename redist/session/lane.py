@@ -116,8 +116,11 @@ class Lane:
         on_unregistered: Callable[[], object],
         on_generation: Callable[[int], object] = lambda _: None,
         on_moved: Callable[[str], object] = lambda _: None,
+        *,
+        sharded: bool = False,
     ) -> None:
         self.prefix = prefix
+        self._sharded = sharded
         self.outgoing: list[bytes] = []
         self.connected = False
         self.registered = False
@@ -126,6 +129,8 @@ class Lane:
         self.generation = 0
         self.n = 0
         self.unanswered: deque[Entry] = deque()
+        #: Whether the server was seen to have lost writes of ours since the last registration.
+        self.lost_writes = False
         #: How often calls had to be sent again on a connection: who reads state may see it without them.
         self.round = 0
         self._inflight: deque[tuple[Entry, int]] = deque()
@@ -187,7 +192,7 @@ class Lane:
     def _transmit(self, entry: Entry) -> None:
         call = entry.call
         first = self.unanswered[0].n if self.unanswered else self.n + 1
-        header = Header(self.prefix, self.ordinal, self.incarnation, entry.generation, entry.n, first - 1)
+        header = Header(self.prefix, self.ordinal, self.incarnation, entry.generation, entry.n, first - 1, self._sharded)
         if self._with_text and call.script.sha in self._with_text:
             self._with_text.discard(call.script.sha)
             data = calls.pack_eval(call, header)
@@ -334,6 +339,7 @@ class Lane:
             if self.unanswered and int(reply[1]) + 1 >= self.unanswered[0].n:
                 self._resume()
             else:
+                self.lost_writes = True
                 self._on_unregistered()
         elif word == b"UNKNOWN":
             if entry.call.script.name == "close":

@@ -118,7 +118,10 @@ class Session:
         self.states = States()
         self.ledger = Ledger(self.states)
         self.notifications = Notifications(self.states, self.ledger.forfeit, self._ask_states, self._doubt)
-        self.lane = Lane(endpoint.prefix, clock, self._register, self.set_generation, self._moved)
+        sharded = endpoint.subscribe == "SSUBSCRIBE"
+        self.lane = Lane(
+            endpoint.prefix, clock, self._register, self.set_generation, self._moved, sharded=sharded
+        )
         self.submissions = Submissions(self.lane, self.ledger)
         self.heart = Heart(
             self.lane, self.ledger, self.notifications, lease, clock, self._register, self._beat_answered
@@ -141,6 +144,8 @@ class Session:
         self._subscribed: set[str] = set()
         self._wanted: set[str] = set()
         self._was_registered = False
+        #: A registration left, and no answer has come.
+        self._registering = False
         self._patience = 0.0
         self._kept: list[Entry] = []
         self._release_at: float | None = None
@@ -241,12 +246,15 @@ class Session:
             return
         call = calls.register(
             self.kind, self.name, ordinal=lane.ordinal, parent=self.parent, attempt=self.attempt,
-            generation=lane.generation, lease_ms=int(self.lease * 1000), named=self.named, details=self.details,
+            generation=lane.generation, lease_ms=int(self.lease * 1000), named=self.named, lost=lane.lost_writes,
+            again=self._registering, details=self.details,
         )  # fmt: skip
+        self._registering = True
         lane.transmit_registration(call, self._registered, self._register_failed)
 
     def _registered(self, reply: list[Any]) -> None:
         registered = calls.parse_register(reply)
+        self._registering = self.lane.lost_writes = False
         anew, self._was_registered = self._was_registered, True
         self.secret = registered.secret
         self.attempt = max(self.attempt, registered.attempt)

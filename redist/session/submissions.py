@@ -13,7 +13,7 @@ from redist.session.lane import Entry, Lane, OldGeneration
 from redist.session.ledger import Ledger
 from redist.session.states import PENDING, FutureState
 from redist.store import calls
-from redist.store.calls import EligibilityClass, Task
+from redist.store.calls import FRESH, EligibilityClass, Task
 
 __all__ = ["SLICE", "Submissions"]
 
@@ -110,13 +110,14 @@ class Submissions:
 
     def send_again(self, tasks: list[tuple[FutureState, Task]]) -> None:
         """Send tasks at once, whatever is unanswered."""
-        source = deque(tasks)
+        source = deque((state, task._replace(flags=task.flags & ~FRESH)) for state, task in tasks)
         while source:
             self._send_slice(source)
 
     def send_entry_again(self, entry: Entry) -> None:
         """Put a submission that was unanswered on the lane anew."""
         self.unanswered += 1
+        calls.distrust(entry.call)
         self._lane.enqueue(entry.call, entry.on_reply, entry.on_error)
 
     def drop(self) -> None:

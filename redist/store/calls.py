@@ -28,7 +28,7 @@ from redist.store.scripts import Script, load, sharded
 
 __all__ = [
     "Beat", "Call", "EligibilityClass", "HandOut", "Header", "Registered", "Result", "State", "Task", "Turn", "Value",
-    "add_replicas", "cancel", "client_heartbeat", "close", "commit", "continue_", "dependencies", "drop_functions",
+    "add_replicas", "cancel", "client_heartbeat", "close", "commit", "continue_", "dependencies", "distrust", "drop_functions",
     "drop_handoffs", "fire", "get_dataset", "handoff", "ledger", "lost_executor", "noop", "pack", "pack_eval",
     "parse_commit", "parse_dataset", "parse_heartbeat", "parse_place", "parse_push", "parse_register", "parse_states",
     "parse_tasks", "parse_turn", "place", "publish", "register", "registered", "remove_replicas", "restart", "retry",
@@ -125,6 +125,7 @@ def register(
     lease_ms: int = 10_000,
     named: bool = False,
     lost: bool = False,
+    again: bool = False,
     details: Mapping[str, str] | None = None,
 ) -> Call:
     """Register a caller under the header's incarnation; unnumbered, and the header's other fields are ignored.
@@ -147,10 +148,13 @@ def register(
         A client's session that survives it: `name` takes up what the session held.
     lost : bool
         The caller knows that the server lost writes: a ``GAP`` named a number older than the last answer that it read.
+    again : bool
+        An earlier registration of this process was not answered, and may have been carried out.
     details : mapping of str
         Further fields of ``caller:ORD``.
     """
-    body: list[Any] = [kind, name, ordinal, parent, attempt, generation, lease_ms, int(named), int(lost)]
+    known = int(lost) + 2 * int(again)
+    body: list[Any] = [kind, name, ordinal, parent, attempt, generation, lease_ms, int(named), known]
     for field, value in (details or {}).items():
         body += (field, value)
     return Call(load("register"), body, numbered=False, grows=True)
@@ -220,6 +224,9 @@ class EligibilityClass(NamedTuple):
     strict: bool = True
 
 
+_TRUST = 3  # index in the body of `submit`: whether fresh names still are
+
+
 def submit(
     tasks: Sequence[Task],
     functions: Sequence[tuple[str, bytes]] = (),
@@ -248,13 +255,18 @@ def submit(
         add(len(deps))
         if deps:
             items += deps
-    body: list[Any] = [len(tasks), len(index), len(classes)]
+    body: list[Any] = [len(tasks), len(index), len(classes), 1]
     for fn in index:
         body += (fn, brought.get(fn, b""))
     for c in classes:
         body += (c.hash, c.workers, c.resources, int(c.strict))
     body += items
     return Call(load("submit"), body, grows=True)
+
+
+def distrust(call: Call) -> None:
+    """Have a `submit` look up names that were fresh when it was made, before it is sent under another number."""
+    call.body[_TRUST] = 0
 
 
 def ledger(pairs: Iterable[tuple[str, int]]) -> Call:
@@ -277,7 +289,7 @@ def cancel(names: Sequence[str], *, force: bool = False, reason: str = "cancelle
 
 def retry(names: Sequence[str]) -> Call:
     """Run erred tasks again, and the erred tasks that they depend on."""
-    return Call(load("retry"), list(names))
+    return Call(load("retry"), list(names), grows=True)
 
 
 class Result(NamedTuple):
@@ -404,7 +416,7 @@ def place(count: int, nbytes: int, workers: Sequence[str] = (), local: str = "")
 
     `workers` are names, addresses, hosts or ordinals as text. A ``NO workers`` refusal if none fits.
     """
-    return Call(load("place"), [count, nbytes, local, *workers])
+    return Call(load("place"), [count, nbytes, local, *workers], grows=True)
 
 
 def parse_place(reply: Sequence[Any]) -> list[tuple[int, int]]:
@@ -455,7 +467,7 @@ def unpublish(name: str) -> Call:
 
 def get_dataset(name: str, token: str) -> Call:
     """Read a dataset; a hand-off `token` (no spaces) keeps that version until `drop_handoffs`. ``NO unknown``."""
-    return Call(load("get_dataset"), [name, token])
+    return Call(load("get_dataset"), [name, token], grows=True)
 
 
 def parse_dataset(reply: Sequence[Any]) -> tuple[str, bytes]:

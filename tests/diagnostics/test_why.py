@@ -144,7 +144,6 @@ def test_living_clients_say_where_their_futures_were_made(cluster: LocalCluster)
         assert ada.why(mine) == answer
 
 
-@pytest.mark.xfail(reason="only submit and map note the line", strict=False)
 def test_scattered_and_unpickled_futures_have_lines_too(cluster: LocalCluster) -> None:
     with Client(cluster.endpoint, name="ada") as ada:
         here, scattered = line(), ada.scatter({"data": 1})["data"]

@@ -5,15 +5,15 @@
 -- Make tasks known, count the caller's references, and hand out or queue what is ready.
 -- A name that is known already only gains the reference; one taken by another function is refused (pushed as erred).
 -- KEYS[1] META
--- ARGV[1] header, tasks, functions, classes; then per function: hash, pickle or '' when sent before; per class: hash, workers,
+-- ARGV[1] header, tasks, functions, classes, 1 if fresh names still are; then per function: hash, pickle or '' when sent before; per class: hash, workers,
 --   resources, strict; per task: name, index of its function, spec, options ('', `+` for a fresh name, or `FLAGS COUNT RETRIES PRIORITY CLASS`),
 --   dependencies, and their names
 -- Reply OK more
 if repeated then
   return { 'REPEAT', 0 }
 end
-local tasks, functions, classes_given = a[BODY], a[BODY + 1], a[BODY + 2]
-local i = BODY + 3
+local tasks, functions, classes_given, trust = a[BODY], a[BODY + 1], a[BODY + 2], a[BODY + 3] == 1
+local i = BODY + 4
 local hashes = {}
 for f = 1, functions do
   local hash, data = a[i], a[i + 1]
@@ -219,8 +219,8 @@ for _ = 1, tasks do
     end
     i = i + n
   end
-  local fresh = options == '+'
-  if fresh then
+  local fresh = trust and options == '+'
+  if options == '+' then
     options = ''
   end
   if not brief or deps or options ~= '' or cache[name] ~= nil or not admit_brief(name, fn, spec, fresh) then
