@@ -480,7 +480,8 @@ class ThreadDriver(BlockingRunner):
                 poll = self._poll_wake
             else:
                 poll = self._poll_idle
-            self._planned = session.clock() + max(span, 0.0)
+            # Not later than the deadline by the moment that passed since, or the next look would wake us again.
+            self._planned = min(session.deadline, session.clock() + max(span, 0.0))
         if span > 0:
             events = poll.poll(None if span == float("inf") else span * 1000)
             if any(fd == self._wakeup.reading for fd, _ in events):
