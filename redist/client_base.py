@@ -22,7 +22,7 @@ from redist.session.thread_driver import ThreadDriver
 from redist.store import calls
 from redist.store.connect import Endpoint, endpoint
 from redist.store.keys import Key, decode_key
-from redist.submitting import Submitter
+from redist.submitting import Submitter, call_site
 from redist.timeouts import seconds
 
 if TYPE_CHECKING:
@@ -368,7 +368,10 @@ class ClientBase:
         self._check_alive()
         with self.session.lock:
             self._driver.check_alive()
+            self.session.ledger.drain()  # what was released before is not ours any more
             state = self.session.ledger.up(name)
+            if state.count == 1:
+                state.site = call_site()
         self._wake_releases()
         return state
 

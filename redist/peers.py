@@ -106,7 +106,7 @@ class Peers:
     def host_id(self) -> str:
         """Return the id of the host's memory as its workers know it, empty if none is here."""
         if not self._host_id:
-            self._host_id = next((peer.fields.get("hostid", "") for peer in self.workers() if peer.here), "")
+            self._host_id = next((peer.fields.get("memory", "") for peer in self.workers() if peer.here), "")
         return self._host_id
 
     def forget(self) -> None:

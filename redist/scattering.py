@@ -253,7 +253,7 @@ def _broadcast(
     peers = yield Run(client._peers.workers)
     if workers:
         peers = [peer for peer in peers if {peer.name, peer.address, str(peer.ordinal)} & set(workers)]
-    by_host = {peer.fields.get("hostid", ""): peer for peer in peers}
+    by_host = {peer.fields.get("memory", ""): peer for peer in peers}
     everyone = {peer.ordinal: peer for peer in peers}
     wanted: list[tuple[FutureState, int]] = []
     for state in states:
@@ -263,7 +263,7 @@ def _broadcast(
             if source is None:
                 continue
             for host, peer in by_host.items():
-                if host != source.fields.get("hostid", ""):
+                if host != source.fields.get("memory", ""):
                     message = msgpack.packb(["fetch", state.name, int(attempt), source.address])
                     yield Ask(calls.send([peer.ordinal], message))
                     wanted.append((state, peer.ordinal))

@@ -16,7 +16,7 @@ def client(world: World) -> Caller:
 
 @pytest.fixture
 def worker(world: World) -> Caller:
-    return world.worker("w", address="tcp://h:1", host="h", hostid="here")
+    return world.worker("w", address="tcp://h:1", host="h", memory="here")
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_scatter_and_release(world: World, client: Caller, worker: Caller) -> No
 
 
 def test_values_are_placed_in_turn_and_on_the_host(world: World, client: Caller, worker: Caller) -> None:
-    other = world.worker("v", hostid="there")
+    other = world.worker("v", memory="there")
     placed = [w for _, w in C.parse_place(client.ok(C.place(4, 100)))]
     assert sorted(placed) == sorted([worker.ordinal, other.ordinal] * 2)
     local = [w for _, w in C.parse_place(client.ok(C.place(3, 100, local="here")))]
@@ -251,6 +251,21 @@ def test_a_copy_that_cannot_be_read_and_is_all_there_was(world: World, client: C
     x.turn([C.Result("b", b.attempt, "missing", 0, "", f"a\n{b.deps[0][1]}".encode())])
     client.listen_up()
     assert {n: client.told[n].type for n in "ab"} == dict.fromkeys("ab", "DataLost")
+
+
+def test_a_lost_container_is_revived_from_what_only_it_pinned(world: World, client: Caller, worker: Caller, x: Caller) -> None:
+    other = world.worker("v")
+    scatter(client, other, "a")
+    submit(client, task("b", "a"), task("c", "b"))
+    finish(x, "b", b"")
+    finish(x, "c", b"", contains=["a"])
+    client.ok(C.ledger([("a", 0), ("b", 0)]))
+    assert [world.state(n) for n in "abc"] == ["memory", "released", "memory"]
+    worker.ok(C.remove_replicas([("c", int(world.record("c")["attempt"]))]))
+    assert [world.state(n) for n in "abc"] == ["memory", "processing", "waiting"]
+    finish(x, "b", b"")
+    finish(x, "c", b"")
+    assert world.state("a") == "released"
 
 
 @pytest.mark.parametrize("name", ["a b c", "../x", "ключ", "('t', 1)", "x" * 3000, "a:b 7.8", "%d\\n"])

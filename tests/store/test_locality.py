@@ -14,8 +14,8 @@ HEAVY = 200_000_000
 @pytest.fixture
 def two(world: World) -> tuple[Caller, Caller]:
     """An executor on each of two hosts; the first has made the value `data` of 200 MB."""
-    here = world.executor(world.worker("here", hostid="h1"))
-    away = world.executor(world.worker("away", hostid="h2"))
+    here = world.executor(world.worker("here", memory="h1"))
+    away = world.executor(world.worker("away", memory="h2"))
     return here, away
 
 

@@ -22,7 +22,7 @@ for i = 1, #flat, 2 do
   local w = S.caller(flat[i])
   if w and w.inc ~= '' and w.status ~= 'closing' and (any or S.is_named(list, flat[i], w)) then
     all[#all + 1] = tonumber(flat[i])
-    if host ~= '' and w.hostid == host then
+    if host ~= '' and w.memory == host then
       here[#here + 1] = tonumber(flat[i])
     end
   end

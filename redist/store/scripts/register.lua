@@ -121,7 +121,7 @@ if kind == 'worker' then
     call('HSETNX', me, 'free:' .. resource, amount) -- what executors of before have taken they give back
   end
   call('HSET', me, 'status', 'running')
-  call('HSET', P .. 'hosts', ord, call('HGET', me, 'hostid') or '')
+  call('HSET', P .. 'hosts', ord, call('HGET', me, 'memory') or '')
 end
 S.publish('all', { 'w', ord })
 local meta = call('HMGET', META, 'generation', 'attempt', 'secret')
