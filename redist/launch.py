@@ -19,6 +19,8 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from redist.store.guard import pidfd, wait_for_end
+
 __all__ = ["Launcher", "WorkerProcess", "WorkerSettings", "cores", "import_path"]
 
 #: A worker that dies is started again at once, then after pauses that double, in seconds.
@@ -204,7 +206,7 @@ class Launcher:
         worker.pid = process.pid
         worker._started = time.monotonic()
         worker._due = None
-        worker._pidfd = _pidfd(process.pid)
+        worker._pidfd = pidfd(process.pid)
         self._report(worker, "started" if worker.status is None else "started again")
 
     def remove(self, names: Iterable[str], timeout: float = 10.0) -> None:
@@ -241,6 +243,7 @@ class Launcher:
             process.terminate()
         deadline = time.monotonic() + timeout
         for process in processes:
+            wait_for_end(process.pid, deadline - time.monotonic())
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
@@ -392,11 +395,3 @@ def cores() -> int:
     except (OSError, ValueError):  # no cgroup, or no limit
         pass
     return count
-
-
-def _pidfd(pid: int) -> int:
-    """Return a descriptor that becomes readable when the process ends, -1 where there is no such thing."""
-    try:
-        return os.pidfd_open(pid)
-    except (AttributeError, OSError):
-        return -1

@@ -9,15 +9,17 @@ do: it comes when the *thread* that started the program ends.)
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
 import subprocess
+import time
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["Guard"]
+__all__ = ["Guard", "pidfd", "wait_for_end"]
 
 _STOP_TIMEOUT = 15.0
 
@@ -127,6 +129,10 @@ class Guard:
 
     def wait(self, timeout: float | None = None) -> int | None:
         """Wait for the program to end by itself; return its status, None on time-out."""
+        if timeout is not None and self._process.returncode is None:
+            deadline = time.monotonic() + timeout
+            wait_for_end(self._process.pid, timeout)
+            timeout = max(0.0, deadline - time.monotonic())
         try:
             return self._process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -172,3 +178,21 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def pidfd(pid: int) -> int:
+    """Return a descriptor that becomes readable when the process ends, -1 where there is no such thing."""
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return -1
+
+
+def wait_for_end(pid: int, timeout: float) -> None:
+    """Wait for the end of a child that nobody reaps meanwhile; `subprocess` with a timeout looks only now and then."""
+    fd = pidfd(pid)
+    if fd >= 0:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        poll.poll(max(0.0, timeout) * 1000)
+        os.close(fd)

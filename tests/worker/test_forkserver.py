@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from redist_worker.forkserver import ForkServer, _pair, _run_and_exit, serve
+from redist_worker.ending import run_and_exit
+from redist_worker.forkserver import ForkServer, _pair, serve
 from redist_worker.parent import die_with_parent
 
 
@@ -38,7 +39,7 @@ class Server(ForkServer):
         self.pid = os.fork()
         if self.pid == 0:
             ours.close()
-            _run_and_exit(lambda: (die_with_parent(parent), serve(theirs, job))[0] or 0)
+            run_and_exit(lambda: (die_with_parent(parent), serve(theirs, job))[0] or 0)
         theirs.close()
         self._socket = ours
 

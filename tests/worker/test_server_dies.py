@@ -2,6 +2,8 @@
 
 import os
 import signal
+import socket
+import time
 
 import pytest
 
@@ -66,6 +68,42 @@ def test_a_worker_that_waits_for_its_server_can_be_stopped(tmp_path):
     until(lambda: catches(worker.pid, signal.SIGTERM))
     worker.process.send_signal(signal.SIGTERM)
     assert worker.process.wait(10) == 0, worker.text()
+    worker.log.close()
+
+
+def test_a_worker_whose_server_does_not_answer_can_be_stopped(tmp_path):
+    with socket.socket() as listener:  # takes connections and says nothing
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        address = f"redis://127.0.0.1:{listener.getsockname()[1]}"
+        worker = WorkerProcess(make_endpoint(address), str(tmp_path))
+        until(lambda: catches(worker.pid, signal.SIGTERM))
+        connection, _ = listener.accept()
+        begun = time.monotonic()
+        assert worker.stop() == 0, worker.text()
+        assert time.monotonic() - begun < 0.9
+        connection.close()
+    worker.log.close()
+
+
+def test_a_worker_whose_server_hangs_can_be_stopped(tmp_path):
+    server = EmbeddedServer(tmp_path / "server", persistent=False)
+    server.start()
+    endpoint = make_endpoint(server.url)
+    worker = WorkerProcess(endpoint, str(tmp_path), "--grace", "0")
+    client = Client(endpoint)
+    until(lambda: client.ordinals("executors"))
+    assert client.result(client.submit(lambda: 1)) == 1
+    client.close()
+    pids = worker.descendants()
+    os.kill(server.pid, signal.SIGSTOP)
+    begun = time.monotonic()
+    assert worker.stop() == 0, worker.text()
+    took = time.monotonic() - begun
+    os.kill(server.pid, signal.SIGCONT)
+    server.stop()
+    assert took < 4.0
+    until(lambda: not any(map(alive, pids)))
     worker.log.close()
 
 

@@ -1,6 +1,7 @@
 """``python -m redist_worker ADDRESS``: run a worker in the foreground."""
 
+from redist_worker.ending import run_and_exit
 from redist_worker.main import main
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_and_exit(main)

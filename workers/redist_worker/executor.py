@@ -48,6 +48,7 @@ UNREGISTERED = 75
 """Exit code of an executor that the server does not take (any more); its worker starts another one."""
 
 _OUTPUT_DELAY = 0.05
+_GOODBYE = 1.0  # s that the server has to answer the last call
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +207,7 @@ class Executor:
         with contextlib.suppress(RedistError):
             self.output.flush()
         self.local.close()
-        self.driver.close(timeout=2.0)
+        self.driver.close(timeout=_GOODBYE)
         self.marks.ordinal = 0
         sys.stdout.flush()
         sys.stderr.flush()

@@ -28,8 +28,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
+from redist_worker.ending import run_and_exit
 from redist_worker.parent import die_with_parent
 
 __all__ = ["ForkServer", "Job", "serve"]
@@ -72,7 +73,7 @@ class ForkServer:
         pid = os.fork()
         if pid == 0:
             ours.close()
-            _run_and_exit(lambda: _as_server(theirs, parent))
+            run_and_exit(lambda: _as_server(theirs, parent))
         theirs.close()
         self.pid = pid
         self._socket = ours
@@ -217,7 +218,7 @@ def serve(sock: socket.socket, job: Job) -> None:
                 selector.close()
                 for fd in (sock.detach(), wake, waker):
                     os.close(fd)
-                _run_and_exit(partial(_as_child, job, options, fds, parent))
+                run_and_exit(partial(_as_child, job, options, fds, parent))
             children[pid] = number
             _tell(sock, ["started", number, pid])
 
@@ -279,23 +280,5 @@ def _as_child(job: Job, options: bytes, fds: list[int], parent: int) -> int:
     return job(options, fds)
 
 
-def _run_and_exit(body: Callable[[], int]) -> NoReturn:
-    """Run the body of a forked process, which must never return into its parent's stack."""
-    code = 1
-    try:
-        code = body()
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else 1
-    except KeyboardInterrupt:
-        code = 130
-    except BaseException:
-        logging.getLogger("redist.worker").exception("process %d failed", os.getpid())
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):
-                stream.flush()
-        os._exit(code)
-
-
 if __name__ == "__main__":
-    _run_and_exit(lambda: _as_server(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])))
+    run_and_exit(lambda: _as_server(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])))

@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import signal
-import threading
 from typing import TYPE_CHECKING
 
 import hiredis
@@ -18,6 +17,7 @@ from redist.memory.broker import Broker
 from redist.memory.data_client import DataClient
 from redist.memory.data_server import DataServer, ip_towards
 from redist.memory.fetcher import Fetcher
+from redist.memory.host import memory_id
 from redist.memory.locks import small_shm_warning
 from redist.session.asyncio_driver import AsyncioDriver
 from redist.session.session import Session
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["Worker"]
 
 logger = logging.getLogger("redist.worker")
+
+_GOODBYE = 1.0  # s that the server has to answer the last call
 
 
 class Worker:
@@ -128,6 +130,7 @@ class Worker:
             "address": self.address,
             "segments": home.directory.path,
             "hostid": home.directory.hostid,
+            "memory": memory_id(home.directory.path),
             "socket": socket_path,
             "host": options.hostname,
             "pid": str(os.getpid()),
@@ -150,7 +153,7 @@ class Worker:
         )
         self.driver = AsyncioDriver(session, self.endpoint, check=False)
         await self.driver.start(timeout=options.connect_timeout)
-        self._parts.push_async_callback(self.driver.close)
+        self._parts.push_async_callback(self.driver.close, _GOODBYE)
         home.remember(self.name, session.ordinal)
         self.executors.generation = session.generation
         self._ordinal = session.ordinal
@@ -306,13 +309,11 @@ class Worker:
 
 
 def serve(options: WorkerOptions, server: ForkServer) -> int:
-    """Run a worker to its end, in the main thread."""
-
-    async def run() -> int:
-        return await Worker(options, server).run()
-
+    """Run a worker to its end, in the main thread of a process that ends with it."""
+    # not asyncio.run, which at the end waits for threads that may wait for a dead server
+    loop = asyncio.new_event_loop()
     try:
-        return asyncio.run(run())
+        return loop.run_until_complete(Worker(options, server).run())
     except ConnectionLost as error:
         logger.error("%s", error)
         return 69
@@ -321,5 +322,3 @@ def serve(options: WorkerOptions, server: ForkServer) -> int:
         return 78
     finally:
         server.close()
-        if threading.active_count() > 1:
-            logging.shutdown()
