@@ -301,6 +301,9 @@ class ThreadDriver(BlockingRunner):
             if links.rest:
                 self._poll_wake.register(fd, select.POLLIN | select.POLLOUT)
         self._kick()
+        if self._reader is not None:
+            # It may be about to poll descriptors that are closed, and already somebody else's.
+            self._nudge.write()
 
     # --- waiting ----------------------------------------------------------------------------------------------------
 
