@@ -13,13 +13,14 @@ from redist.errors import DeserializationError, RedistError, SerializationError
 from redist.protocol.futures import Collector, name_of
 from redist.protocol.names import function_label, type_name
 from redist.protocol.pickling import pickle_object
-from redist.protocol.signing import open_signed, sign_blob
+from redist.protocol.signing import on_change, open_signed, sign_blob
 
 __all__ = ["Function", "function_of", "load_function", "may_hold_futures"]
 
 # Only what cannot change under our hands is known by identity; a callable object may have new attributes next time.
 _IMMUTABLE = (types.FunctionType, types.BuiltinFunctionType, type)
 _cache: dict[int, tuple[weakref.ref[Any], Function]] = {}
+on_change.append(_cache.clear)
 
 
 class Function:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from redist.errors import UnsignedPayload
 
@@ -22,6 +22,10 @@ SIGNATURE_BYTES = 32
 _MARK = b"\x01R"
 _HEAD = len(_MARK) + SIGNATURE_BYTES
 _secret: bytes | None = (os.environ.get("REDIST_SECRET") or "").encode() or None
+
+
+#: Called when the secret changes: what was signed before must not be kept.
+on_change: list[Callable[[], object]] = []
 
 
 def use_secret(secret: str | bytes | None) -> None:
@@ -34,6 +38,8 @@ def use_secret(secret: str | bytes | None) -> None:
     """
     global _secret
     _secret = (secret.encode() if isinstance(secret, str) else secret) or None
+    for forget in on_change:
+        forget()
 
 
 def is_signed() -> bool:

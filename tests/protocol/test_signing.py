@@ -50,6 +50,16 @@ def test_round_trips(secret):
     check_stream(written(dumps({"a": np.arange(20_000)})))
 
 
+def test_a_function_that_was_known_before_is_signed_anew():
+    use_secret(None)
+    assert load_function(function_of(abs).data)(-1) == 1
+    use_secret("secret")
+    try:
+        assert load_function(function_of(abs).data)(-1) == 1
+    finally:
+        use_secret(None)
+
+
 def test_the_inline_limit_counts_the_signature(secret):
     for size in range(4000, 4100):
         payload = dumps(b"x" * size)
