@@ -225,10 +225,12 @@ class Client(ClientBase):
                 state = self.session.states.get(name)
                 if state is not None:
                     state.again()
-        yield AskAll([calls.retry(names[i : i + _SLICE]) for i in range(0, len(names), _SLICE)])
-        with self.session.lock:
-            # A push that was on its way may have said the old error again.
-            self.session.ask(names)
+        try:
+            yield AskAll([calls.retry(names[i : i + _SLICE]) for i in range(0, len(names), _SLICE)])
+        finally:
+            with self.session.lock:
+                # A push that was on its way may have said the old error again; and a full server may have refused.
+                self.session.ask(names)
 
     # --- data -------------------------------------------------------------------------------------------------------
 
