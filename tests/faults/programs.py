@@ -1,0 +1,133 @@
+"""What the processes of the tests do: tasks, and clients that are killed."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any
+
+
+def leaf(i: int, counts: str, pause: float = 0.0) -> int:
+    """Note that it ran, and return its number."""
+    if pause:
+        time.sleep(pause)
+    note(counts, f"leaf {i}")
+    return i
+
+
+def add(a: int, b: int, counts: str) -> int:
+    note(counts, f"add {a} {b}")
+    return a + b
+
+
+def large(i: int) -> bytes:
+    """A value in a segment."""
+    return bytes([i % 256]) * 50_000
+
+
+def total(values: Any) -> int:
+    return sum(values) if not isinstance(values[0], bytes) else sum(map(len, values))
+
+
+def note(path: str, text: str) -> None:
+    """Append a line, whole."""
+    if path:
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        os.write(fd, text.encode() + b"\n")
+        os.close(fd)
+
+
+def graph(client: Any, width: int, counts: str = "", pause: float = 0.0) -> Any:
+    """A tree of 2 * `width` - 1 tasks; its value is the sum of all numbers below `width`."""
+    level = client.map(leaf, range(width), counts=counts, pause=pause, pure=False)
+    while len(level) > 1:
+        pairs = list(zip(level[::2], level[1::2], strict=False))
+        rest = [level[-1]] if len(level) % 2 else []
+        level = [client.submit(add, a, b, counts, pure=False) for a, b in pairs] + rest
+    return level[0]
+
+
+def holder(address: str, lease: str) -> None:
+    """A client that holds much, says so, and waits to be killed."""
+    from redist import Client
+
+    client = Client(address, name="victim", heartbeat_interval=float(lease) / 5)
+    held = client.map(leaf, range(100), counts="", pure=False)
+    held += client.map(large, range(5), pure=False)
+    held += client.scatter([b"inline", b"s" * 100_000], hash=False)
+    client.gather(held)
+    held += client.map(leaf, range(1000, 1300), counts="", pause=0.01, pure=False)
+    print("ready", client.session.ordinal, flush=True)
+    time.sleep(1000)
+
+
+def leaver(address: str) -> None:
+    """A client whose interpreter ends with living Futures and running tasks."""
+    from redist import Client
+
+    client = Client(address, name="leaver")
+    keep = client.map(leaf, range(50), counts="", pure=False)
+    client.gather(keep[:10])
+    print("ready", client.session.ordinal, flush=True)
+    sys.modules["kept"] = keep  # type: ignore[assignment]  # alive until the very end
+
+
+def interrupted(address: str) -> None:
+    """A client that gets Ctrl-C in a wait, goes on, and says what it has."""
+    from redist import Client
+
+    with Client(address, name="interrupted") as client:
+        future = client.submit(leaf, 7, "", 2.0, pure=False)
+        print("ready", client.session.ordinal, flush=True)
+        try:
+            future.result()
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+        print(future.result(), client.submit(leaf, 8, "", pure=False).result(), flush=True)
+
+
+def storm(address: str, seed: str) -> None:
+    """A client that gets Ctrl-C at random moments; nothing of it may be out of joint afterwards."""
+    import random
+    import signal
+
+    from redist import Client
+
+    rng = random.Random(seed)
+    armed = [False]
+
+    def strike(*_: object) -> None:
+        if armed[0]:
+            armed[0] = False
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGALRM, strike)
+    strikes = 0
+    with Client(address, name="storm") as client:
+        print("ready", client.session.ordinal, flush=True)
+        client.submit(leaf, 0, "").result()
+        until = time.monotonic() + 4.0
+        i = 0
+        while time.monotonic() < until:
+            try:
+                armed[0] = True
+                signal.setitimer(signal.ITIMER_REAL, rng.random() * 0.004)
+                while True:
+                    i += 1
+                    futures = [client.submit(leaf, i + k, "", pure=False) for k in range(rng.randrange(1, 8))]
+                    assert client.gather(futures) == list(range(i, i + len(futures)))
+            except KeyboardInterrupt:
+                strikes += 1
+            finally:
+                armed[0] = False
+        futures = client.map(leaf, range(200), counts="", pure=False)
+        assert client.gather(futures) == list(range(200))
+        print("struck", strikes, flush=True)
+        del futures
+        time.sleep(0.5)
+        print("left", len(client.futures), flush=True)
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](*sys.argv[2:])

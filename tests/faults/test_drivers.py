@@ -1,0 +1,61 @@
+"""Races of the thread driver, each made to happen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from redist.session.session import Session
+from redist.session.states import Condition
+from redist.session.thread_driver import ThreadDriver
+from redist.store import calls
+from redist.store.connect import Endpoint
+from servers import Server, wait_until
+
+
+@pytest.fixture
+def endpoint(valkey: Server, namespace: str) -> Endpoint:
+    return valkey.endpoint(namespace)
+
+
+@pytest.fixture
+def driver(endpoint: Endpoint) -> Iterator[ThreadDriver]:
+    driver = ThreadDriver(Session(endpoint, "client", "c"), endpoint)
+    driver.start()
+    yield driver
+    driver.close()
+
+
+def test_idle_driver_sleeps(driver: ThreadDriver) -> None:
+    driver.call(calls.continue_(), 5)
+    time.sleep(0.1)
+    before = time.thread_time(), time.process_time()
+    time.sleep(1.0)
+    others = (time.process_time() - before[1]) - (time.thread_time() - before[0])
+    assert others < 0.2
+
+
+def test_reader_whose_descriptor_became_somebody_elses(driver: ThreadDriver) -> None:
+    """The connection is replaced between the moment that a reader picks what to poll and the poll."""
+    import threading
+
+    replies: list[object] = []
+    waiter = Condition(lambda: replies)
+    outcomes: list[bool] = []
+    thread = threading.Thread(target=lambda: outcomes.append(driver.wait(waiter, 10, replies=True)))
+    thread.start()
+    wait_until(lambda: driver._reader is waiter)
+    time.sleep(0.05)  # it polls
+    with driver.lock:
+        old = driver.links.command
+        assert old is not None
+        # Not closed for real: the number stays in use, as if another thread had opened a file.
+        old.closed = True
+        driver.links.lost_command()
+    wait_until(lambda: driver.links.up)
+    driver.post(calls.continue_(), replies.append)
+    thread.join(15)
+    assert outcomes == [True]
+    old._sock.close()

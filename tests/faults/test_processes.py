@@ -1,0 +1,472 @@
+"""Processes that are killed, stopped, forked and interrupted in the middle of a running graph."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from faults import programs
+from redist import Client
+from redist.diagnostics.doctor import examine
+from redist.errors import CancelledError, ClientClosed, DataLost, ForkedClientError
+from redist.store.connect import Endpoint
+from redist.store.connect import endpoint as make_endpoint
+from redist.store.server import EmbeddedServer
+from servers import Server, alive, fresh_namespace, wait_until
+from worker.harness import WorkerProcess
+
+pytestmark = pytest.mark.timeout(90)
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 40.0
+
+
+class Rig:
+    """A namespace, workers with short leases, and clients; and the check that nothing is left of them."""
+
+    def __init__(self, endpoint: Endpoint, folder: Path) -> None:
+        self.endpoint = endpoint
+        self.folder = folder
+        self.workers: list[WorkerProcess] = []
+        self.clients: list[Client] = []
+        self.programs: list[subprocess.Popen[str]] = []
+        self.pids: set[int] = set()
+        self.counts = str(folder / "counts")
+
+    def worker(self, name: str, *, executors: int = 1, threads: int = 1) -> WorkerProcess:
+        args = ["--lease", "1", "--executors", str(executors), "--threads", str(threads), "--grace", "0"]
+        worker = WorkerProcess(self.endpoint, str(self.folder), *args, name=name)
+        self.workers.append(worker)
+        self.pids.add(worker.pid)
+        return worker
+
+    def client(self, **options: Any) -> Client:
+        options = {"heartbeat_interval": 0.2, "timeout": PATIENCE, **options}
+        client = Client(self.endpoint, **options)
+        self.clients.append(client)
+        return client
+
+    def ready(self, count: int, timeout: float = PATIENCE) -> None:
+        """Wait until so many executors are registered."""
+        wait_until(lambda: len(self.hash("executors")) >= count, timeout, f"{count} executors")
+        for worker in self.workers:
+            self.pids.update(worker.descendants())
+
+    def program(self, name: str, *args: str) -> subprocess.Popen[str]:
+        env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'workers'}:{ROOT / 'tests'}"}
+        address = f"{self.endpoint.url}?namespace={self.endpoint.namespace}"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "faults.programs", name, address, *args],
+            env=env, stdout=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+        self.programs.append(process)
+        self.pids.add(process.pid)
+        return process
+
+    def command(self, *args: str) -> Any:
+        wire = self.endpoint.open(PATIENCE, retry=True)
+        try:
+            return wire.call(*args)
+        finally:
+            wire.close()
+
+    def hash(self, key: str) -> dict[str, str]:
+        flat = self.command("HGETALL", self.endpoint.prefix + key)
+        return {k.decode(): v.decode(errors="replace") for k, v in zip(flat[::2], flat[1::2])}
+
+    def names(self) -> list[str]:
+        prefix = f"{self.endpoint.prefix}key:"
+        return sorted(k.decode()[len(prefix) :] for k in self.command("KEYS", f"{prefix}*"))
+
+    def executor_pids(self) -> list[int]:
+        pids = []
+        for ordinal in self.hash("executors"):
+            with contextlib.suppress(KeyError):
+                pids.append(int(self.hash(f"caller:{ordinal}")["pid"]))
+        return [pid for pid in pids if alive(pid)]
+
+    def healthy(self) -> None:
+        """The invariants hold, as soon as what is on its way has arrived."""
+        report = examine(self.endpoint)
+        assert not report.violations, "\n".join(map(str, report.violations))
+
+    def finish(self) -> None:
+        """All leave; nothing is left."""
+        self.healthy()
+        for client in self.clients:
+            client.close()
+        wait_until(lambda: not self.names(), PATIENCE, "every key is gone")
+        self.healthy()
+        for worker in self.workers:
+            self.pids.update(worker.descendants())
+            code = worker.stop()
+            assert code in (0, -9), worker.text()
+        wait_until(lambda: not any(map(alive, self.pids)), PATIENCE, "every process is gone")
+        segments = self.folder / "segments"
+        killed = any(worker.process.returncode == -9 for worker in self.workers)
+        if segments.exists() and not killed:
+            assert os.listdir(segments) == []
+
+    def clear(self) -> None:
+        for process in self.programs:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+        for client in self.clients:
+            client.close(timeout=1.0)
+        for worker in self.workers:
+            if worker.process.poll() is None:
+                worker.kill()
+            worker.log.close()
+
+
+@pytest.fixture
+def rig(valkey: Server, namespace: str, tmp_path: Path) -> Iterator[Rig]:
+    rig = Rig(valkey.endpoint(namespace), tmp_path)
+    yield rig
+    rig.clear()
+    valkey.forget(namespace)
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[Callable[..., tuple[Rig, EmbeddedServer]]]:
+    started: list[tuple[Rig, EmbeddedServer]] = []
+
+    def make(persistent: bool) -> tuple[Rig, EmbeddedServer]:
+        server = EmbeddedServer(tmp_path / "server" if persistent else None, persistent=persistent)
+        server.start()
+        rig = Rig(make_endpoint(server.url, fresh_namespace()), tmp_path)
+        started.append((rig, server))
+        return rig, server
+
+    yield make
+    for rig, server in started:
+        rig.clear()
+        server.stop()
+
+
+@pytest.fixture
+def seed() -> int:
+    seed = random.SystemRandom().randrange(10**6)
+    print("seed", seed)
+    return seed
+
+
+def line(process: subprocess.Popen[str], timeout: float = PATIENCE) -> list[str]:
+    """Return the words of the program's next line."""
+    assert process.stdout is not None
+    assert select.select([process.stdout], [], [], timeout)[0], "the program says nothing"
+    return process.stdout.readline().split()
+
+
+def crash(server: EmbeddedServer) -> None:
+    """Kill the server, and start it again at its address."""
+    os.kill(server.pid, signal.SIGKILL)
+    server.stop()
+    server.start()
+
+
+def progress(rig: Rig, count: int) -> None:
+    """Wait until so many tasks ran."""
+
+    def ran() -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return Path(rig.counts).read_text().count("\n") >= count
+        return False
+
+    wait_until(ran, PATIENCE, f"{count} tasks ran")
+
+
+# --- kill -9 --------------------------------------------------------------------------------------------------------
+
+
+def test_client_is_killed(rig: Rig) -> None:
+    rig.worker("w1")
+    rig.worker("w2")
+    rig.ready(2)
+    client = rig.client()
+    victim = rig.program("holder", "1.0")
+    word, ordinal = line(victim)
+    assert word == "ready"
+    result = programs.graph(client, 150, rig.counts, 0.002)
+    progress(rig, 20)
+    victim.kill()
+    assert result.result(PATIENCE) == sum(range(150))
+    wait_until(lambda: ordinal not in rig.hash("clients"), PATIENCE, "the client is gone")
+    wait_until(lambda: rig.names() == [result.key], PATIENCE, "its keys are gone")
+    rig.finish()
+
+
+def test_executors_are_killed(rig: Rig, seed: int) -> None:
+    rng = random.Random(seed)
+    rig.worker("w1")
+    rig.worker("w2")
+    rig.ready(2)
+    client = rig.client()
+    result = programs.graph(client, 200, rig.counts, 0.005)
+    for count in sorted(rng.sample(range(10, 180), 3)):
+        progress(rig, count)
+        pids = rig.executor_pids()
+        if pids:
+            os.kill(rng.choice(pids), signal.SIGKILL)
+    assert result.result(PATIENCE) == sum(range(200))
+    del result
+    rig.finish()
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_worker_is_killed(rig: Rig, again: bool) -> None:
+    rig.worker("w1")
+    victim = rig.worker("w2")
+    rig.ready(2)
+    client = rig.client()
+    big = client.map(programs.large, range(30), pure=False)
+    result = programs.graph(client, 150, rig.counts, 0.005)
+    whole = client.submit(programs.total, big, pure=False)
+    progress(rig, 20)
+    victim.kill()
+    if again:
+        rig.worker("w2")
+    assert result.result(PATIENCE) == sum(range(150))
+    assert whole.result(PATIENCE) == 30 * 50_000
+    assert client.submit(programs.total, big, pure=False).result(PATIENCE) == 30 * 50_000
+    assert [len(value) for value in client.gather(big)] == [50_000] * 30
+    del big, result, whole
+    rig.finish()
+
+
+def test_server_is_killed(own_server: Any) -> None:
+    rig, server = own_server(True)
+    rig.worker("w1")
+    rig.worker("w2")
+    rig.ready(2)
+    client = rig.client()
+    big = client.map(programs.large, range(20), pure=False)
+    result = programs.graph(client, 200, rig.counts, 0.002)
+    for count in (20, 150):
+        progress(rig, count)
+        crash(server)
+    assert result.result(PATIENCE) == sum(range(200))
+    assert client.submit(programs.total, big, pure=False).result(PATIENCE) == 20 * 50_000
+    del big, result
+    rig.finish()
+
+
+def test_server_comes_back_with_nothing(own_server: Any) -> None:
+    """Who holds a Future brings its task again; what nobody brings is lost, and nobody waits for ever."""
+    rig, server = own_server(False)
+    rig.worker("w1")
+    rig.worker("w2")
+    rig.ready(2)
+    client = rig.client()
+    big = client.map(programs.large, range(10), pure=False)
+    client.gather(big)
+    done = client.map(programs.leaf, range(10), counts="", pure=False)
+    client.gather(done)
+    leaves = client.map(programs.leaf, range(100), counts=rig.counts, pause=0.01, pure=False)
+    held = client.submit(programs.total, leaves, pure=False)
+    loose = programs.graph(client, 60, "", 0.01)
+    progress(rig, 10)
+    crash(server)
+    assert held.result(PATIENCE) == sum(range(100))
+    try:
+        assert loose.result(PATIENCE) == sum(range(60))
+    except (DataLost, CancelledError) as error:
+        print(f"lost, as it may be: {error}")
+    assert client.submit(programs.total, done, pure=False).result(PATIENCE) == 45
+    assert client.submit(programs.total, big, pure=False).result(PATIENCE) == 10 * 50_000
+    del big, done, leaves, held, loose
+    rig.finish()
+
+
+# --- connections ----------------------------------------------------------------------------------------------------
+
+
+def test_everybody_is_cut_off(own_server: Any) -> None:
+    rig, _ = own_server(False)
+    rig.worker("w1")
+    rig.worker("w2")
+    rig.ready(2)
+    client = rig.client()
+    result = programs.graph(client, 200, rig.counts, 0.002)
+    for count in (10, 50, 100, 150, 190):
+        progress(rig, count)
+        for kind in ("normal", "pubsub"):
+            rig.command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+    assert result.result(PATIENCE) == sum(range(200))
+    del result
+    rig.finish()
+
+
+def test_client_is_stopped_for_longer_than_its_lease(rig: Rig) -> None:
+    rig.worker("w1")
+    rig.ready(1)
+    sleeper = rig.program("holder", "1.0")
+    _, ordinal = line(sleeper)
+    incarnation = rig.hash(f"caller:{ordinal}")["inc"]
+    held = len(rig.names())
+    os.kill(sleeper.pid, signal.SIGSTOP)
+    seen = int(rig.hash(f"caller:{ordinal}")["seen"])
+    # The worker's heartbeats sweep; the lease has passed when they counted so far.
+    worker = next(iter(rig.hash("workers")))
+    wait_until(lambda: int(rig.hash(f"caller:{worker}")["seen"]) > seen + 3000, PATIENCE)
+    assert ordinal in rig.hash("clients")
+    assert len(rig.names()) == held
+    os.kill(sleeper.pid, signal.SIGCONT)
+    wait_until(lambda: int(rig.hash(f"caller:{ordinal}")["seen"]) > seen + 3000, PATIENCE, "it beats again")
+    assert rig.hash(f"caller:{ordinal}")["inc"] == incarnation
+    rig.healthy()
+    sleeper.kill()
+    rig.finish()
+
+
+# --- one process ----------------------------------------------------------------------------------------------------
+
+
+def test_fork(rig: Rig) -> None:
+    rig.worker("w1")
+    rig.ready(1)
+    client = rig.client()
+    future = client.submit(programs.leaf, 1, "", pure=False)
+    running = client.map(programs.leaf, range(50), counts="", pause=0.002, pure=False)
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        said = b""
+        for call in (
+            lambda: client.submit(programs.leaf, 2, ""),
+            future.result,
+            lambda: client.gather(running),
+        ):
+            try:
+                call()
+            except ForkedClientError:
+                said += b"forked "
+            except BaseException as error:
+                said += repr(error).encode()
+        os.write(writing, said)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert os.read(reading, 1000) == b"forked forked forked "
+    os.close(reading)
+    os.close(writing)
+    assert future.result(PATIENCE) == 1
+    assert client.gather(running) == list(range(50))
+    del future, running
+    rig.finish()
+
+
+def test_interpreter_ends_with_living_futures(rig: Rig) -> None:
+    rig.worker("w1")
+    rig.ready(1)
+    leaver = rig.program("leaver")
+    _, ordinal = line(leaver)
+    assert leaver.wait(PATIENCE) == 0
+    assert ordinal not in rig.hash("clients")
+    wait_until(lambda: not rig.names(), PATIENCE, "its keys are gone")
+    rig.finish()
+
+
+def test_ctrl_c_in_a_wait(rig: Rig) -> None:
+    rig.worker("w1")
+    rig.ready(1)
+    program = rig.program("interrupted")
+    line(program)
+    wait_until(lambda: any("processing" in rig.hash(f"key:{name}").get("state", "") for name in rig.names()))
+    program.send_signal(signal.SIGINT)
+    assert line(program) == ["interrupted"]
+    assert line(program) == ["7", "8"]
+    assert program.wait(PATIENCE) == 0
+    rig.finish()
+
+
+def test_ctrl_c_at_any_moment(rig: Rig, seed: int) -> None:
+    rig.worker("w1")
+    rig.ready(1)
+    program = rig.program("storm", str(seed))
+    line(program)
+    word, strikes = line(program)
+    assert word == "struck"
+    assert int(strikes) > 20
+    assert line(program) == ["left", "0"]
+    assert program.wait(PATIENCE) == 0
+    rig.finish()
+
+
+def test_close_during_work(rig: Rig) -> None:
+    rig.worker("w1")
+    rig.ready(1)
+    client = rig.client()
+    outcomes: list[Any] = []
+
+    def wait(future: Any) -> None:
+        try:
+            outcomes.append(future.result())
+        except (ClientClosed, CancelledError) as error:
+            outcomes.append(type(error))
+
+    def submit() -> None:
+        with contextlib.suppress(ClientClosed, CancelledError):
+            while True:
+                client.submit(programs.leaf, 1, "", pure=False)
+
+    futures = client.map(programs.leaf, range(4), counts="", pause=1000.0, pure=False)
+    threads = [threading.Thread(target=wait, args=(future,)) for future in futures]
+    threads.append(threading.Thread(target=submit))
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(rig.names()) > 10, PATIENCE, "there is work")
+    client.close()
+    for thread in threads:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+    assert len(outcomes) == 4
+    assert set(outcomes) <= {ClientClosed, CancelledError} or all(issubclass(o, Exception) for o in outcomes)
+    del futures
+    for pid in rig.executor_pids():
+        os.kill(pid, signal.SIGKILL)  # it still sleeps
+    rig.finish()
+
+
+def test_many_threads_on_one_client(rig: Rig) -> None:
+    rig.worker("w1", threads=2)
+    rig.worker("w2")
+    rig.ready(2)
+    client = rig.client()
+    errors: list[BaseException] = []
+
+    def work(k: int) -> None:
+        try:
+            for i in range(15):
+                futures = client.map(programs.leaf, range(k, k + 10), counts="", pure=i % 2 == 0)
+                assert client.submit(programs.total, futures, pure=False).result(PATIENCE) == sum(
+                    range(k, k + 10)
+                )
+                assert client.gather(futures) == list(range(k, k + 10))
+                assert client.scatter([k, i])[0].result(PATIENCE) == k
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + PATIENCE
+    for thread in threads:
+        thread.join(max(0.1, deadline - time.monotonic()))
+        assert not thread.is_alive()
+    assert errors == []
+    rig.finish()
