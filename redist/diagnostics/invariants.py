@@ -20,7 +20,18 @@ _FIELD = re.compile(
     r"state|refs:(\d+|d|h)|pins|missing|needed|deps|w:\d+|data|nbytes|type|fn|retries|deaths|class|prio|home|cause|keep|since|"
     r"contains|attempt|lost|fan|reviving|home"
 )
-_COUNTS = ("pins", "missing", "needed", "deps", "retries", "deaths", "reviving", "attempt", "nbytes", "contains")
+_COUNTS = (
+    "pins",
+    "missing",
+    "needed",
+    "deps",
+    "retries",
+    "deaths",
+    "reviving",
+    "attempt",
+    "nbytes",
+    "contains",
+)
 _UNFINISHED = ("waiting", "queued", "processing")
 _OF_RECORDS = ("data", "error", "deps", "waiters", "users", "dependents", "containers")
 
@@ -114,7 +125,9 @@ class _Namespace:
     def records(self) -> Iterator[Violation]:
         """Check that a record's fields are legal and agree with its state."""
         if int(self.meta.get("keys", "0")) != len(self.known):
-            yield Violation("count", "meta", f"says {self.meta.get('keys')} keys, there are {len(self.known)}")
+            yield Violation(
+                "count", "meta", f"says {self.meta.get('keys')} keys, there are {len(self.known)}"
+            )
         for name, h in self.known.items():
             state = h.get("state", "")
             if not _STATE.fullmatch(state):
@@ -148,8 +161,6 @@ class _Namespace:
         error = self.read.get(f"error:{name}") is not None
         if error != (state == "erred" and "cause" not in h):
             yield Violation("error", name, f"is {state}, cause {h.get('cause')!r}, error stored: {error}")
-        if state == "erred" and "cause" in h and self.read.get(f"error:{h['cause']}") is None:
-            yield Violation("error", name, f"erred because of {h['cause']!r}, whose error is not known")
         if state == "waiting" and "missing" not in h and "reviving" not in h:
             yield Violation("stuck", name, "waits for nothing")
         if state.startswith("queued") and "missing" in h:
@@ -206,7 +217,9 @@ class _Namespace:
             for name, attempt in names.items():
                 h = self.known.get(name, {})
                 if h.get(f"w:{ordinal}") != attempt or h.get("state") != "memory":
-                    yield Violation("replicas", name, f"is in has:{ordinal} as {attempt}, the record says {h}")
+                    yield Violation(
+                        "replicas", name, f"is in has:{ordinal} as {attempt}, the record says {h}"
+                    )
 
     def pins(self) -> Iterator[Violation]:
         """Check pins against the containers of a key and what containers hold."""
@@ -214,14 +227,18 @@ class _Namespace:
         for name, h in self.known.items():
             ids = containers.get(name, set())
             if int(h.get("pins", "0")) != len(ids):
-                yield Violation("pins", name, f"pins={h.get('pins')}, but {len(ids)} containers: {sorted(ids)}")
+                yield Violation(
+                    "pins", name, f"pins={h.get('pins')}, but {len(ids)} containers: {sorted(ids)}"
+                )
             for container in ids:
                 if name not in contains.get(container, ()):
                     yield Violation("pins", name, f"is not in contains:{container}")
         for container, names in contains.items():
             for name in names:
                 if container not in containers.get(name, ()):
-                    yield Violation("pins", name, f"is in contains:{container}, which containers:{name} does not name")
+                    yield Violation(
+                        "pins", name, f"is in contains:{container}, which containers:{name} does not name"
+                    )
 
     def edges(self, settled: bool) -> Iterator[Violation]:
         """Check that each dependency has each dependent in exactly one set, and the sizes of the sets."""
@@ -239,14 +256,22 @@ class _Namespace:
             where = {family: by_name.get(name, set()) for family, by_name in families.items()}
             needed = len(where["waiters"]) + len(where["users"])
             if int(h.get("needed", "0")) != needed:
-                yield Violation("edges", name, f"needed={h.get('needed')}, but {needed} unfinished dependents")
+                yield Violation(
+                    "edges", name, f"needed={h.get('needed')}, but {needed} unfinished dependents"
+                )
             if int(h.get("missing", "0")) != missing[name]:
-                yield Violation("edges", name, f"missing={h.get('missing')}, but it waits for {missing[name]}")
+                yield Violation(
+                    "edges", name, f"missing={h.get('missing')}, but it waits for {missing[name]}"
+                )
             if len(set().union(*where.values())) != sum(map(len, where.values())):
                 yield Violation("edges", name, f"has a dependent in two sets: {where}")
             if where["dependents"] and "fan" not in h:
                 yield Violation("edges", name, "has known dependents and no mark of it")
-            if h["state"] != "forgetting" and ("deps" in h) != (name in deps) and (settled or "deps" not in h):
+            if (
+                h["state"] != "forgetting"
+                and ("deps" in h) != (name in deps)
+                and (settled or "deps" not in h)
+            ):
                 yield Violation("edges", name, f"deps={h.get('deps')}, but deps:{name} is {deps.get(name)}")
             yield from self._edges_of(name, h, deps.get(name, set()), families, settled)
 
@@ -267,7 +292,9 @@ class _Namespace:
             elif settled and inside != ["dependents"]:
                 there = self.known[d]["state"] == "memory"
                 if there != (inside == ["users"]):
-                    yield Violation("edges", name, f"is in {inside[0]} of {d!r}, which is {self.known[d]['state']}")
+                    yield Violation(
+                        "edges", name, f"is in {inside[0]} of {d!r}, which is {self.known[d]['state']}"
+                    )
 
     # --- who runs what --------------------------------------------------------------------------------------------
 
@@ -277,7 +304,9 @@ class _Namespace:
         entries = {}
         for suffix in self.keys["queue:"]:
             if queues.get(suffix) != -float(suffix.partition("@")[0].partition(":")[0]):
-                yield Violation("queues", suffix, f"is not empty, and queues has it with {queues.get(suffix)}")
+                yield Violation(
+                    "queues", suffix, f"is not empty, and queues has it with {queues.get(suffix)}"
+                )
             for item in self.read.lrange(f"queue:{suffix}"):
                 number, _, name = item.split(" ", 2)
                 entries[number] = (suffix, name)
@@ -291,7 +320,11 @@ class _Namespace:
         for name, h in self.known.items():
             kind, _, detail = h.get("state", "").partition(" ")
             if kind == "queued":
-                suffix = h.get("prio", "0") + (f":{h['class']}" if h.get("class") else "") + (f"@{h['home']}" if h.get("home") else "")
+                suffix = (
+                    h.get("prio", "0")
+                    + (f":{h['class']}" if h.get("class") else "")
+                    + (f"@{h['home']}" if h.get("home") else "")
+                )
                 if entries.get(detail) != (suffix, name):
                     yield Violation("queues", name, f"is {h['state']}, the entry is {entries.get(detail)}")
             elif kind == "processing":
@@ -312,7 +345,9 @@ class _Namespace:
             for field, claim in c.items():
                 if field.startswith("claim:"):
                     if field[6:] not in batches.get(x, {}):
-                        yield Violation("resources", f"executor {x}", f"claims {claim} for a batch that is over: {field}")
+                        yield Violation(
+                            "resources", f"executor {x}", f"claims {claim} for a batch that is over: {field}"
+                        )
                     for resource, amount in _amounts(claim):
                         taken[c.get("worker", ""), resource] += amount  # type: ignore[assignment]
         for w in self.living["worker"]:
@@ -320,7 +355,9 @@ class _Namespace:
             for resource, amount in _amounts(c.get("resources", "")):
                 free = float(c.get(f"free:{resource}", "nan"))
                 if abs(free + taken[w, resource] - amount) > 1e-6:
-                    yield Violation("resources", f"worker {w}", f"{resource}: {free} free, {taken[w, resource]} taken")
+                    yield Violation(
+                        "resources", f"worker {w}", f"{resource}: {free} free, {taken[w, resource]} taken"
+                    )
 
     def functions(self) -> Iterator[Violation]:
         """Check that functions and classes are counted by the callers that brought them and the specs that name them."""
@@ -331,14 +368,20 @@ class _Namespace:
             state = h.get("state", "")
             if state == "forgetting":
                 continue
-            if "fn" in h and "data" in h and (state != "memory" or any(field.startswith("w:") for field in h)):
+            if (
+                "fn" in h
+                and "data" in h
+                and (state != "memory" or any(field.startswith("w:") for field in h))
+            ):
                 uses[h["fn"]] += 1
             if "class" in h:
                 uses[h["class"]] += 1
         counted = {hash_: int(count) for hash_, count in self.read.hgetall("fns").items()}
         for hash_ in counted.keys() | uses.keys():
             if counted.get(hash_, 0) != uses[hash_]:
-                yield Violation("functions", hash_, f"is counted {counted.get(hash_, 0)} times, used {uses[hash_]} times")
+                yield Violation(
+                    "functions", hash_, f"is counted {counted.get(hash_, 0)} times, used {uses[hash_]} times"
+                )
         for hash_ in {*self.keys["fn:"], *self.keys["class:"]} - counted.keys():
             yield Violation("functions", hash_, "is kept without a user")
 
@@ -400,9 +443,13 @@ class _Namespace:
         for container in self.keys["contains:"]:
             attempt, _, name = container.partition(" ")
             if self.known.get(name, {}).get("contains") != attempt:
-                yield Violation("pins", name, f"does not contain anything as {attempt}, contains:{container} is there")
+                yield Violation(
+                    "pins", name, f"does not contain anything as {attempt}, contains:{container} is there"
+                )
         for name, h in self.known.items():
             state = h["state"].split(" ")[0]
+            if state == "erred" and "cause" in h and self.read.get(f"error:{h['cause']}") is None:
+                yield Violation("error", name, f"erred because of {h['cause']!r}, whose error is not known")
             if state == "forgetting" or "reviving" in h:
                 yield Violation("work", name, f"is half done: {h}")
             elif not self.recovering:
@@ -426,7 +473,11 @@ class _Namespace:
     def closed(self) -> Iterator[Violation]:
         """Check that nothing is left but what published datasets pin."""
         for family in self.keys:
-            if not self.keys[family] or family in ("holds:", "contains:", "containers:") or family.rstrip(":") in _OF_PUBLISHED:
+            if (
+                not self.keys[family]
+                or family in ("holds:", "contains:", "containers:")
+                or family.rstrip(":") in _OF_PUBLISHED
+            ):
                 continue
             yield Violation("closed", family, f"is left: {self.keys[family][:5]}")
         for suffix in self.keys["queue:"]:

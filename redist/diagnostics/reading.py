@@ -115,7 +115,9 @@ class Snapshot:
         keys: set[str] = set()
         cursor = "0"
         while True:
-            (reply,) = self._execute([("SCAN", cursor, "MATCH", f"{_escape(self._prefix)}*", "COUNT", _SLICE)])
+            (reply,) = self._execute(
+                [("SCAN", cursor, "MATCH", f"{_escape(self._prefix)}*", "COUNT", _SLICE)]
+            )
             keys.update(text(key)[len(self._prefix) :] for key in reply[1])
             cursor = text(reply[0])
             if cursor == "0":
@@ -149,7 +151,9 @@ class Snapshot:
         ordinals |= self.zrange("leases").keys()
         families: tuple[str, ...] = ("caller", *OF_CALLERS)
         yield {f"{family}:{ordinal}" for family in families for ordinal in ordinals}
-        yield {f"queue:{suffix}" for suffix in self.zrange("queues")} | {f"fn:{hash_}" for hash_ in self.hgetall("fns")}
+        yield {f"queue:{suffix}" for suffix in self.zrange("queues")} | {
+            f"fn:{hash_}" for hash_ in self.hgetall("fns")
+        }
         names = {member.partition(" ")[2] for member in self.zrange("handoffs")}
         for key, value in list(self._values.items()):
             family = key.partition(":")[0]

@@ -112,7 +112,10 @@ class Caller:
             again = self.send(call, generation=generation)
             assert again[0] == (b"NO" if again[0] == b"NO" else b"REPEAT"), (call.script.name, again)
             after = world.dump()
-            assert before == after, (call.script.name, {k for k in before.keys() | after.keys() if before.get(k) != after.get(k)})
+            assert before == after, (
+                call.script.name,
+                {k for k in before.keys() | after.keys() if before.get(k) != after.get(k)},
+            )
         if world.checking:
             world.check(quiescent=False)
         return reply
@@ -126,7 +129,12 @@ class Caller:
         return reply
 
     def turn(
-        self, results: Sequence[C.Result] = (), *, want: int = 1, quick: Sequence[str] = (), batches: Sequence[int] = ()
+        self,
+        results: Sequence[C.Result] = (),
+        *,
+        want: int = 1,
+        quick: Sequence[str] = (),
+        batches: Sequence[int] = (),
     ) -> list[C.HandOut]:
         """Make a turn as an executor that ends the batches of its results; returns what it got."""
         self.listen_up()
@@ -293,7 +301,11 @@ def execute_of(store: Any) -> Execute:
     import hiredis
 
     def execute(commands: Sequence[tuple[str | int, ...]]) -> list[Any]:
-        wire.send(b"".join(hiredis.pack_command(tuple(str(a) if isinstance(a, int) else a for a in c)) for c in commands))
+        wire.send(
+            b"".join(
+                hiredis.pack_command(tuple(str(a) if isinstance(a, int) else a for a in c)) for c in commands
+            )
+        )
         return [wire.read_reply() for _ in commands]
 
     return execute

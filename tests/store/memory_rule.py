@@ -149,7 +149,9 @@ class Model:
                     dependent.state, dependent.cause = "released", ""
                     self.rouse(dependent, root)
 
-    def remember(self, k: Key, *, copies: dict[int, int] | None = None, contains: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+    def remember(
+        self, k: Key, *, copies: dict[int, int] | None = None, contains: set[str] = frozenset()
+    ) -> None:  # type: ignore[assignment]
         k.state, k.run, k.type, k.cause = "memory", None, "", ""
         k.fired, k.retries, k.deaths = False, 0, 0
         k.inline = not copies
@@ -240,7 +242,16 @@ class Model:
             if k is not None and k.state == "erred" and self.wanted(k):
                 self.rerun(k)
 
-    def hand_in(self, x: int, name: str, attempt: int, status: str, *, contains: set[str], copy: tuple[str, int, int] | None) -> None:
+    def hand_in(
+        self,
+        x: int,
+        name: str,
+        attempt: int,
+        status: str,
+        *,
+        contains: set[str],
+        copy: tuple[str, int, int] | None,
+    ) -> None:
         k = self.keys.get(name)
         if k is None or not k.unfinished or k.run != (x, attempt):
             if status == "segment":

@@ -54,7 +54,9 @@ EVENTS: dict[str, tuple[Callable[[Any], bool] | None, dict[str, Draw]]] = {}
 CHOICES: list[str] = []  # each event as often as it weighs
 
 
-def event(weight: int = 1, when: Callable[[Any], bool] | None = None, **arguments: Draw) -> Callable[[Any], Any]:
+def event(
+    weight: int = 1, when: Callable[[Any], bool] | None = None, **arguments: Draw
+) -> Callable[[Any], Any]:
     """Make a method an event that is chosen `weight` times as often as others; with rules of their own they would come evenly."""
 
     def add(method: Any) -> Any:
@@ -154,7 +156,15 @@ class Machine(RuleBasedStateMachine):
 
     # --- the lane: calls are made, and applied later ----------------------------------------------------------------
 
-    def _post(self, client: Caller, call: C.Call, effect: Callable[[list[Any]], None], *, now: bool, ageless: bool = False) -> None:
+    def _post(
+        self,
+        client: Caller,
+        call: C.Call,
+        effect: Callable[[list[Any]], None],
+        *,
+        now: bool,
+        ageless: bool = False,
+    ) -> None:
         self.outbox[client.ordinal].append((call, client.generation, effect, ageless))
         if now:
             self._flush(client, 100)
@@ -281,7 +291,9 @@ class Machine(RuleBasedStateMachine):
                 self.attempts.add(attempt)
             k.state, k.run = "ready", (x, attempt)
         elif state == "queued":
-            assert not snapshot.zrange("idle"), f"{name} is queued and executors are idle: {snapshot.zrange('idle')}"
+            assert not snapshot.zrange("idle"), (
+                f"{name} is queued and executors are idle: {snapshot.zrange('idle')}"
+            )
         elif state == "erred":
             cause = h.get("cause", "")
             if cause:
@@ -296,7 +308,9 @@ class Machine(RuleBasedStateMachine):
     @event(12, who=NUMBER, which=NUMBER, deps=several(0, 3), count=one_of([1, 1, 1, 2, 0]),
           retries=one_of([0, 0, 0, 1]), fired=one_of([False, False, False, True]),
           fn=one_of(["f"] * 7 + ["g"]), now=one_of([False, True]))  # fmt: skip
-    def submit(self, who: int, which: int, deps: list[int], count: int, retries: int, fired: bool, fn: str, now: bool) -> None:
+    def submit(
+        self, who: int, which: int, deps: list[int], count: int, retries: int, fired: bool, fn: str, now: bool
+    ) -> None:
         self._step("submit")
         client, name = self._pick(self.clients, who), self._pick(TASKS, which)
         smaller = DATA + TASKS[: TASKS.index(name)]
@@ -316,7 +330,10 @@ class Machine(RuleBasedStateMachine):
         mine = [k.name for k in self.model.keys.values() if client.ordinal in k.refs] if not count else []
         name = self._pick(mine or TASKS + DATA, which)
         self._post(
-            client, C.ledger([(name, count)]), lambda _: self.model.ledger(client.ordinal, name, count), now=now
+            client,
+            C.ledger([(name, count)]),
+            lambda _: self.model.ledger(client.ordinal, name, count),
+            now=now,
         )
 
     @event(2, who=NUMBER, now=one_of([False, True]))
@@ -334,7 +351,18 @@ class Machine(RuleBasedStateMachine):
     @event(5, who=NUMBER, which=NUMBER, where=NUMBER, inline=one_of([False, True]), count=one_of([1, 1, 1, 0]),
           keep=one_of([False, False, True]), contains=several(0, 2), now=one_of([False, True]),
           taken=one_of([False] * 5 + [True]))  # fmt: skip
-    def scatter(self, who: int, which: int, where: int, inline: bool, count: int, keep: bool, contains: list[int], now: bool, taken: bool) -> None:
+    def scatter(
+        self,
+        who: int,
+        which: int,
+        where: int,
+        inline: bool,
+        count: int,
+        keep: bool,
+        contains: list[int],
+        now: bool,
+        taken: bool,
+    ) -> None:
         self._step("scatter")
         client, name = self._pick(self.clients, who), self._pick(TASKS if taken else DATA, which)
         worker = attempt = 0
@@ -385,7 +413,9 @@ class Machine(RuleBasedStateMachine):
         self._step("retry")
         erred = [k.name for k in self.model.keys.values() if k.state == "erred"]
         name = self._pick(erred or TASKS, which)
-        self._post(self._pick(self.clients, who), C.retry([name]), lambda _: self.model.retry([name]), now=now)
+        self._post(
+            self._pick(self.clients, who), C.retry([name]), lambda _: self.model.retry([name]), now=now
+        )
 
     @event(2, who=NUMBER, which=NUMBER, now=one_of([False, True]))
     def hand_off(self, who: int, which: int, now: bool) -> None:
@@ -422,7 +452,14 @@ class Machine(RuleBasedStateMachine):
         else:
             self._post(client, C.drop_handoffs([(token, name)]), effect, now=True)
 
-    @event(3, who=NUMBER, which=NUMBER, contains=several(1, 2), override=one_of([False, True]), now=one_of([False, True]))
+    @event(
+        3,
+        who=NUMBER,
+        which=NUMBER,
+        contains=several(1, 2),
+        override=one_of([False, True]),
+        now=one_of([False, True]),
+    )
     def publish(self, who: int, which: int, contains: list[int], override: bool, now: bool) -> None:
         self._step("publish")
         name = f"s{which % 2}"
@@ -496,7 +533,9 @@ class Machine(RuleBasedStateMachine):
         x = self._pick(busy, who)
         task = x.tasks[who % len(x.tasks)]
         names = (DATA + TASKS)[: (DATA + TASKS).index(task.name)]
-        inside = {self._pick(names, c) for c in contains} if status in ("inline", "segment") and names else set()
+        inside = (
+            {self._pick(names, c) for c in contains} if status in ("inline", "segment") and names else set()
+        )
         copy = None
         value = b""
         if status == "missing":
@@ -544,7 +583,12 @@ class Machine(RuleBasedStateMachine):
                 self.add_executor(self._pick(self.workers, who))
             self._settle()
 
-    @event(when=lambda self: self.executors, who=NUMBER, blamed=one_of([False, True]), closed=one_of([False, False, True]))
+    @event(
+        when=lambda self: self.executors,
+        who=NUMBER,
+        blamed=one_of([False, True]),
+        closed=one_of([False, False, True]),
+    )
     def lose_executor(self, who: int, blamed: bool, closed: bool) -> None:
         self._step("lose executor")
         x = self._pick(self.executors, who)
@@ -683,7 +727,16 @@ def machine(server: Any, slice_: int = 0, racing: bool = False) -> type[Machine]
     return type("Machine", (Machine,), {"server": server, "slice": slice_, "racing": racing})
 
 
-def run(server: Any, wanted: int, seed_: int, *, slice_: int = 0, length: int = 50, racing: bool = False, shrink: bool = True) -> int:
+def run(
+    server: Any,
+    wanted: int,
+    seed_: int,
+    *,
+    slice_: int = 0,
+    length: int = 50,
+    racing: bool = False,
+    shrink: bool = True,
+) -> int:
     """Run machines until at least `wanted` steps were made; returns how many."""
     begun = steps
     while steps - begun < wanted:
@@ -715,16 +768,33 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--server", choices=["valkey", "redis7"], default="valkey")
-    parser.add_argument("--slice", type=int, default=0, help="items of a slice of long work; 0: the true 200, -1: 2 and 200 in turn")
+    parser.add_argument(
+        "--slice",
+        type=int,
+        default=0,
+        help="items of a slice of long work; 0: the true 200, -1: 2 and 200 in turn",
+    )
     parser.add_argument("--length", type=int, default=50, help="steps of one namespace")
     parser.add_argument("--racing", action="store_true")
-    parser.add_argument("--no-shrink", action="store_true", help="report the first failing sequence as it is, at once")
+    parser.add_argument(
+        "--no-shrink", action="store_true", help="report the first failing sequence as it is, at once"
+    )
     options = parser.parse_args()
     begun = time.monotonic()
     small = {"set-max-listpack-entries": 0, "hash-max-listpack-entries": 0} if options.slice == 2 else {}
     with servers.running(options.server, **({"settings": small} if small else {})) as server:
-        made = run(server, options.steps, options.seed, slice_=options.slice, length=options.length, racing=options.racing, shrink=not options.no_shrink)
-    print(f"seed {options.seed}, {made} steps on {options.server} in {time.monotonic() - begun:.0f} s: no difference")
+        made = run(
+            server,
+            options.steps,
+            options.seed,
+            slice_=options.slice,
+            length=options.length,
+            racing=options.racing,
+            shrink=not options.no_shrink,
+        )
+    print(
+        f"seed {options.seed}, {made} steps on {options.server} in {time.monotonic() - begun:.0f} s: no difference"
+    )
     for kind, count in kinds.most_common():
         print(f"  {count:7} {kind}")
 

@@ -24,14 +24,24 @@ def x(world: World, worker: Caller) -> Caller:
     return world.executor(worker)
 
 
-def scatter(client: Caller, worker: Caller | None, name: str, *contains: str, count: int = 1, keep: bool = False) -> int:
+def scatter(
+    client: Caller, worker: Caller | None, name: str, *contains: str, count: int = 1, keep: bool = False
+) -> int:
     """Scatter a value to a worker, or inline; returns the attempt."""
     attempt = 0
     if worker is not None:
         ((attempt, ordinal),) = C.parse_place(client.ok(C.place(1, 10_000, [str(worker.ordinal)])))
         assert ordinal == worker.ordinal
     value = C.Value(
-        name, count, attempt, worker.ordinal if worker else 0, 10_000, "int", b"" if worker else b"v", keep, contains
+        name,
+        count,
+        attempt,
+        worker.ordinal if worker else 0,
+        10_000,
+        "int",
+        b"" if worker else b"v",
+        keep,
+        contains,
     )
     assert C.parse_commit(client.ok(C.commit([value]))) == []
     return attempt
@@ -94,7 +104,9 @@ def test_a_value_without_a_reference_leaves_nothing(world: World, client: Caller
     assert worker.evicted == [("a", attempt)]
 
 
-def test_scattered_data_is_freed_and_its_loss_named(world: World, client: Caller, worker: Caller, x: Caller) -> None:
+def test_scattered_data_is_freed_and_its_loss_named(
+    world: World, client: Caller, worker: Caller, x: Caller
+) -> None:
     scatter(client, worker, "a")
     submit(client, task("b", "a"))
     finish(x, "b", b"")
@@ -110,7 +122,9 @@ def test_scattered_data_is_freed_and_its_loss_named(world: World, client: Caller
     finish(x, "b")
 
 
-def test_an_argument_payload_stays_while_a_task_may_need_it(world: World, client: Caller, worker: Caller, x: Caller) -> None:
+def test_an_argument_payload_stays_while_a_task_may_need_it(
+    world: World, client: Caller, worker: Caller, x: Caller
+) -> None:
     scatter(client, worker, "arg", keep=True)
     submit(client, task("b", "arg"))
     finish(x, "b", b"")
@@ -133,7 +147,9 @@ def test_containers_pin_what_they_hold(world: World, client: Caller, worker: Cal
     assert [world.state(n) for n in ("a", "box", "outer")] == ["gone"] * 3
 
 
-def test_a_container_of_more_than_lua_can_unpack(world: World, client: Caller, worker: Caller, x: Caller) -> None:
+def test_a_container_of_more_than_lua_can_unpack(
+    world: World, client: Caller, worker: Caller, x: Caller
+) -> None:
     if world.store.kind == "fake":
         pytest.skip("fakeredis takes a minute for it")
     world.checking = world.repeating = False
@@ -148,7 +164,9 @@ def test_a_container_of_more_than_lua_can_unpack(world: World, client: Caller, w
     assert world.state("n8999") == "gone"
 
 
-def test_a_container_holds_again_what_was_released(world: World, client: Caller, worker: Caller, x: Caller) -> None:
+def test_a_container_holds_again_what_was_released(
+    world: World, client: Caller, worker: Caller, x: Caller
+) -> None:
     submit(client, task("a"), task("b", "a"), task("box"))
     finish(x, "a", b"")
     x.listen_up()
@@ -228,10 +246,14 @@ def test_copies_come_and_go(world: World, client: Caller, worker: Caller) -> Non
     other.ok(C.remove_replicas([("a", attempt)]))
     client.listen_up()
     assert client.told["a"].type == "DataLost"
-    assert client.told["a"].value.startswith(b"!DataLost\0the data of a is lost: its last copy went with its file on worker v")
+    assert client.told["a"].value.startswith(
+        b"!DataLost\0the data of a is lost: its last copy went with its file on worker v"
+    )
 
 
-def test_a_copy_that_cannot_be_read_is_computed_again(world: World, client: Caller, worker: Caller, x: Caller) -> None:
+def test_a_copy_that_cannot_be_read_is_computed_again(
+    world: World, client: Caller, worker: Caller, x: Caller
+) -> None:
     submit(client, task("a"), task("b", "a"))
     finish(x, "a", b"")
     x.listen_up()
@@ -243,7 +265,9 @@ def test_a_copy_that_cannot_be_read_is_computed_again(world: World, client: Call
     finish(x, "b")
 
 
-def test_a_copy_that_cannot_be_read_and_is_all_there_was(world: World, client: Caller, worker: Caller, x: Caller) -> None:
+def test_a_copy_that_cannot_be_read_and_is_all_there_was(
+    world: World, client: Caller, worker: Caller, x: Caller
+) -> None:
     scatter(client, worker, "a")
     submit(client, task("b", "a"))
     x.listen_up()
@@ -253,7 +277,9 @@ def test_a_copy_that_cannot_be_read_and_is_all_there_was(world: World, client: C
     assert {n: client.told[n].type for n in "ab"} == dict.fromkeys("ab", "DataLost")
 
 
-def test_a_lost_container_is_revived_from_what_only_it_pinned(world: World, client: Caller, worker: Caller, x: Caller) -> None:
+def test_a_lost_container_is_revived_from_what_only_it_pinned(
+    world: World, client: Caller, worker: Caller, x: Caller
+) -> None:
     other = world.worker("v")
     scatter(client, other, "a")
     submit(client, task("b", "a"), task("c", "b"))

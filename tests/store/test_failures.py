@@ -54,7 +54,9 @@ def test_a_task_that_kills_is_given_up(world: World, client: Caller, worker: Cal
     assert client.told["b"].where == "a"
 
 
-def test_a_foreign_or_unknown_executor_is_not_given_up(world: World, client: Caller, worker: Caller, x: Caller) -> None:
+def test_a_foreign_or_unknown_executor_is_not_given_up(
+    world: World, client: Caller, worker: Caller, x: Caller
+) -> None:
     other = world.worker("v")
     other.ok(C.lost_executor(x.ordinal, "no"))
     other.ok(C.lost_executor(999, "no"))
@@ -62,7 +64,9 @@ def test_a_foreign_or_unknown_executor_is_not_given_up(world: World, client: Cal
     finish(x, "a")
 
 
-def test_an_executors_own_references_go_with_it(world: World, client: Caller, worker: Caller, x: Caller) -> None:
+def test_an_executors_own_references_go_with_it(
+    world: World, client: Caller, worker: Caller, x: Caller
+) -> None:
     x.do(C.submit([task("inner")], F))
     assert world.state("inner") == "processing"
     lose(world, worker, x)
@@ -89,7 +93,9 @@ def test_a_worker_that_goes_takes_its_copies(world: World, client: Caller, worke
     assert world.state("copied") == "memory"
     y.listen_up()
     assert [t.name for t in y.tasks] == ["d"]  # it ran while what it needs was lost
-    y.turn([C.Result("d", y.tasks[0].attempt, "missing", value=f"only-here\n{y.tasks[0].deps[0][1]}".encode())])
+    y.turn(
+        [C.Result("d", y.tasks[0].attempt, "missing", value=f"only-here\n{y.tasks[0].deps[0][1]}".encode())]
+    )
     for name in ("a", "b", "c"):
         finish(y, name)
     assert [world.state(n) for n in ("a", "b", "c", "inline")] == ["memory"] * 4
@@ -130,7 +136,9 @@ def test_a_client_that_listens_is_not_gone(world: World, client: Caller) -> None
     world.callers.remove(client)
 
 
-def test_nobody_expires_before_a_lease_when_nobody_swept(world: World, client: Caller, worker: Caller) -> None:
+def test_nobody_expires_before_a_lease_when_nobody_swept(
+    world: World, client: Caller, worker: Caller
+) -> None:
     world.tick()
     worker.do(C.worker_heartbeat(0, 0))
     world.command("HSET", "meta", "swept", 1)
@@ -159,7 +167,9 @@ def test_restart_forgets_everything(world: World, client: Caller, worker: Caller
     assert world.record("b")["data"] == "new"
 
 
-def test_calls_wait_while_a_restart_is_carried_out(world: World, client: Caller, worker: Caller, x: Caller) -> None:
+def test_calls_wait_while_a_restart_is_carried_out(
+    world: World, client: Caller, worker: Caller, x: Caller
+) -> None:
     world.slice = 2
     for i in range(4):
         submit(client, *(task(f"t{i}.{k}") for k in range(5)))
@@ -194,7 +204,9 @@ def over(world: World, caller: Caller) -> None:
 
 
 @pytest.mark.parametrize("order", ["client first", "worker first"])
-def test_an_empty_server_is_filled_again(world: World, client: Caller, worker: Caller, x: Caller, order: str) -> None:
+def test_an_empty_server_is_filled_again(
+    world: World, client: Caller, worker: Caller, x: Caller, order: str
+) -> None:
     """Counts, run specs and files may come in any order; nothing is freed or lost meanwhile."""
     submit(client, task("mid"), task("top", "mid"))
     data = scatter(client, worker, "data")
@@ -257,7 +269,9 @@ def test_restart_ends_a_recovery(world: World, client: Caller) -> None:
     assert world.state("a") == "gone"
 
 
-def test_counters_are_raised_to_what_callers_saw(world: World, client: Caller, worker: Caller, x: Caller) -> None:
+def test_counters_are_raised_to_what_callers_saw(
+    world: World, client: Caller, worker: Caller, x: Caller
+) -> None:
     client.register(attempt=500, generation=9)
     assert client.generation == 9
     worker.generation = 9

@@ -95,7 +95,9 @@ def test_many_dependencies_are_not_sent_along(world: World, client: Caller, x: C
 
 
 def test_order_and_priority(world: World, client: Caller, worker: Caller) -> None:
-    submit(client, *(task(n, priority=p) for n, p in (("a", 0), ("b", 0), ("low", -1), ("high", 10), ("c", 0))))
+    submit(
+        client, *(task(n, priority=p) for n, p in (("a", 0), ("b", 0), ("low", -1), ("high", 10), ("c", 0)))
+    )
     x = world.executor(worker)
     order = []
     while x.listen_up() or x.tasks:
@@ -133,7 +135,9 @@ def test_a_repeated_turn_brings_what_is_assigned(world: World, client: Caller, x
     assert [t.name for t in C.parse_turn(x.do(C.turn(1, C.RESYNC))).tasks] == ["a"]
 
 
-def test_a_late_result_is_discarded_and_its_payload_dropped(world: World, client: Caller, worker: Caller, x: Caller) -> None:
+def test_a_late_result_is_discarded_and_its_payload_dropped(
+    world: World, client: Caller, worker: Caller, x: Caller
+) -> None:
     submit(client, task("a"))
     x.listen_up()
     attempt = x.tasks[0].attempt
@@ -256,7 +260,9 @@ def test_fire_and_forget(world: World, client: Caller, x: Caller) -> None:
     assert world.state("c") == "gone"
 
 
-def test_values_that_can_be_computed_again_are_dropped_and_revived(world: World, client: Caller, worker: Caller, x: Caller) -> None:
+def test_values_that_can_be_computed_again_are_dropped_and_revived(
+    world: World, client: Caller, worker: Caller, x: Caller
+) -> None:
     submit(client, task("a"), task("b", "a"))
     finish(x, "a", b"")
     finish(x, "b", b"")
@@ -332,7 +338,9 @@ def test_classes_name_workers(world: World, client: Caller, x: Caller, workers: 
 
 def test_others_may_run_what_names_a_worker_loosely(world: World, client: Caller, x: Caller) -> None:
     y = world.executor(world.worker("v"))
-    client.ok(C.submit([task("a", cls="k"), task("b", cls="k")], F, [C.EligibilityClass("k", "v", "", False)]))
+    client.ok(
+        C.submit([task("a", cls="k"), task("b", cls="k")], F, [C.EligibilityClass("k", "v", "", False)])
+    )
     x.listen_up(), y.listen_up()
     assert [t.name for t in y.tasks] == ["a"]
     assert [t.name for t in x.tasks] == ["b"]
@@ -354,7 +362,9 @@ def test_resources_are_taken_and_given_back(world: World, client: Caller, worker
     world.check()
 
 
-def test_a_dead_executors_resources_serve_others_at_once(world: World, client: Caller, worker: Caller, x: Caller) -> None:
+def test_a_dead_executors_resources_serve_others_at_once(
+    world: World, client: Caller, worker: Caller, x: Caller
+) -> None:
     y = world.executor(worker)
     client.ok(C.submit([task("a", cls="g"), task("b", cls="g")], F, [C.EligibilityClass("g", "", "GPU=2")]))
     x.listen_up(), y.listen_up()
@@ -365,7 +375,9 @@ def test_a_dead_executors_resources_serve_others_at_once(world: World, client: C
     assert len(other.tasks) == 1
 
 
-def test_a_paused_workers_executors_get_nothing(world: World, client: Caller, worker: Caller, x: Caller) -> None:
+def test_a_paused_workers_executors_get_nothing(
+    world: World, client: Caller, worker: Caller, x: Caller
+) -> None:
     worker.do(C.worker_heartbeat(0, worker.n, status="paused"))
     submit(client, task("a"))
     assert world.state("a") == "queued"
@@ -388,7 +400,8 @@ def test_states_tell_everything(world: World, client: Caller, x: Caller) -> None
     fail(x, "b", value=b"E" * 5000)
     names = ["a", "b", "c", "none"]
     short, full = (
-        {s.name: s for s in C.parse_states(world.reader.send(C.states(names, full=full)))} for full in (False, True)
+        {s.name: s for s in C.parse_states(world.reader.send(C.states(names, full=full)))}
+        for full in (False, True)
     )
     assert [short[n].state for n in names] == ["memory", "erred", "erred", "forgotten"]
     assert [short[n].value for n in names] == [b""] * 4

@@ -120,13 +120,16 @@ function S.gone_worker(w, reason)
   strike('workers', w)
   call('HDEL', P .. 'hosts', w)
   call('HSET', P .. 'caller:' .. w, 'lost', sub(format('worker %s (%s)', record and record.name or w, reason), 1, COMPACT))
-  S.later('strip ' .. w)
+  S.later('strip 0 ' .. w)
   S.publish('all', { 'w', w })
 end
 
--- A slice of the copies that went with a worker.
-function S.strip(w)
-  local flat = call('HSCAN', P .. 'has:' .. w, 0, 'COUNT', SLICE)[2]
+-- `CURSOR ORDINAL`: a slice of the copies that went with a worker. It goes on from the cursor: a table that was emptied from
+-- its front has long stretches without anything.
+function S.strip(argument)
+  local cursor, w = match(argument, '^(%d+) (%d+)$')
+  local reply = call('HSCAN', P .. 'has:' .. w, cursor, 'COUNT', SLICE)
+  local flat = reply[2]
   local what = call('HGET', P .. 'caller:' .. w, 'lost') or ''
   for i = 1, #flat, 2 do
     local h = rec(flat[i])
@@ -137,7 +140,7 @@ function S.strip(w)
     end
   end
   if call('EXISTS', P .. 'has:' .. w) == 1 then
-    S.later('strip ' .. w)
+    S.later('strip ' .. reply[1] .. ' ' .. w)
   else
     for _, x in ipairs(call('SMEMBERS', P .. 'executors:' .. w)) do
       S.later('leave ' .. x)

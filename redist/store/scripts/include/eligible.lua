@@ -68,7 +68,7 @@ end
 
 -- Take a class's resources from the worker of x under a batch, or give back what the batch took.
 function S.claim(x, batch, hash)
-  local resources = hash ~= '' and S.class(hash).resources or ''
+  local resources = S.class(hash).resources
   if resources == '' then
     return
   end
@@ -78,6 +78,7 @@ function S.claim(x, batch, hash)
     S.caller(worker)['free:' .. resource] = left
   end
   call('HSET', P .. 'caller:' .. x, 'claim:' .. batch, resources)
+  call('HINCRBY', P .. 'caller:' .. x, 'claims', 1)
   S.caller(x)['claim:' .. batch] = resources
 end
 
@@ -86,6 +87,7 @@ function S.unclaim(x, batch)
   local resources = e and e['claim:' .. batch]
   if resources then
     call('HDEL', P .. 'caller:' .. x, 'claim:' .. batch)
+    call('HINCRBY', P .. 'caller:' .. x, 'claims', -1)
     e['claim:' .. batch] = nil
     local w = S.caller(e.worker)
     for resource, amount in each_resource(w and resources or '') do

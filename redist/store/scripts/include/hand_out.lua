@@ -26,7 +26,7 @@ function S.pick(hash, home, far)
   local choice, merit = nil, 0
   for i = 1, #idle do
     local entry = idle[i]
-    if entry[2] > 0 and S.may_run(entry[1], hash) then
+    if entry[2] > 0 and (hash == '' or S.may_run(entry[1], hash)) then
       local at_home = not home or S.host_of(entry[1]) == home
       local m = at_home and 3 or 1
       if hash ~= '' then
@@ -95,7 +95,9 @@ end
 function S.give(x, name, h, hash)
   local attempt = int(call('HINCRBY', META, 'attempt', 1))
   call('HSET', P .. 'batches:' .. x, attempt, name)
-  S.claim(x, attempt, hash)
+  if hash ~= '' then
+    S.claim(x, attempt, hash)
+  end
   local m = given[x]
   if not m then
     m = { 't', 0 }
@@ -133,7 +135,7 @@ function S.enqueue(name, h, front, suffix)
 end
 
 -- The state of a task whose dependencies are all there: given to an idle executor, or queued. Sets h.home where the task
--- waits for the host of its inputs; the caller writes both. `front`: it had its turn before. While S.queue_only is set it is
+-- waits for the host of its inputs; the caller writes both. `front`: it had its turn before. While queue_only is set it is
 -- queued even if an executor is idle.
 function S.route(name, h, front)
   local class = h.class or ''
@@ -142,7 +144,7 @@ function S.route(name, h, front)
   if h.deps then
     home, far = S.home(name)
   end
-  local x = not S.queue_only and S.pick(class, home, far)
+  local x = not queue_only and S.pick(class, home, far)
   if x then
     return S.give(x, name, h, class)
   end

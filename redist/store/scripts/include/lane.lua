@@ -5,7 +5,7 @@ local a = cmsgpack.unpack(ARGV[1])
 local BODY = 6
 local ME, N = int(a[1]), a[4]
 local me = P .. 'caller:' .. ME
-local lane = call('HMGET', me, 'inc', 'n', 'sum', 'worker')
+local lane = call('HMGET', me, 'inc', 'n', 'sum', 'worker', 'paused', 'claims')
 if lane[1] ~= a[2] then
   return { 'UNKNOWN' }
 end

@@ -129,10 +129,8 @@ function S.lose(name, h, worker, what)
   if word(h.state) ~= 'memory' or S.where(h) then
     return
   end
-  if h.contains then
-    S.later('unpin ' .. h.contains .. ' ' .. name)
-    S.unset(name, h, 'contains')
-  end
+  local contained = h.contains
+  S.unset(name, h, 'contains')
   S.set(name, h, 'state', 'released', 'lost', sub(what, 1, COMPACT))
   if h.needed then
     S.later('unready ' .. name)
@@ -142,6 +140,19 @@ function S.lose(name, h, worker, what)
   else
     S.later('free ' .. name)
   end
+  if contained then
+    S.later('unpin_late 64 ' .. contained .. ' ' .. name)
+  end
+end
+
+-- `HOPS ID`: pins of a lost container go behind what revives it, level by level, since that may need what was pinned.
+function S.unpin_late(argument)
+  local hops, id = match(argument, '^(%d+) (.*)$')
+  if hops ~= '0' and (first <= last or call('EXISTS', P .. 'work') == 1) then
+    S.later('unpin_late ' .. int(hops - 1) .. ' ' .. id)
+    return 1
+  end
+  return S.unpin(id)
 end
 
 -- The unfinished dependents of a lost key miss it again.

@@ -6,6 +6,9 @@ local AWAY = 50 -- ms that a task waits for an executor of the host of its input
 
 -- Executor x may take the head of a queue.
 local function may_serve(x, suffix)
+  if not string.find(suffix, '[:@]') then
+    return true
+  end
   local host = match(suffix, '@(.*)$')
   if host and S.host_of(x) ~= host then
     local head = call('LINDEX', P .. 'queue:' .. suffix, 0)
@@ -75,7 +78,7 @@ local function first_current(x)
       end
     end
   end
-  S.unserved = true
+  unserved = true
 end
 
 -- Take up to `want` tasks as one batch for executor x and append them to `list`. More than one only of `quick` functions
@@ -128,7 +131,9 @@ function S.take(x, want, quick, list)
     S.many('LPUSH', key, back)
   end
   call('HSET', P .. 'batches:' .. x, first_attempt, concat(names, '\n'))
-  S.claim(x, first_attempt, class)
+  if class ~= '' then
+    S.claim(x, first_attempt, class)
+  end
   return n
 end
 
@@ -150,23 +155,13 @@ function S.assigned(x, list)
   return count
 end
 
--- Note how many threads of executor x are free, given its capacity. A paused worker's executors are never idle.
-function S.note_idle(x, capacity, paused)
-  local free = capacity - call('HLEN', P .. 'batches:' .. x)
-  if free > 0 and not paused then
-    call('ZADD', P .. 'idle', free, x)
-  else
-    call('ZREM', P .. 'idle', x)
-  end
-end
-
 -- Idle executors take what was queued although they were idle.
 function S.serve_idle()
   local idle, idle_changed, given = S.load_idle()
   for _, entry in ipairs(idle) do
     local x = entry[1]
     local m = given[x] or { 't', 0 }
-    while entry[2] > 0 and not S.unserved and S.take(x, 1, {}, m) > 0 do
+    while entry[2] > 0 and not unserved and S.take(x, 1, {}, m) > 0 do
       entry[2] = entry[2] - 1
       idle_changed[x] = entry[2]
       given[x] = m
@@ -176,9 +171,9 @@ end
 
 -- As work: idle executors look again, where too many entries were void to find a good one at once, or resources came free.
 function S.serve()
-  S.unserved = nil
+  unserved = false
   S.serve_idle()
-  if S.unserved then
+  if unserved then
     S.later('serve -')
   end
   return SLICE

@@ -2,6 +2,8 @@
 -- Long work in slices. An item is text, `VERB ARGUMENT`, and re-checks state when its turn comes, so that it may come late
 -- or twice. What a script does not get to goes to the namespace's work list; whoever is told so sends `continue`.
 local items, first, last = {}, 1, 0
+local queue_only -- what becomes ready is queued even if an executor is idle
+local unserved   -- a queue has good entries that idle executors did not get to
 
 function S.later(item)
   last = last + 1
