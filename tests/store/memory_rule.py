@@ -1,7 +1,7 @@
 """The memory rule, written down once more: plain Python, recomputed from first principles after every event.
 
-Nothing here counts: who is wanted is asked anew of all holders each time, so that it shares no mistake with the scripts, which
-count. Which executor gets a task is the server's choice, as is which of several erred dependencies is named.
+Nothing here counts: who is wanted is asked anew of all holders each time, so that it shares no mistake with the
+scripts, which count. Which executor gets a task is the server's choice, as is which of several erred dependencies is named.
 """
 
 from __future__ import annotations

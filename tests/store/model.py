@@ -1,8 +1,9 @@
 """The model test: random events from several clients and workers, against the scripts and against `memory_rule.Model`.
 
-``python -m tests.store.model --steps 100000 --seed 1`` runs it at length on a real server; ``test_model.py`` runs it shortly.
-After every step the work list is drained, and presence, states, counts of every holder, pins, needed, missing, copies, evictions
-and all invariants are compared. ``--racing`` leaves slices of work behind between events, and compares invariants only.
+``python -m tests.store.model --steps 100000 --seed 1`` runs it at length on a real server; ``test_model.py`` runs it
+shortly. After every step the work list is drained, and presence, states, counts of every holder, pins, needed, missing,
+copies, evictions and all invariants are compared. ``--racing`` leaves slices of work behind between events, and compares
+invariants only.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import re
 import sys
 import time
 from collections import Counter
@@ -50,6 +52,7 @@ steps = 0  # of all machines of this process
 kinds: Counter[str] = Counter()  # what they were
 
 
+STATUSES = ["inline", "segment"] * 3 + ["erred", "retry", "missing", "back"]
 EVENTS: dict[str, tuple[Callable[[Any], bool] | None, dict[str, Draw]]] = {}
 CHOICES: list[str] = []  # each event as often as it weighs
 
@@ -57,7 +60,7 @@ CHOICES: list[str] = []  # each event as often as it weighs
 def event(
     weight: int = 1, when: Callable[[Any], bool] | None = None, **arguments: Draw
 ) -> Callable[[Any], Any]:
-    """Make a method an event that is chosen `weight` times as often as others; with rules of their own they would come evenly."""
+    """Make a method an event that is chosen `weight` times as often as others; rules would come evenly."""
 
     def add(method: Any) -> Any:
         EVENTS[method.__name__] = (when, arguments)
@@ -269,7 +272,7 @@ class Machine(RuleBasedStateMachine):
                 state = "waiting"  # handed out while its dependency was being lost
         return {
             "state": state,
-            "refs": {int(f[5:]): int(v) for f, v in h.items() if f.startswith("refs:") and f[5:].isdigit() and f != "refs:0"},
+            "refs": {int(f[5:]): int(v) for f, v in h.items() if re.fullmatch("refs:[1-9][0-9]*", f)},
             "fired": "refs:0" in h,
             "published": "refs:d" in h,
             "tokens": int(h.get("refs:h", 0)),
@@ -521,7 +524,7 @@ class Machine(RuleBasedStateMachine):
 
     # --- what executors and workers do ------------------------------------------------------------------------------
 
-    @event(30, when=lambda self: self.executors, who=NUMBER, status=one_of(["inline", "inline", "inline", "segment", "segment", "segment", "erred", "retry", "missing", "back"]),
+    @event(30, when=lambda self: self.executors, who=NUMBER, status=one_of(STATUSES),
           contains=several(0, 2), more=one_of([True, True, True, False]))  # fmt: skip
     def finish(self, who: int, status: str, contains: list[int], more: bool) -> None:
         for x in self.executors:

@@ -66,7 +66,7 @@ def fan(big: World) -> tuple[World, Caller, Caller]:
 
 
 def test_many_dependents_become_ready(fan: tuple[World, Caller, Caller]) -> None:
-    world, client, x = fan
+    world, _, x = fan
     finish(x, "root", b"")
     assert slices(world) > 20
     assert world.command("LLEN", "queue:0") == MANY - 1
@@ -83,7 +83,7 @@ def test_many_dependents_err(fan: tuple[World, Caller, Caller]) -> None:
 
 
 def test_many_dependents_lose_what_they_need(fan: tuple[World, Caller, Caller]) -> None:
-    world, client, x = fan
+    world, _, x = fan
     finish(x, "root", b"")
     slices(world)
     (worker,) = [c for c in world.callers if c.kind == "worker"]
@@ -93,21 +93,21 @@ def test_many_dependents_lose_what_they_need(fan: tuple[World, Caller, Caller]) 
 
 
 def test_many_dependents_are_cancelled(fan: tuple[World, Caller, Caller]) -> None:
-    world, client, x = fan
+    world, client, _ = fan
     client.do(C.cancel(["root"], force=True))
     assert slices(world) > 20
     assert world.state("root") == "gone"
 
 
 def test_a_client_goes_with_all_that_it_held(fan: tuple[World, Caller, Caller]) -> None:
-    world, client, x = fan
+    world, client, _ = fan
     client.do(C.close())
     assert slices(world) > 20
     assert world.state("root") == "gone"
 
 
 def test_a_restart_of_much(fan: tuple[World, Caller, Caller]) -> None:
-    world, client, x = fan
+    world, client, _ = fan
     client.do(C.restart())
     assert slices(world) > 20
     assert world.command("HGET", "meta", "keys") == b"0"

@@ -181,7 +181,7 @@ def test_calls_wait_while_a_restart_is_carried_out(
     assert again.do(C.restart())[0] == b"OK"  # another one, before the first is over
     world.drain()
     assert world.command("HGET", "meta", "wiping") is None
-    assert not [key for key in world.store.keys() if key.startswith("key:")]
+    assert not [key for key in list(world.store.keys()) if key.startswith("key:")]
     client.generation = again.generation = 3
     submit(client, task("new"))
 
@@ -190,7 +190,7 @@ def test_calls_wait_while_a_restart_is_carried_out(
 
 
 def forget_everything(world: World) -> None:
-    for key in world.store.keys():
+    for key in list(world.store.keys()):
         world.command("UNLINK", key)
 
 
