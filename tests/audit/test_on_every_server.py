@@ -1,0 +1,108 @@
+"""What a client does, all of it, on servers that are not a single one with all rights; and while a replica takes over."""
+
+from __future__ import annotations
+
+import pickle
+import time
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from redist import Client, LocalCluster, as_completed, fire_and_forget, get_client, get_worker, wait
+from redist.errors import CancelledError
+from servers import SentinelServer, Server
+
+from .conftest import leaves_nothing
+
+
+def inc(x: int) -> int:
+    return x + 1
+
+
+def slowly(x: int) -> int:
+    time.sleep(0.05)
+    return x
+
+
+@pytest.fixture(params=["cluster3", "sentinel", "acl_server"])
+def server(request: pytest.FixtureRequest, namespace: str) -> Iterator[Server]:
+    server: Server = request.getfixturevalue(request.param)
+    yield server
+    server.forget(namespace)
+
+
+@pytest.fixture
+def cluster(server: Server, namespace: str) -> Iterator[LocalCluster]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*does not allow INFO", RuntimeWarning)
+        with LocalCluster(
+            n_workers=2, threads_per_worker=1, address=server.url, namespace=namespace
+        ) as cluster:
+            yield cluster
+            if server.kind != "acl":  # the tenant may not list keys
+                leaves_nothing(cluster)
+
+
+def test_the_whole_client(server: Server, cluster: LocalCluster) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*does not allow INFO", RuntimeWarning)
+        client = Client(cluster)
+    with client:
+        assert client.gather(client.map(inc, range(50))) == list(range(1, 51))
+        # News is pushed. Without it the next heartbeat would tell, some 2 s later.
+        began = time.monotonic()
+        for i in range(10):
+            assert client.submit(inc, i, pure=False).result(10) == i + 1
+        assert time.monotonic() - began < 4
+        for future in as_completed(client.map(inc, range(5), pure=False), timeout=10):
+            assert future.done()
+
+        array = client.scatter(np.arange(50_000))
+        assert client.submit(np.sum, array).result(10) == np.arange(50_000).sum()
+        (address,) = client.who_has(array)[array.key]
+        assert client.has_what()[address] == (array.key,)
+        assert pickle.loads(pickle.dumps(array)).result()[-1] == 49_999
+
+        client.publish_dataset(x=[array])
+        client.publish_dataset(x=1, override=True)
+        assert client.get_dataset("x") == 1
+        assert client.list_datasets() == ("x",)
+        client.unpublish_dataset("x")
+
+        assert len(client.scheduler_info()["workers"]) == 2
+        client.wait_for_workers(2, 10)
+        assert set(client.nthreads()) == set(client.processing()) == set(client.has_what())
+        assert client.name in str(client.why(array))
+        assert client.usage().keys >= 1
+
+        slow = client.submit(time.sleep, 0.05, pure=False)
+        slow.cancel()
+        with pytest.raises(CancelledError):
+            slow.result()
+        failed = client.submit(divmod, 1, 0)
+        assert isinstance(failed.exception(10), ZeroDivisionError)
+        failed.retry()
+        assert isinstance(failed.exception(10), ZeroDivisionError)
+
+        inside = client.submit(lambda: [get_client().submit(inc, 7)]).result(20)
+        assert inside[0].result(10) == 8
+        (name, _) = cluster.workers
+        assert client.submit(lambda: get_worker().name, workers=name).result(10) == name
+        fire_and_forget(client.submit(inc, 99))
+
+        generation = client.generation
+        client.restart()
+        assert client.generation == generation + 1
+        assert array.cancelled()
+        assert client.submit(inc, 1).result(20) == 2
+
+        if isinstance(server, SentinelServer):
+            held = client.map(inc, range(20))
+            wait(held)
+            running = client.map(slowly, range(40), pure=False)
+            server.ask("SENTINEL", "FAILOVER", server.service)
+            assert client.gather(running) == list(range(40))
+            assert client.gather(held) == list(range(1, 21))
+            assert client.submit(inc, 1, pure=False).result(20) == 2

@@ -1,0 +1,85 @@
+"""Workers that cannot map each other's files, as on several hosts: payloads travel over TCP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import redist
+from redist import Client, LocalCluster, wait
+from servers import wait_until
+
+from .conftest import leaves_nothing
+
+
+def make(n: int) -> Any:
+    return np.arange(n)
+
+
+def where_and_last(array: Any) -> tuple[str, int]:
+    return str(redist.get_worker().name), int(array[-1])
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    with LocalCluster(n_workers=2, threads_per_worker=1) as cluster:
+        # Nobody finds these ids here, so nobody believes to be on the host of a worker.
+        wire, prefix = cluster.endpoint.open(), cluster.endpoint.prefix
+        for ordinal in map(bytes.decode, wire.call("HKEYS", f"{prefix}workers")):
+            host = f"host-{ordinal}"
+            wire.call("HSET", f"{prefix}caller:{ordinal}", "hostid", host, "memory", host)
+            wire.call("HSET", f"{prefix}hosts", ordinal, host)
+        wire.close()
+        yield cluster
+        leaves_nothing(cluster)
+
+
+@pytest.fixture
+def client(cluster: LocalCluster) -> Iterator[Client]:
+    with Client(cluster) as client:
+        assert not any(peer.here for peer in client._peers.workers())
+        yield client
+
+
+def test_payloads_travel(client: Client, cluster: LocalCluster) -> None:
+    first, second = cluster.workers
+    there = client.submit(make, 200_000, workers=first)
+    wait(there)
+    assert len(client.who_has(there)[there.key]) == 1
+    assert there.result(20)[-1] == 199_999  # to a client
+    assert client.submit(where_and_last, there, workers=second).result(20) == (second, 199_999)
+    # The worker that fetched it says that it has a copy now.
+    wait_until(lambda: len(client.who_has(there)[there.key]) == 2)
+    assert all(there.key in held for held in client.has_what().values())
+
+
+def test_a_client_of_another_host_scatters(client: Client) -> None:
+    futures = client.scatter([np.full(20_000, i) for i in range(4)])
+    holders = [address for holder in client.who_has(futures).values() for address in holder]
+    assert sorted(holders) == sorted(2 * list(client.scheduler_info()["workers"]))
+    assert [int(value[0]) for value in client.gather(futures)] == [0, 1, 2, 3]
+
+
+def test_broadcast(client: Client) -> None:
+    future = client.scatter(np.arange(20_000), broadcast=True)
+    assert len(client.who_has(future)[future.key]) == 2
+
+
+def test_tasks_go_where_their_inputs_are(client: Client, cluster: LocalCluster) -> None:
+    for name in cluster.workers:
+        data = client.scatter(np.arange(20_000), workers=name, hash=False)
+        places = {client.submit(where_and_last, data, pure=False).result(20)[0] for _ in range(5)}
+        assert places == {name}
+
+
+def test_copies_go_with_the_last_reference(client: Client) -> None:
+    future = client.scatter(np.arange(20_000), broadcast=True)
+    before = client.usage().nbytes
+    assert before > 2 * 20_000 * 8
+    del future
+    wait_until(lambda: client.usage().nbytes == 0)
+    # And so do the files: the workers heard it on their channel of evictions.
+    wait_until(lambda: not client.has_what() or not any(client.has_what().values()))
