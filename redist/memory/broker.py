@@ -10,10 +10,9 @@ import asyncio
 import itertools
 import logging
 import os
-import shutil
+import secrets
 import socket
 import struct
-import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -23,6 +22,7 @@ from redist.memory.broker_messages import ABORT, COMMIT, DROP, FETCH, RESERVE, S
 from redist.memory.directory import SegmentDirectory
 from redist.memory.frames import FrameParser, error_fields, pack_frame
 from redist.memory.headers import footprint
+from redist.memory.locks import remove_tree
 
 __all__ = ["Broker"]
 
@@ -89,7 +89,7 @@ class Broker:
         path = os.path.join(self.directory.path, "socket")
         if len(path) > _LONGEST_SOCKET_PATH:
             # a socket's path is limited to 107 bytes
-            self._private = tempfile.mkdtemp(prefix="redist-", dir="/tmp")
+            self._private = _private_directory()
             path = os.path.join(self._private, "socket")
         try:
             os.unlink(path)
@@ -117,7 +117,7 @@ class Broker:
                 pass
             self.address = ""
         if self._private is not None:
-            shutil.rmtree(self._private, ignore_errors=True)
+            remove_tree(self._private)
             self._private = None
 
     def disconnect(self, pid: int) -> None:
@@ -316,3 +316,13 @@ def _wanted(name: Any, attempt: Any, addresses: Any) -> Wanted:
     if isinstance(addresses, list) and all(isinstance(address, str) for address in addresses):
         return name, attempt, addresses
     raise SegmentCorrupt(f"not a list of addresses: {addresses!r:.80}")
+
+
+def _private_directory() -> str:
+    while True:
+        path = f"/tmp/redist-{secrets.token_hex(4)}"  # noqa: S108  # a short one, made by us, owner-only
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            continue
+        return path

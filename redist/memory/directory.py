@@ -22,10 +22,8 @@ import itertools
 import logging
 import os
 import secrets
-import shutil
 import stat as statmode
 import threading
-import uuid
 import weakref
 from collections.abc import Iterable
 from heapq import nlargest
@@ -39,6 +37,7 @@ from redist.memory.locks import (
     default_parent,
     lock_if_free,
     remove_empty_parent,
+    remove_tree,
     try_lock,
 )
 from redist.memory.space import Space, format_size
@@ -106,7 +105,7 @@ class SegmentDirectory:
             If the parent is not ours alone or cannot be written.
         """
         parent = os.path.abspath(parent if parent is not None else default_parent())
-        path = os.path.join(parent, uuid.uuid4().hex)
+        path = os.path.join(parent, secrets.token_hex(16))
         lock_fd = _make(parent, path)
         directory = cls(path, lock_fd)
         directory._take(limit, owner)
@@ -330,7 +329,7 @@ class SegmentDirectory:
             return
         _living.discard(self)
         if remove:
-            shutil.rmtree(self.path, ignore_errors=True)
+            remove_tree(self.path)
             remove_empty_parent(self.path)
         for fd, _ in self._lingering:
             os.close(fd)
@@ -367,7 +366,7 @@ def _make(parent: str, path: str) -> int:
                     f"{parent}: no segment directory can be made there: {error.strerror}"
                 ) from error
         except OSError as error:
-            shutil.rmtree(making, ignore_errors=True)
+            remove_tree(making)
             raise SegmentError(
                 f"{parent}: no segment directory can be made there: {error.strerror}"
             ) from error

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
-import tempfile
 import time
 from dataclasses import dataclass
 
@@ -17,6 +15,7 @@ __all__ = [
     "default_parent",
     "lock_if_free",
     "remove_empty_parent",
+    "remove_tree",
     "small_shm_warning",
     "sweep_dead",
     "try_lock",
@@ -29,8 +28,19 @@ BEING_MADE = ".new-"
 
 def default_parent() -> str:
     """Return where segment directories of this user go: shared memory, or the temporary directory without it."""
-    base = SHM if os.path.isdir(SHM) and os.access(SHM, os.W_OK | os.X_OK) else tempfile.gettempdir()
+    base = SHM
+    if not (os.path.isdir(SHM) and os.access(SHM, os.W_OK | os.X_OK)):
+        import tempfile
+
+        base = tempfile.gettempdir()
     return os.path.join(base, f"redist-{os.getuid()}")
+
+
+def remove_tree(path: str) -> None:
+    """Remove a directory with everything in it, as far as that is possible."""
+    from shutil import rmtree
+
+    rmtree(path, ignore_errors=True)
 
 
 def remove_empty_parent(path: str) -> None:
@@ -136,7 +146,7 @@ def sweep_dead(parent: str | None = None, *, older_than: float = 300.0) -> list[
             continue
         lock_fd = lock_if_free(dead.path)
         if lock_fd is not None:
-            shutil.rmtree(dead.path, ignore_errors=True)
+            remove_tree(dead.path)
             os.close(lock_fd)
             remove_empty_parent(dead.path)
             removed.append(dead.path)
@@ -145,7 +155,7 @@ def sweep_dead(parent: str | None = None, *, older_than: float = 300.0) -> list[
             if entry.name.startswith(BEING_MADE) and time.time() - entry.stat().st_mtime >= max(
                 older_than, 60.0
             ):
-                shutil.rmtree(entry.path, ignore_errors=True)
+                remove_tree(entry.path)
     except OSError:
         pass
     return removed

@@ -10,7 +10,6 @@ from typing import Any
 __all__ = ["MAX_NAME", "function_label", "type_name"]
 
 MAX_NAME = 48
-_UNPRINTABLE = re.compile(r"[^\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\U0010ffff]")
 _NOT_LABEL = re.compile(r"[^\w.\-]+")
 
 
@@ -51,5 +50,6 @@ def function_label(function: Any) -> str:
 
 
 def _cut(name: str) -> str:
-    name = _UNPRINTABLE.sub("?", name)
+    if not name.isprintable():
+        name = "".join(c if c.isprintable() else "?" for c in name)
     return name if len(name) <= MAX_NAME else "..." + name[3 - MAX_NAME :]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import tempfile
+
     from redist.session.thread_driver import ThreadDriver
     from redist_worker.executor import Options
     from redist_worker.runner import Runner
@@ -58,6 +59,8 @@ class Local:
         """A directory for files of tasks, made when it is first asked for and removed with the executor."""
         with self._lock:
             if self._directory is None:
+                import tempfile
+
                 self._directory = tempfile.TemporaryDirectory(prefix=f"redist-{self.executor}-")
             return self._directory.name
 
