@@ -16,9 +16,9 @@ if repeated then
   return list
 end
 local list = { 'OK', 0 }
-S.queue_only = true
+queue_only = true
 local worker = lane[4]
-local paused = call('HGET', me, 'paused')
+local paused, claims = lane[5], tonumber(lane[6] or 0) > 0
 local i = BODY + 2
 local quick = {}
 for k = i + 1, i + a[i] do
@@ -111,7 +111,9 @@ i = i + 1 + a[i]
 local results = a[i]
 i = i + 1
 for k = finished + 1, finished + a[finished] do
-  S.unclaim(ME, a[k])
+  if claims then
+    S.unclaim(ME, a[k])
+  end
   call('HDEL', P .. 'batches:' .. ME, a[k])
 end
 for _ = 1, results do
@@ -139,20 +141,28 @@ end
 
 -- What became ready here goes through the queues: the turn's own executor takes first, then those that are idle.
 S.drain(SLICE)
-need('hand_out')
-need('take')
-S.flush_queues()
-if not paused and want ~= 0 then
+if not lazy.hand_out and not declare then
+  S.flush_queues()
+end
+local waiting = call('EXISTS', P .. 'queues') == 1
+if not paused and want ~= 0 and (want > 0 and waiting or want < 0) then
+  need('take')
   if want > 0 or S.assigned(ME, list) == 0 then
     S.take(ME, math.max(want, 1), quick, list)
   end
 end
-S.note_idle(ME, capacity, paused)
-S.queue_only = false
-if call('EXISTS', P .. 'queues') == 1 then
+-- A paused worker's executors are never idle.
+local free = capacity - call('HLEN', P .. 'batches:' .. ME)
+if free > 0 and not paused then
+  call('ZADD', P .. 'idle', free, ME)
+else
+  call('ZREM', P .. 'idle', ME)
+end
+queue_only = false
+if waiting then
   S.serve_idle()
 end
-if S.unserved then
+if unserved then
   S.later('serve -')
 end
 list[2] = S.settle_up(0)
