@@ -12,9 +12,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
 
 from faults import programs
@@ -29,8 +31,11 @@ from worker.harness import WorkerProcess
 
 pytestmark = pytest.mark.timeout(90)
 
+# Workers do not find this folder.
+cloudpickle.register_pickle_by_value(programs)
+
 ROOT = Path(__file__).parents[2]
-PATIENCE = 40.0
+PATIENCE = 30.0
 
 
 class Rig:
@@ -66,9 +71,8 @@ class Rig:
 
     def program(self, name: str, *args: str) -> subprocess.Popen[str]:
         env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'workers'}:{ROOT / 'tests'}"}
-        address = f"{self.endpoint.url}?namespace={self.endpoint.namespace}"
         process = subprocess.Popen(
-            [sys.executable, "-m", "faults.programs", name, address, *args],
+            [sys.executable, "-m", "faults.programs", name, self.endpoint.url, *args],
             env=env, stdout=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
         self.programs.append(process)
@@ -342,7 +346,7 @@ def test_fork(rig: Rig) -> None:
     rig.ready(1)
     client = rig.client()
     future = client.submit(programs.leaf, 1, "", pure=False)
-    running = client.map(programs.leaf, range(50), counts="", pause=0.002, pure=False)
+    many = client.map(programs.leaf, range(50), counts="", pause=0.002, pure=False)
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -350,7 +354,7 @@ def test_fork(rig: Rig) -> None:
         for call in (
             lambda: client.submit(programs.leaf, 2, ""),
             future.result,
-            lambda: client.gather(running),
+            partial(client.gather, many),
         ):
             try:
                 call()
@@ -365,8 +369,8 @@ def test_fork(rig: Rig) -> None:
     os.close(reading)
     os.close(writing)
     assert future.result(PATIENCE) == 1
-    assert client.gather(running) == list(range(50))
-    del future, running
+    assert client.gather(many) == list(range(50))
+    del future, many
     rig.finish()
 
 
