@@ -34,6 +34,7 @@ from redist_worker.output import Output
 from redist_worker.runner import Runner
 from redist_worker.side import Side
 from redist_worker.tasks import Tasks
+from redist_worker.tokens import Tokens
 from redist_worker.values import Values
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def run(packed: bytes, fds: list[int]) -> int:
     packed : bytes
         Pickled `Options`.
     fds : list of int
-        The control socket.
+        The control socket; reading and writing descriptors of the threads' tokens.
     """
     options: Options = pickle.loads(packed)
     control = socket.socket(fileno=fds[0])
@@ -101,7 +102,8 @@ def run(packed: bytes, fds: list[int]) -> int:
     signal.signal(signal.SIGINT, lambda *_: None)
     raise_file_limit()
     try:
-        executor = Executor(options)
+        tokens = [Tokens(*pipe) for pipe in zip(fds[1::2], fds[2::2])]
+        executor = Executor(options, tokens)
     except RedistError as error:
         logger.error("%s cannot start: %s", options.name, error)
         return UNREGISTERED
@@ -115,9 +117,11 @@ class Executor:
     ----------
     options : Options
         What the worker says.
+    tokens : list of Tokens
+        For its threads.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, tokens: list[Tokens]) -> None:
         self.options = options
         self.marks = Marks(options.marks)
         self.side = Side(options.endpoint)
@@ -138,6 +142,7 @@ class Executor:
             options.threads,
             self._before_hand_in,
             self._failed,
+            tokens,
         )
         self.session.on_tasks = self.runner.on_tasks
         self.session.on_beat = self._beat

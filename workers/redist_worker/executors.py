@@ -18,6 +18,8 @@ from typing import Any
 
 from redist_worker.forkserver import ForkServer
 from redist_worker.marks import Marks
+from redist_worker.tails import Tails
+from redist_worker.tokens import Tokens, token_pipes
 
 __all__ = ["Executor", "Executors"]
 
@@ -42,12 +44,15 @@ class Executor:
         What its threads run.
     control : socket.socket
         The worker's end of its control socket.
+    tails : Tails
+        Takes what it does not come to.
     """
 
     index: int
     name: str
     marks: Marks
     control: socket.socket
+    tails: Tails
     pid: int = 0
     started: float = field(default_factory=time.monotonic)
     #: resident bytes and monotonic time of the last sample
@@ -77,22 +82,28 @@ class Executors:
         How many.
     name : str
         The worker's name.
+    threads : int
+        Threads of each.
     segments : str
         The segment directory, where marks are kept.
     options : callable
         Returns what an executor is told, to be pickled.
     on_lost : callable
         Coroutine called with an executor that died, a text that says how, and the attempts that ran.
+    on_taken : callable
+        Coroutine called with an executor and the attempts that it was given and will not start.
     """
 
     def __init__(
         self,
         server: ForkServer,
         count: int,
+        threads: int,
         name: str,
         segments: str,
         options: Callable[[Executor], object],
         on_lost: Callable[[Executor, str, list[int]], Awaitable[None]],
+        on_taken: Callable[[Executor, list[int]], Awaitable[None]],
     ) -> None:
         self._server = server
         self._count = count
@@ -101,6 +112,8 @@ class Executors:
         self._segments = segments
         self._options = options
         self._on_lost = on_lost
+        self._on_taken = on_taken
+        self._threads = threads
         self._number = 0
         self._living: dict[int, Executor] = {}
         self._failures = 0
@@ -124,11 +137,18 @@ class Executors:
         number = self._number
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         marks = Marks(os.path.join(self._segments, f"marks-{os.getpid()}-{number}"))
-        executor = Executor(index, f"{self._name}-{index}", marks, ours, generation=self.generation)
+        pipes = token_pipes(self._threads)
+        tails = Tails(
+            [Tokens(reading) for reading, _ in pipes],
+            marks,
+            lambda attempts: self._spawn(self._on_taken(executor, attempts)),
+        )
+        executor = Executor(index, f"{self._name}-{index}", marks, ours, tails, generation=self.generation)
         self._living[number] = executor
         try:
             options = pickle.dumps(self._options(executor))
-            executor.pid = await self._server.spawn(number, options, [theirs.fileno()])
+            fds = [theirs.fileno(), *(fd for pipe in pipes for fd in pipe)]
+            executor.pid = await self._server.spawn(number, options, fds)
         except OSError as error:
             self._living.pop(number, None)
             self._discard(executor)
@@ -137,6 +157,8 @@ class Executors:
                 self._start_later(index)
         finally:
             theirs.close()
+            for _, writing in pipes:
+                os.close(writing)
 
     def _start_later(self, index: int) -> None:
         self._failures += 1
@@ -192,6 +214,7 @@ class Executors:
         return text
 
     def _discard(self, executor: Executor) -> None:
+        executor.tails.close()
         executor.control.close()
         executor.marks.close(remove=True)
 

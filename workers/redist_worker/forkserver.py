@@ -38,6 +38,7 @@ __all__ = ["ForkServer", "Job", "serve"]
 logger = logging.getLogger("redist.worker")
 
 _LARGEST = 65536
+_MOST_FDS = 253  # more do not travel in one message
 _NUMBER = struct.Struct("<Q")
 _PRELOAD = ("redist_worker.executor",)
 
@@ -198,7 +199,7 @@ def serve(sock: socket.socket, job: Job) -> None:
                 os.read(wake, 4096)
                 _report_exits(sock, children)
                 continue
-            data, fds, _, _ = socket.recv_fds(sock, _LARGEST, 16)
+            data, fds, _, _ = socket.recv_fds(sock, _LARGEST, _MOST_FDS, socket.MSG_CMSG_CLOEXEC)
             if not data:
                 _end(children)
                 return

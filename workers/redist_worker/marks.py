@@ -78,6 +78,10 @@ class Marks:
         self._words[at + 1] = monotonic_ns()
         self._words[at] = attempt
 
+    def began(self, slot: int) -> int:
+        """Return when the thread of `slot` last started something; a time that stays tells that it does not go on."""
+        return self._words[_HEADER + 2 * slot + 1]
+
     def clear(self, slot: int) -> None:
         """Say that the thread of `slot` runs nothing."""
         self._words[_HEADER + 2 * slot] = 0

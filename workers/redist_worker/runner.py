@@ -3,7 +3,7 @@
 Any thread that needs work makes the `turn`. A thread that runs a task holds one of T *slots*; one that waits for other
 tasks inside its task gives its slot up until it has what it waited for, so tasks that wait for tasks never starve an
 executor. What one turn brought is a *batch*; its unstarted tail goes to another thread when its thread blocks, and back to
-the server when the current task drags on.
+the server when the current task drags on, or by the worker if that task holds the GIL (`redist_worker.tokens`).
 
 Invariants: an attempt is started once; a batch is open from its arrival until its last task's hand-in was answered; no
 result is dropped before the turn that carries it is on the lane.
@@ -24,7 +24,8 @@ from redist_worker.batches import Batches
 from redist_worker.deadline import Deadline
 from redist_worker.marks import Marks
 from redist_worker.pace import Pace
-from redist_worker.threads import Lane, TaskThread, take_tail
+from redist_worker.threads import Lane, TaskThread, take_next, take_tail
+from redist_worker.tokens import Tokens
 
 __all__ = ["Runner"]
 
@@ -57,6 +58,8 @@ class Runner:
         Called before results leave.
     on_failure : callable
         Called when a thread ended because the session failed.
+    tokens : sequence of Tokens
+        For the first threads, by their slots.
     """
 
     threads: int
@@ -69,6 +72,7 @@ class Runner:
         threads: int,
         before_hand_in: Callable[[], None],
         on_failure: Callable[[], None] = lambda: None,
+        tokens: Sequence[Tokens] = (),
     ) -> None:
         self.threads = threads
         self._lane = lane
@@ -76,6 +80,7 @@ class Runner:
         self._marks = marks
         self._before_hand_in = before_hand_in
         self._on_failure = on_failure
+        self._tokens = tokens
         self._pace = Pace()
         self._lock = threading.Lock()
         self._slot_free = threading.Condition(self._lock)
@@ -112,8 +117,9 @@ class Runner:
             self._stopping = True
             pending, self._pending = list(self._pending), deque()
         back = [task for batch in pending for task in batch]
-        for thread in list(self._all):
-            back += take_tail(thread)
+        with self._lock:
+            for thread in list(self._all):
+                back += take_tail(thread)
         self._deadline.expire()
         # its answer also wakes threads that wait
         self._give_back(back)
@@ -245,7 +251,10 @@ class Runner:
     # --- a thread ---------------------------------------------------------------------------------------------------
 
     def _main(self) -> None:
-        me = TaskThread(slot=self._marks.take_slot())
+        slot = self._marks.take_slot()
+        me = TaskThread(slot, tokens=self._tokens[slot] if slot < len(self._tokens) else None)
+        if me.tokens is not None:
+            me.tokens.take_all()  # of a predecessor that failed
         self._all.add(me)
         _local.thread = me
         _local.runner = self
@@ -330,22 +339,26 @@ class Runner:
         if len(work) == 1:
             self._run_one(me, work[0])
             return
-        queue += work
+        task: HandOut | None = work[0]
+        queue.extend(work[1:])
+        if me.tokens is not None:
+            me.tokens.put([one.attempt for one in queue])
         self._deadline.arm()
-        clock = time.perf_counter
-        begun = clock()
-        while True:
-            try:
-                task = queue.popleft()
-            except IndexError:
-                return
+        begun = time.perf_counter()
+        while task is not None:
             self._run_one(me, task)
-            if me.started - begun > _HAND_IN_AFTER and queue:
-                # not as quick as they were: others get the rest
-                back = take_tail(me)
-                me.results += [Result(task.name, task.attempt, "back") for task in back]
-                me.batches += [task.batch for task in back]
-                return
+            if me.started - begun > _HAND_IN_AFTER:
+                break  # not as quick as they were: others get the rest
+            task = take_next(me)
+        if queue:
+            with self._lock:  # whoever takes tokens takes the tasks before the lock is free
+                if me.tokens is not None:
+                    me.tokens.take_all()
+                back = list(queue)
+                queue.clear()
+            # The worker says the same of what it took; one of the two finds the attempt void.
+            me.results += [Result(task.name, task.attempt, "back") for task in back]
+            me.batches += [task.batch for task in back]
 
     def _run_one(self, me: TaskThread, task: HandOut) -> None:
         clock = time.perf_counter
@@ -422,8 +435,8 @@ class Runner:
         return me
 
     def _secede(self, me: TaskThread) -> None:
-        tail = take_tail(me)
         with self._lock:
+            tail = take_tail(me)
             self._blocked += 1
             self._leave_slot(me)
             if tail:
@@ -468,7 +481,8 @@ class Runner:
                 if thread.task is None or now - thread.started < _DRAGS:
                     again = True
                     continue
-                tail = take_tail(thread)
+                with self._lock:
+                    tail = take_tail(thread)
                 if tail:
                     self._give_back(tail)
             if again:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from redist.store.calls import Call, HandOut, Result
+from redist_worker.tokens import Tokens
 
-__all__ = ["Lane", "TaskThread", "take_tail"]
+__all__ = ["Lane", "TaskThread", "take_next", "take_tail"]
 
 
 class Lane(Protocol):
@@ -34,7 +35,7 @@ class Lane(Protocol):
 
 @dataclass(slots=True, eq=False)
 class TaskThread:
-    """One thread's own state; `queue` alone is touched by others, by single deque operations."""
+    """One thread's own state; `queue` alone is touched by others, who hold the runner's lock or are the thread itself."""
 
     slot: int = -1
     queue: deque[HandOut] = field(default_factory=deque)
@@ -47,14 +48,29 @@ class TaskThread:
     task: HandOut | None = None
     blocks: int = 0
     seceded: bool = False
+    #: None: more threads than pipes, or no worker that shares them
+    tokens: Tokens | None = None
+
+
+def take_next(thread: TaskThread) -> HandOut | None:
+    """Take the next task of the thread's own batch; None if there is none, or others took the rest."""
+    if not thread.queue or (thread.tokens is not None and not thread.tokens.take_one()):
+        return None
+    try:
+        return thread.queue.popleft()
+    except IndexError:  # without tokens: taken in this moment
+        return None
 
 
 def take_tail(thread: TaskThread) -> list[HandOut]:
-    """Take what `thread` has not started, in order; the thread itself may be taking from the other end."""
+    """Take what `thread` has not started and nobody has taken yet, in order. The runner's lock is held."""
+    queue = thread.queue
+    left = len(queue) if thread.tokens is None else len(thread.tokens.take_all())
     tail: list[HandOut] = []
-    while True:
-        try:
-            tail.append(thread.queue.pop())
-        except IndexError:
-            tail.reverse()
-            return tail
+    try:
+        while len(tail) < left:
+            tail.append(queue.pop())
+    except IndexError:  # without tokens the thread itself may be taking from the other end
+        pass
+    tail.reverse()
+    return tail

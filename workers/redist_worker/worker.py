@@ -149,8 +149,9 @@ class Worker:
         session.heart.make = self._heartbeat
         self._broker = broker
         self.executors = Executors(
-            self.server, options.executors, self.name, home.directory.path, self._executor_options, self._lost
-        )
+            self.server, options.executors, options.threads, self.name, home.directory.path,
+            self._executor_options, self._lost, self._taken,
+        )  # fmt: skip
         self.driver = AsyncioDriver(session, self.endpoint, check=False)
         await self.driver.start(timeout=options.connect_timeout)
         self._parts.push_async_callback(self.driver.close, _GOODBYE)
@@ -291,6 +292,20 @@ class Worker:
         ordinals = [executor.ordinal] if executor.ordinal else await self._strangers()
         for ordinal in ordinals:
             self._post(calls.lost_executor(ordinal, reason, running))
+
+    async def _taken(self, executor: Executor, attempts: list[int]) -> None:
+        """Give to others what an executor holds and will not start; it says so itself once it can."""
+        key = f"{self.endpoint.prefix}batches:{executor.ordinal}"
+        flat = iter(await asyncio.to_thread(self.side.command, "HGETALL", key))
+        taken = set(attempts)
+        tasks = [
+            (name.decode(), attempt)
+            for batch, names in zip(flat, flat)
+            for attempt, name in enumerate(names.split(b"\n"), int(batch))
+            if attempt in taken
+        ]
+        logger.info("%s does not come to %d of its tasks, others get them", executor.name, len(tasks))
+        self._post(calls.take_back(executor.ordinal, tasks))
 
     async def _strangers(self) -> list[int]:
         """Return executors that the server counts as ours and we do not know: dead before they could say their ordinal."""
