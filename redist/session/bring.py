@@ -53,6 +53,7 @@ def bring(session: Session, kept: list[Entry]) -> None:
         elif entry.call.script.name not in ("ledger", "registered", "noop"):
             enqueue(entry.call, entry.on_reply, entry.on_error)
     if any(entry.call.script.name in _BRINGS_COUNTS for entry in kept):
-        # Those brought the counts of their time.
-        session.enqueue_counts(ledger.pairs())
+        # Those brought the counts of their time. What has not left yet has no count: said too early, it would be cancelled.
+        unsent = submissions.names()
+        session.enqueue_counts([pair for pair in ledger.pairs() if pair[0] not in unsent])
     enqueue(calls.registered())

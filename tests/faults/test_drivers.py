@@ -59,3 +59,32 @@ def test_reader_whose_descriptor_became_somebody_elses(driver: ThreadDriver) -> 
     thread.join(15)
     assert outcomes == [True]
     old._sock.close()
+
+
+def test_registering_anew_keeps_what_has_not_left(driver: ThreadDriver, endpoint: Endpoint) -> None:
+    """Tasks that are still collected have no count on the server yet; said too early, it would cancel them."""
+    session = driver.session
+    states = []
+    with driver.lock:
+        for i in range(30):
+            state = session.states.obtain(f"k{i}", session.generation, "f")
+            state.count += 1
+            session.submissions.add_function("f", b"F")
+            session.submit(state, calls.Task(f"k{i}", "f", b"spec"))
+            session.pump()
+            states.append(state)
+        assert session.collected
+        driver.links.transmit()
+    wire = endpoint.open()
+    # As after an absence for longer than a lease: the server does not know this registration.
+    wire.call("HSET", f"{endpoint.prefix}caller:{session.ordinal}", "inc", "another")
+    wire.close()
+    with driver.lock:
+        session.heart.beat()
+        driver.links.transmit()
+    wait_until(lambda: not session.lane.unanswered and not session.collected and session.lane.registered)
+    assert {state.status for state in states} == {"pending"}
+    assert driver.wait(lambda: not session.lane.due, 5, replies=True)
+    wire = endpoint.open()
+    assert [wire.call("EXISTS", f"{endpoint.prefix}key:k{i}") for i in range(30)] == [1] * 30
+    wire.close()
