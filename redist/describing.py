@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgpack
@@ -29,6 +30,7 @@ __all__ = [
     "scheduler_info",
     "wait_for_workers",
     "who_has",
+    "workers_changed",
 ]
 
 _SLICE = 500
@@ -187,6 +189,11 @@ def processing(client: Client, workers: str | Iterable[str] | None) -> Operation
     return result
 
 
+def workers_changed(client: Client, seen: int) -> bool:
+    """Tell whether a worker joined or left since the count of such messages was `seen`."""
+    return client._workers_seen != seen
+
+
 def wait_for_workers(client: Client, n_workers: int, timeout: float | None) -> Operation[None]:
     """Wait until at least `n_workers` workers can run tasks.
 
@@ -207,7 +214,7 @@ def wait_for_workers(client: Client, n_workers: int, timeout: float | None) -> O
         left = 1.0 if until is None else until - time.monotonic()
         if left <= 0:
             raise TimeoutError(f"only {count} of {n_workers} workers are here after {timeout:g} s")
-        yield Until(Condition(lambda seen=seen: client._workers_seen != seen), min(left, 0.25))
+        yield Until(Condition(partial(workers_changed, client, seen)), min(left, 0.25))
 
 
 def restart(client: Client, timeout: float | None, wait: bool) -> Operation[None]:

@@ -10,11 +10,13 @@ import contextlib
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgpack
 
+from redist.describing import workers_changed
 from redist.errors import KeyTaken, NoWorkers, RedistError, TransferError
 from redist.future import Future
 from redist.protocol import Payload, dumps
@@ -70,7 +72,9 @@ def prepare(
             if new:
                 fresh.add(name)
             if not state.sent and state.status == PENDING:
-                state.count += 1  # told with the commit, which makes the key; a count on its own would come before it
+                state.count += (
+                    1  # told with the commit, which makes the key; a count on its own would come before it
+                )
             else:
                 session.ledger.bind(state)
             items.append(Item(state, payload if new else None))
@@ -160,7 +164,7 @@ def _place(
             if refused.code != "workers" or left <= 0:
                 raise NoWorkers(f"{refused.message}; start one, or relax workers=") from None
         # A worker that joins is announced; the short period is for an announcement that was lost.
-        yield Until(Condition(lambda seen=seen: client._workers_seen != seen), min(left, 1.0))
+        yield Until(Condition(partial(workers_changed, client, seen)), min(left, 1.0))
 
 
 def _put(client: Client, worker: int, batch: list[tuple[str, int, Payload]]) -> None:

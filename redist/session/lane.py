@@ -192,7 +192,9 @@ class Lane:
     def _transmit(self, entry: Entry) -> None:
         call = entry.call
         first = self.unanswered[0].n if self.unanswered else self.n + 1
-        header = Header(self.prefix, self.ordinal, self.incarnation, entry.generation, entry.n, first - 1, self._sharded)
+        header = Header(
+            self.prefix, self.ordinal, self.incarnation, entry.generation, entry.n, first - 1, self._sharded
+        )
         if self._with_text and call.script.sha in self._with_text:
             self._with_text.discard(call.script.sha)
             data = calls.pack_eval(call, header)

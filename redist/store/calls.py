@@ -28,8 +28,8 @@ from redist.store.scripts import Script, load, sharded
 
 __all__ = [
     "Beat", "Call", "EligibilityClass", "HandOut", "Header", "Registered", "Result", "State", "Task", "Turn", "Value",
-    "add_replicas", "cancel", "client_heartbeat", "close", "commit", "continue_", "dependencies", "distrust", "drop_functions",
-    "drop_handoffs", "fire", "get_dataset", "handoff", "ledger", "lost_executor", "noop", "pack", "pack_eval",
+    "add_replicas", "cancel", "client_heartbeat", "close", "commit", "continue_", "dependencies", "distrust",
+    "drop_functions", "drop_handoffs", "fire", "get_dataset", "handoff", "ledger", "lost_executor", "noop", "pack", "pack_eval",
     "parse_commit", "parse_dataset", "parse_heartbeat", "parse_place", "parse_push", "parse_register", "parse_states",
     "parse_tasks", "parse_turn", "place", "publish", "register", "registered", "remove_replicas", "restart", "retry",
     "send", "states", "submit", "take_back", "turn", "unpublish", "worker_heartbeat",
@@ -94,7 +94,9 @@ def pack_eval(call: Call, header: Header) -> bytes:
 
 def _resp(command: bytes, script: bytes, call: Call, header: Header) -> bytes:
     generation = _AGELESS if call.ageless else header.generation
-    argument = _packb([header.ordinal, header.incarnation, generation, header.n, header.acknowledged, *call.body])
+    argument = _packb(
+        [header.ordinal, header.incarnation, generation, header.n, header.acknowledged, *call.body]
+    )
     routing = f"{header.prefix}meta".encode()
     return b"*5\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$1\r\n1\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
         len(command), command, len(script), script, len(routing), routing, len(argument), argument,
@@ -429,7 +431,17 @@ def commit(values: Sequence[Value]) -> Call:
     """Make scattered values known; their payloads are written."""
     body: list[Any] = []
     for v in values:
-        body += (v.name, v.count, v.attempt, v.worker, v.nbytes, v.type, v.value, int(v.keep), len(v.contains))
+        body += (
+            v.name,
+            v.count,
+            v.attempt,
+            v.worker,
+            v.nbytes,
+            v.type,
+            v.value,
+            int(v.keep),
+            len(v.contains),
+        )
         body += v.contains
     return Call(load("commit"), body, grows=True)
 

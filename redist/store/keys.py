@@ -17,7 +17,16 @@ from typing import TypeAlias
 
 from redist.errors import InvalidKey
 
-__all__ = ["MAX_KEY_BYTES", "SCHEMA", "Key", "check_namespace", "dataset_record", "decode_key", "encode_key", "prefix_of"]
+__all__ = [
+    "MAX_KEY_BYTES",
+    "SCHEMA",
+    "Key",
+    "check_namespace",
+    "dataset_record",
+    "decode_key",
+    "encode_key",
+    "prefix_of",
+]
 
 Key: TypeAlias = "str | tuple[object, ...]"
 

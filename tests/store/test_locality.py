@@ -40,7 +40,7 @@ def test_a_task_goes_to_the_host_of_its_inputs(world: World, two: tuple[Caller, 
 
 
 def test_small_inputs_move_when_their_host_is_busy(world: World, two: tuple[Caller, Caller]) -> None:
-    here, away = two
+    here, _ = two
     client = world.client()
     scatter(world, client, here.options["parent"], 1000)
     client.ok(C.submit([C.Task(name, "f", b"spec", ["data"]) for name in ("t", "u")], F))
@@ -69,7 +69,7 @@ def test_large_inputs_wait_50_ms_for_their_host(world: World, two: tuple[Caller,
 
 
 def test_the_host_of_large_inputs_takes_the_task_at_once(world: World, two: tuple[Caller, Caller]) -> None:
-    here, away = two
+    here, _ = two
     client = world.client()
     scatter(world, client, here.options["parent"], HEAVY)
     client.ok(C.submit([C.Task(name, "f", b"spec", ["data"]) for name in ("t", "u")], F))
