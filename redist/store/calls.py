@@ -29,7 +29,8 @@ from redist.store.scripts import Script, load, sharded
 __all__ = [
     "Beat", "Call", "EligibilityClass", "HandOut", "Header", "Registered", "Result", "State", "Task", "Turn", "Value",
     "add_replicas", "cancel", "client_heartbeat", "close", "commit", "continue_", "dependencies", "distrust",
-    "drop_functions", "drop_handoffs", "fire", "get_dataset", "handoff", "ledger", "lost_executor", "noop", "pack", "pack_eval",
+    "drop_functions", "drop_handoffs", "fire", "get_dataset", "handoff", "ledger", "lost_executor", "noop", "pack",
+    "pack_eval",
     "parse_commit", "parse_dataset", "parse_heartbeat", "parse_place", "parse_push", "parse_register", "parse_states",
     "parse_tasks", "parse_turn", "place", "publish", "register", "registered", "remove_replicas", "restart", "retry",
     "send", "states", "submit", "take_back", "turn", "unpublish", "worker_heartbeat",
