@@ -360,6 +360,7 @@ class Segments:
 
         if self._remote is None:
             self._remote = DataClient(client.session.secret)
+        self._remote.token = client.session.secret  # a server that lost its memory has made another one
         return self._remote
 
     def close(self) -> None:

@@ -35,7 +35,7 @@ class DataClient:
     Parameters
     ----------
     token : str
-        The secret of the namespace.
+        The secret of the namespace; a server that lost its memory makes another one, which is to be assigned to `token`.
     tls : ssl.SSLContext, optional
         Client-side context.
     timeout : float
@@ -46,7 +46,7 @@ class DataClient:
 
     def __init__(self, token: str, *, tls: ssl.SSLContext | None = None, timeout: float = 30.0) -> None:
         self.timeout = timeout
-        self._token = token
+        self.token = token
         self._tls = tls
         self._start()
         _living.add(self)
@@ -87,7 +87,7 @@ class DataClient:
             receiver = None
             try:
                 if connection is None:
-                    connection = _Connection(address, self._token, self._tls, self.timeout)
+                    connection = _Connection(address, self.token, self._tls, self.timeout)
                 receiver = PayloadReceiver(payloads, sink, connection.scratch)
                 connection.send(request)
                 connection.receive(receiver)
@@ -136,12 +136,12 @@ class DataClient:
         try:
             try:
                 if connection is None:
-                    connection = _Connection(address, self._token, self._tls, self.timeout)
+                    connection = _Connection(address, self.token, self._tls, self.timeout)
                 accepted = outcomes_of(connection.ask(request))
             except (OSError, TransferError):
                 if not reused:
                     raise
-                connection = _Connection(address, self._token, self._tls, self.timeout)
+                connection = _Connection(address, self.token, self._tls, self.timeout)
                 accepted = outcomes_of(connection.ask(request))
             if any(error is not None for error in accepted):
                 self._give(connection)
@@ -161,7 +161,7 @@ class DataClient:
 
     def drop(self, address: str, payloads: Sequence[tuple[str, int]]) -> None:
         """Have a worker on another host remove payloads that were put there and then not needed."""
-        connection = _Connection(address, self._token, self._tls, self.timeout)
+        connection = _Connection(address, self.token, self._tls, self.timeout)
         try:
             connection.ask([DROP, *flat(payloads)])
         except OSError as error:

@@ -27,7 +27,7 @@ class AsyncDataClient:
     Parameters
     ----------
     token : str
-        The secret of the namespace.
+        The secret of the namespace; a server that lost its memory makes another one, which is to be assigned to `token`.
     tls : ssl.SSLContext, optional
         Client-side context.
     timeout : float
@@ -38,7 +38,7 @@ class AsyncDataClient:
 
     def __init__(self, token: str, *, tls: ssl.SSLContext | None = None, timeout: float = 30.0) -> None:
         self.timeout = timeout
-        self._token = token
+        self.token = token
         self._tls = tls
         self._idle: dict[str, list[_AsyncConnection]] = {}
 
@@ -162,7 +162,7 @@ class AsyncDataClient:
         )
         _, connection = await asyncio.wait_for(connecting, self.timeout)
         try:
-            await connection.greet(self._token)
+            await connection.greet(self.token)
         except BaseException:
             connection.close()
             raise

@@ -44,7 +44,7 @@ class DataServer:
     directory : SegmentDirectory
         Whose payloads are served, and where those of remote clients go.
     token : str
-        The secret of the namespace.
+        The secret of the namespace; a server that lost its memory makes another one, which is to be assigned to `token`.
     tls : ssl.SSLContext, optional
         Server-side context.
     transfers : int
@@ -75,7 +75,7 @@ class DataServer:
         #: bytes sent and received since the start
         self.sent = 0
         self.received = 0
-        self._token = token
+        self.token = token
         self._tls = tls
         self._transfers = transfers
         self._on_committed = on_committed
@@ -174,8 +174,8 @@ class DataServer:
             nonce = new_nonce()
             connection.socket.sendall(pack_frame(server_hello(nonce)))
             items = connection.next_frame(time.monotonic() + _HELLO_SECONDS)
-            client_nonce = check_client(items, nonce, self._token)
-            connection.socket.sendall(pack_frame(server_proof(nonce, client_nonce, self._token)))
+            client_nonce = check_client(items, nonce, self.token)
+            connection.socket.sendall(pack_frame(server_proof(nonce, client_nonce, self.token)))
             connection.let_in(self.timeout)
         except (OSError, RedistError) as error:
             logger.warning("a data connection was refused: %s", error)

@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+from redist.errors import SegmentGone, TransferError
+from redist.memory.data_client import DataClient
 from redist.store.connect import endpoint as make_endpoint
 from redist.store.server import EmbeddedServer
 from worker.harness import Client, WorkerProcess, alive, until
@@ -44,6 +46,40 @@ def test_workers_go_on_when_the_server_is_back(tmp_path, persistent):
     assert code == 0, worker.text()
     until(lambda: not any(map(alive, pids)))
     worker.log.close()
+
+
+def test_a_worker_takes_the_new_token_of_a_server_that_lost_its_memory(tmp_path):
+    server = EmbeddedServer(tmp_path / "server", persistent=False)
+    server.start()
+    endpoint = make_endpoint(server.url)
+    worker = WorkerProcess(endpoint, str(tmp_path))
+    try:
+        assert isinstance(ask_data_server(endpoint), SegmentGone)
+        os.kill(server.pid, signal.SIGKILL)
+        server.stop()
+        server.start()
+        assert isinstance(ask_data_server(endpoint), SegmentGone)
+    finally:
+        worker.stop()
+        server.stop()
+    worker.log.close()
+
+
+def ask_data_server(endpoint):
+    """Return what the data server of the only worker answers who knows the server's token, once it knows it as well."""
+    client = Client(endpoint)
+    (ordinal,) = until(lambda: client.ordinals("workers").values(), 30)
+    address = client.field(f"caller:{ordinal}", "address")
+    remote = DataClient(client.session.secret)
+    try:
+        return until(lambda: understood(remote.get(address, [("nothing", 1)])[0]))
+    finally:
+        remote.close()
+        client.driver.close()
+
+
+def understood(outcome):
+    return None if isinstance(outcome, TransferError) and "token" in str(outcome) else outcome
 
 
 def test_a_worker_without_its_server_can_be_stopped(tmp_path):

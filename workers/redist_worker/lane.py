@@ -36,7 +36,8 @@ class DriverLane:
         outcome = Outcome(1)
         with driver.lock:
             driver.check_alive()
-            self._session.lane.enqueue(call, outcome.take(0), outcome.fail)
+            # Behind the tasks and counts of this executor's own client: a result may contain their Futures.
+            self._session.enqueue(call, outcome.take(0), outcome.fail)
             driver.push_out()
         # looked at now and then: a session that fails for good answers nothing
         while not driver.wait(outcome, _LOOK_AGAIN, replies=True):
@@ -51,7 +52,7 @@ class DriverLane:
 
     def enqueue(self, call: Call, on_reply: Callable[[Any], None]) -> None:
         """`post`, from within a callback: the session's lock is held, and its driver sends when the callback is over."""
-        self._session.lane.enqueue(call, on_reply)
+        self._session.enqueue(call, on_reply)
 
     @property
     def failed(self) -> bool:

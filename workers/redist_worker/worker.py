@@ -64,6 +64,8 @@ class Worker:
         self._ordinal = 0
         self.home: Home
         self.session: Session
+        #: who know the token of the namespace's data servers
+        self._bearers: tuple[DataClient, DataServer]
         self.driver: AsyncioDriver
         self.executors: Executors
         self._parts = contextlib.AsyncExitStack()
@@ -144,6 +146,7 @@ class Worker:
         )
         session.on_evict = replicas.evict
         session.on_lost = lambda: self._lost_registration(replicas)
+        self._bearers = client, data_server
         session.on_generation = self._new_generation
         session.on_beat = lambda beat: self._beat(beat, replicas)
         session.heart.make = self._heartbeat
@@ -273,6 +276,8 @@ class Worker:
 
     def _lost_registration(self, replicas: Replicas) -> list[Call]:
         """Return what the server is to hear after it lost this worker."""
+        for bearer in self._bearers:
+            bearer.token = self.session.secret  # a server that lost its memory has made another one
         asyncio.get_running_loop().call_soon(self._check_ordinal)
         return replicas.all_again()
 
