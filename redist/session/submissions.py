@@ -145,6 +145,9 @@ class Submissions:
             count = state.count if state.count > 0 else 1
             if task.count != count:
                 task = task._replace(count=count)
+            if state.sent and task.flags & FRESH:
+                # A Ctrl-C came before it was taken from here: it may be on the lane already.
+                task = task._replace(flags=task.flags & ~FRESH)
             tasks.append(task)
             states.append(state)
             settled(state, count)

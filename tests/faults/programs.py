@@ -87,6 +87,14 @@ def interrupted(address: str) -> None:
         print(future.result(), client.submit(leaf, 8, "", pure=False).result(), flush=True)
 
 
+def family(count: int) -> list[Any]:
+    """A task that makes others and returns their Futures."""
+    from redist import get_client
+
+    client = get_client()
+    return [client.submit(leaf, i, "", pure=False) for i in range(count)]
+
+
 def storm(address: str, seed: str) -> None:
     """A client that gets Ctrl-C at random moments; nothing of it may be out of joint afterwards."""
     import random
@@ -99,7 +107,6 @@ def storm(address: str, seed: str) -> None:
 
     def strike(*_: object) -> None:
         if armed[0]:
-            armed[0] = False
             raise KeyboardInterrupt
 
     signal.signal(signal.SIGALRM, strike)
@@ -112,15 +119,16 @@ def storm(address: str, seed: str) -> None:
         while time.monotonic() < until:
             try:
                 armed[0] = True
-                signal.setitimer(signal.ITIMER_REAL, rng.random() * 0.004)
+                # Again and again: one that hits a `__del__` is swallowed by Python.
+                signal.setitimer(signal.ITIMER_REAL, 1e-4 + rng.random() * 0.004, 0.05)
                 while True:
                     i += 1
                     futures = [client.submit(leaf, i + k, "", pure=False) for k in range(rng.randrange(1, 8))]
                     assert client.gather(futures) == list(range(i, i + len(futures)))
             except KeyboardInterrupt:
-                strikes += 1
-            finally:
                 armed[0] = False
+                strikes += 1
+        signal.setitimer(signal.ITIMER_REAL, 0)
         futures = client.map(leaf, range(200), counts="", pure=False)
         assert client.gather(futures) == list(range(200))
         print("struck", strikes, flush=True)

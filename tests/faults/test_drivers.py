@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from redist.diagnostics.doctor import examine
 from redist.session.session import Session
 from redist.session.states import Condition
 from redist.session.thread_driver import ThreadDriver
@@ -88,3 +90,27 @@ def test_registering_anew_keeps_what_has_not_left(driver: ThreadDriver, endpoint
     wire = endpoint.open()
     assert [wire.call("EXISTS", f"{endpoint.prefix}key:k{i}") for i in range(30)] == [1] * 30
     wire.close()
+
+
+def test_tasks_that_a_ctrl_c_sent_twice_are_counted_once(driver: ThreadDriver, endpoint: Endpoint) -> None:
+    session = driver.session
+    enqueue = session.lane.enqueue
+
+    def interrupted(*args: Any) -> Any:
+        enqueue(*args)
+        raise KeyboardInterrupt
+
+    with driver.lock:
+        session.submissions.add_function("f", b"F")
+        for i in range(3):
+            state = session.states.obtain(f"k{i}", session.generation, "f")
+            state.count += 1
+            session.submit(state, calls.Task(f"k{i}", "f", b"spec", flags=calls.FRESH))
+        session.lane.enqueue = interrupted  # type: ignore[method-assign]
+        with pytest.raises(KeyboardInterrupt):
+            session.pump()
+        session.lane.enqueue = enqueue  # type: ignore[method-assign]
+        driver.submitted()
+    assert driver.wait(lambda: not session.lane.unanswered, 10, replies=True)
+    report = examine(endpoint)
+    assert not report.violations, "\n".join(map(str, report.violations))
