@@ -269,6 +269,8 @@ class Session:
             bring(self, kept)
         self.lane.register(registered.ordinal)
         self.lane.resume()
+        # What was collected waited for answers that will not come.
+        self.submissions.pump()
         self._subscribe()
 
     def _register_failed(self, error: BaseException) -> None:
@@ -428,6 +430,8 @@ class Session:
     def _beat_answered(self, beat: calls.Beat) -> None:
         if beat.generation > self.generation:
             self.set_generation(beat.generation)
+        if self.submissions.outbox:
+            self.submissions.recount()
         if self.on_beat is not None:
             self.on_beat(beat)
 

@@ -91,6 +91,11 @@ class Submissions:
         while self.outbox and not self.held:
             self._send_slice(self.outbox)
 
+    def recount(self) -> None:
+        """Count anew what is unanswered, lest a Ctrl-C that lost an answer holds up what is collected."""
+        self.unanswered = sum(entry.call.script.name == "submit" for entry in self._lane.unanswered)
+        self.pump()
+
     def names(self) -> set[str]:
         """Return the names of the tasks that have not left."""
         return {state.name for state, _ in self.outbox}
@@ -155,11 +160,12 @@ class Submissions:
         if tasks:
             functions = list(self._new_functions.items())
             classes = list(self._new_classes.values())
-            self.unanswered += 1
             call = calls.submit(tasks, functions, classes)
             self._lane.enqueue(
                 call, self._answered, partial(self._refused, states, [fn for fn, _ in functions])
             )
+            # Behind it, so that a Ctrl-C in between counts too few and not too many.
+            self.unanswered += 1
             for fn, _ in functions:
                 del self._new_functions[fn]
             for eligibility in classes:

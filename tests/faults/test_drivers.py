@@ -114,3 +114,26 @@ def test_tasks_that_a_ctrl_c_sent_twice_are_counted_once(driver: ThreadDriver, e
     assert driver.wait(lambda: not session.lane.unanswered, 10, replies=True)
     report = examine(endpoint)
     assert not report.violations, "\n".join(map(str, report.violations))
+
+
+@pytest.mark.parametrize("how", ["heartbeat", "registration"])
+def test_what_is_collected_leaves_although_answers_were_lost(
+    driver: ThreadDriver, endpoint: Endpoint, how: str
+) -> None:
+    session = driver.session
+    with driver.lock:
+        session.submissions.add_function("f", b"F")
+        state = session.states.obtain("k", session.generation, "f")
+        state.count += 1
+        session.submissions.unanswered = 4  # a Ctrl-C hit where the last answers were dealt with
+        session.submit(state, calls.Task("k", "f", b"spec"))
+        driver.submitted()
+        assert session.collected
+        if how == "registration":
+            session.lane._on_unregistered()
+        else:
+            session.heart.beat()
+        driver.push_out()
+    wire = endpoint.open()
+    wait_until(lambda: wire.call("EXISTS", f"{endpoint.prefix}key:k"))
+    wire.close()
