@@ -179,7 +179,7 @@ def compute(client: Client) -> None:
     show("mean arrival delay by carrier, minutes", by_carrier.result())
     show("mean arrival delay by hour of departure, minutes", by_hour.result())
     show("mean departure delay by visibility, minutes", by_sight.result())
-    show_memory(client, "with every intermediate result")
+    show_memory(client, "the flights, the weather and three results")
 
     del by_carrier, by_hour, by_sight, skies
     client.publish_dataset({"months": months, **results}, name="flights-2013")
