@@ -25,8 +25,7 @@ def keys_of(cluster: LocalCluster) -> list[str]:
 
 def leaves_nothing(cluster: LocalCluster) -> None:
     """Fail if a key is left, or the doctor finds something."""
-    # After a loss of writes, as a failover may bring, nothing is freed until a lease has passed.
-    wait_until(lambda: not keys_of(cluster), 30, "every key is gone")
+    wait_until(lambda: not keys_of(cluster), 20, "every key is gone")
     assert examine(cluster.endpoint).violations == ()
 
 
