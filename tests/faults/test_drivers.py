@@ -127,7 +127,7 @@ def test_what_is_collected_leaves_although_answers_were_lost(
         state.count += 1
         session.submissions.unanswered = 4  # a Ctrl-C hit where the last answers were dealt with
         session.submit(state, calls.Task("k", "f", b"spec"))
-        driver.submitted()
+        session.pump()
         assert session.collected
         if how == "registration":
             session.lane._on_unregistered()
