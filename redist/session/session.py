@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from redist.errors import ClientClosed, SchemaMismatch, ServerRefused
+from redist.errors import ClientClosed, SchemaMismatch, ServerFull, ServerRefused
 from redist.session.bring import bring
 from redist.session.heart import Heart
 from redist.session.lane import Entry, Lane, OnError, OnReply, Refused
@@ -274,6 +274,9 @@ class Session:
         self._subscribe()
 
     def _register_failed(self, error: BaseException) -> None:
+        if isinstance(error, ServerFull) and self._was_registered:
+            self.lane.hold()  # it has room again once something is released
+            return
         if isinstance(error, Refused):
             if error.code == "worker" and self._was_registered and self.clock() < self._patience:
                 self.lane.hold()  # our worker has to register anew, too

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from faults.transport import Event, Fault, Proxy
 from redist.diagnostics.doctor import examine
+from redist.errors import ConnectionLost
 from redist.session.session import Session
 from redist.session.states import Condition
 from redist.session.thread_driver import ThreadDriver
@@ -137,3 +139,41 @@ def test_what_is_collected_leaves_although_answers_were_lost(
     wire = endpoint.open()
     wait_until(lambda: wire.call("EXISTS", f"{endpoint.prefix}key:k"))
     wire.close()
+
+
+def test_full_server_does_not_end_a_session_that_registers_anew(
+    proxy: Proxy, valkey: Server, namespace: str
+) -> None:
+    proxy.start_over(Fault("OOM", Event("c", "register", 1)))
+    endpoint = proxy.endpoint(namespace)
+    driver = ThreadDriver(Session(endpoint, "client", "c"), endpoint, check=False)
+    driver.start()
+    session = driver.session
+    wire = endpoint.open()
+    wire.call("HSET", f"{endpoint.prefix}caller:{session.ordinal}", "inc", "another")
+    with driver.lock:
+        session.heart.beat()
+        driver.push_out()
+    wait_until(lambda: proxy.fault is not None and proxy.fault.fired and session.lane.registered)
+    assert session.failure is None
+    assert (
+        wire.call("HGET", f"{endpoint.prefix}caller:{session.ordinal}", "inc").decode() == session.incarnation
+    )
+    wire.close()
+    driver.close()
+    valkey.forget(namespace)
+
+
+def test_server_that_stays_away_fails_no_task() -> None:
+    from redist_worker.tasks import Tasks
+
+    class Away:
+        endpoint = Endpoint.__new__(Endpoint)
+
+        def command(self, *args: object) -> None:
+            raise ConnectionLost("away")
+
+    Away.endpoint.prefix = "redist:{x}:"
+    tasks = Tasks(Away(), None, None)  # type: ignore[arg-type]
+    result, _ = tasks.execute(calls.HandOut(1, 1, "k", "f" * 24, b"", [], 0))
+    assert result.status == "retry"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
-from redist.errors import DeserializationError, RedistError, Reschedule, TransferError
+from redist.errors import ConnectionLost, DeserializationError, RedistError, Reschedule, TransferError
 from redist.protocol.arguments import unpack_arguments
 from redist.protocol.functions import load_function, may_hold_futures
 from redist.protocol.names import type_name
@@ -62,7 +62,8 @@ class Tasks:
             values = ()
         except Missing as missing:
             return Result(name, attempt, "missing", value=missing.lines()), None
-        except TransferError:
+        except (TransferError, ConnectionLost):
+            # Also of the server, when it stays away for long: that is no error of the task.
             return Result(name, attempt, "retry"), None
         except BaseException as error:
             return _erred(task, error), None
