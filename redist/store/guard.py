@@ -8,6 +8,7 @@ do: it comes when the *thread* that started the program ends.)
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import shutil
@@ -22,6 +23,8 @@ from typing import IO, Any
 __all__ = ["Guard", "pidfd", "wait_for_end"]
 
 _STOP_TIMEOUT = 15.0
+# Above what the shell uses for itself: it can name 0 to 9 only, and keeps copies from 10 on.
+_FIRST_PASSED_FD = 64
 
 # Arguments: the private directory, the signal that stops the program, the command. Descriptor 0 is the owner's pipe.
 _SCRIPT = """
@@ -63,7 +66,7 @@ class Guard:
     output : file, optional
         Where its output and errors go; default: this process's own.
     pass_fds : sequence of int
-        Descriptors that the program keeps open.
+        Descriptors of files that the program keeps open, under other numbers.
 
     Raises
     ------
@@ -83,7 +86,9 @@ class Guard:
         self.directory = directory
         self._owner = os.getpid()
         reader, self._writer = os.pipe()
+        passed: list[int] = []
         try:
+            passed.extend(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_PASSED_FD) for fd in pass_fds)
             self._process = subprocess.Popen(
                 [
                     "/bin/sh",
@@ -98,7 +103,7 @@ class Guard:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                pass_fds=pass_fds,
+                pass_fds=passed,
                 cwd="/",
             )
         except BaseException:
@@ -106,7 +111,8 @@ class Guard:
             shutil.rmtree(directory, ignore_errors=True)
             raise
         finally:
-            os.close(reader)
+            for fd in (reader, *passed):
+                os.close(fd)
         _guards.add(self)
 
     @property

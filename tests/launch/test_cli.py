@@ -102,6 +102,17 @@ def test_server_with_data_and_tcp(tmp_path: Path) -> None:
         assert command.end() == (0, "")
 
 
+def test_two_servers_on_one_directory(tmp_path: Path) -> None:
+    # In the command's own process the lock has the lowest free descriptor, which the guard's shell uses too.
+    first = Started("server", "--dir", str(tmp_path), "--quiet")
+    assert first.line()
+    second = Started("server", "--dir", str(tmp_path), "--quiet")
+    code, error = second.end(signum=None)
+    assert code == 78
+    assert "in use by another server" in error
+    assert first.end() == (0, "")
+
+
 def test_server_for_other_hosts_has_a_password(tmp_path: Path) -> None:
     command = Started("server", "--bind", "0.0.0.0", "--port", "0", "--quiet", REDIST_PASSWORD="s3cret")
     assert command.line().startswith("redis://:s3cret@")
