@@ -306,3 +306,18 @@ def test_odd_names(world: World, client: Caller, x: Caller, name: str) -> None:
     client.ok(C.unpublish(name))
     client.ok(C.ledger([(name, 0)]))
     assert F
+
+
+def test_a_task_key_is_not_scattered_to(world: World, client: Caller, worker: Caller) -> None:
+    x = world.executor(worker)
+    client.ok(C.submit([C.Task("t", "f", b"spec")], [("f", b"FUNCTION")]))
+    x.listen_up()
+    x.turn([C.Result("t", x.tasks[0].attempt, "memory", 2, "int", b"v2")])
+    other = world.client("other")
+    other.ok(C.commit([C.Value("t", 1, 0, 0, 4, "int", b"else")]))
+    other.listen_up()
+    assert (other.told["t"].state, other.told["t"].type) == ("erred", "KeyTaken")
+    # A client that registers anew brings the very value that the task computed.
+    other.ok(C.commit([C.Value("t", 1, 0, 0, 2, "int", b"v2")]))
+    other.listen_up()
+    assert other.told["t"].value == b"v2"

@@ -29,7 +29,9 @@ while i <= #a do
     h = rec(name)
   end
   local state = h and word(h.state)
-  if h and state ~= 'memory' and h.fn then
+  -- Who registers anew brings values that tasks computed: those are the same.
+  local same = state == 'memory' and (value ~= '' and S.read_data(name, h) == value or h['w:' .. int(worker)] == int(attempt))
+  if h and h.fn and not same then
     S.push(ME, name, 'erred', '0', '0', 'KeyTaken', '', format(
       '!KeyTaken\0the key %s is in use by a task; scatter under another key', name))
     known[#known + 1] = name
