@@ -86,7 +86,7 @@ def report(medians: dict[str, dict[str, float]], systems: list[str]) -> None:
             value = by.get(system)
             text = "" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
             if value and ours and system != "redist":
-                ratio = value / ours if figure.endswith("ms") else ours / value
+                ratio = value / ours if figure.endswith((" ms", " s")) else ours / value
                 text += f"  ({ratio:.3g}x)"
             row.append(text)
         table.add_row(*row)

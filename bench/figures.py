@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
 
-from bench.systems import System, Unsupported
+from bench.systems import System, Unsupported, inc
 
 Numbers = dict[str, float]
 
@@ -85,6 +89,143 @@ def gather(system: System) -> Numbers:
     return numbers
 
 
+def awaited(system: System) -> Numbers:
+    """Submit to result, awaited in one loop: median in ms."""
+    if system.name != "redist":
+        raise Unsupported
+    import asyncio
+
+    from redist import Client
+
+    address: Any = system.client.cluster.endpoint  # type: ignore[attr-defined]
+
+    async def measure() -> list[float]:
+        times = []
+        async with Client(address, asynchronous=True) as client:
+            for i in range(1_000):
+                began = time.perf_counter()
+                await client.submit(inc, i, pure=False)
+                times.append((time.perf_counter() - began) * 1e3)
+        return times
+
+    return {"submit to result, awaited, median ms": statistics.median(asyncio.run(measure()))}
+
+
+def memory(system: System) -> Numbers:
+    """Server bytes a finished small key, and CPU of a known million compared with ten thousand."""
+    if system.name != "redist":
+        raise Unsupported
+    client: Any = system.client  # type: ignore[attr-defined]
+    n = 100_000
+    before = _server_info(client, "memory")["used_memory"]
+    futures = system.map_wait(n, False)
+    used = _server_info(client, "memory")["used_memory"] - before
+    del futures
+    until_gone(system)
+    return {"server bytes a finished small key": used / n}
+
+
+def known(system: System) -> Numbers:
+    """Server time of a task with 1,000,000 keys known, relative to 10,000."""
+    if system.name != "redist":
+        raise Unsupported
+    client: Any = system.client  # type: ignore[attr-defined]
+
+    def cost() -> float:
+        before = _server_info(client, "commandstats")["cmdstat_evalsha"]["usec"]
+        held = system.map_wait(10_000, False)
+        after = _server_info(client, "commandstats")["cmdstat_evalsha"]["usec"]
+        del held
+        return float(after - before)
+
+    few = system.map_wait(10_000, False)
+    first = cost()
+    many = [system.map_wait(100_000, False) for _ in range(10)]
+    second = cost()
+    del few, many
+    until_gone(system)
+    return {"cost of a task, 1,000,000 keys known to 10,000": second / first}
+
+
+def freed(system: System) -> Numbers:
+    """Deleting the Future of a 1 MB payload until its file is gone: median ms."""
+    if system.name != "redist":
+        raise Unsupported
+    import numpy as np
+
+    client: Any = system.client  # type: ignore[attr-defined]
+    times = []
+    for _ in range(100):
+        future = client.scatter(np.zeros(1 << 17), hash=False)
+        (directory,) = {
+            w["local_directory"] for w in client.scheduler_info()["workers"].values() if _files(w)
+        }
+        began = time.perf_counter()
+        del future
+        while _files({"local_directory": directory}):
+            if time.perf_counter() - began > 10:
+                raise TimeoutError("the payload's file is still there")
+        times.append((time.perf_counter() - began) * 1e3)
+    return {"del until 1 MB is free, median ms": statistics.median(times)}
+
+
+def _files(worker: dict[str, Any]) -> list[str]:
+    return [name for name in os.listdir(worker["local_directory"]) if "." in name and len(name) > 32]
+
+
+def idle(system: System) -> Numbers:
+    """CPU of an idle cluster of two workers, per cent of a core."""
+    if system.name != "redist":
+        raise Unsupported
+    import psutil
+
+    def spent() -> float:
+        total = 0.0
+        for process in psutil.Process().children(recursive=True):
+            times = process.cpu_times()
+            total += times.user + times.system
+        return total
+
+    before = spent()
+    time.sleep(10)
+    return {"CPU of an idle cluster, per cent of a core": (spent() - before) * 10}
+
+
+def start(system: System) -> Numbers:
+    """Interpreter start to first result and clean exit, with two workers: s."""
+    programs = {
+        "redist": (
+            "from redist import Client\n"
+            "with Client(n_workers=2, threads_per_worker=1) as c: c.submit(abs, -1).result()"
+        ),
+        "dask.distributed": (
+            "from distributed import Client\nif __name__ == '__main__':\n"
+            " with Client(n_workers=2, threads_per_worker=1, dashboard_address=None) as c: c.submit(abs, -1).result()"
+        ),
+    }
+    program = programs.get(system.name)
+    if program is None:
+        raise Unsupported
+    times = []
+    with tempfile.NamedTemporaryFile("w", suffix=".py") as file:
+        file.write(program)
+        file.flush()
+        for _ in range(5):
+            began = time.perf_counter()
+            subprocess.run([sys.executable, file.name], check=True, stderr=subprocess.DEVNULL)
+            times.append(time.perf_counter() - began)
+    return {"start to first result and exit, s": statistics.median(times)}
+
+
+def _server_info(client: Any, section: str) -> dict[str, Any]:
+    import redis
+
+    path = client.cluster.endpoint.url.partition("://")[2].partition("?")[0]
+    with redis.Redis(unix_socket_path=path, protocol=2) as server:
+        info: dict[str, Any] = server.info(section)
+        return info
+
+
 def until_gone(system: System) -> None:
     """Wait until the server of `system` knows no key any more; peers cannot tell and do not wait."""
     if system.name == "redist":
@@ -102,4 +243,10 @@ FIGURES: dict[str, Callable[[System], Numbers]] = {
     "chain": chain,
     "gather": gather,
     "life": life,
+    "awaited": awaited,
+    "memory": memory,
+    "freed": freed,
+    "idle": idle,
+    "start": start,
+    "known": known,
 }
