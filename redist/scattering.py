@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from hashlib import blake2b
+from threading import Thread
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgpack
@@ -45,11 +46,17 @@ class Item(NamedTuple):
 
 
 def prepare(
-    client: Client, values: Sequence[Any], names: Sequence[str | None], *, unique: bool
+    client: Client,
+    values: Sequence[Any],
+    names: Sequence[str | None],
+    *,
+    unique: bool,
+    bound: list[FutureState] | None = None,
 ) -> list[Item]:
     """Serialize values, bind a reference to each, and see which are known already.
 
-    A value without a name is named after its content, or, with `unique`, like no other.
+    A value without a name is named after its content, or, with `unique`, like no other. `bound` gets the record of each
+    reference as it is counted.
     """
     payloads = [dumps(value) for value in values]
     chosen = [name or _name_of(payload, unique) for payload, name in zip(payloads, names)]
@@ -77,6 +84,8 @@ def prepare(
                 )
             else:
                 session.ledger.bind(state)
+            if bound is not None:
+                bound.append(state)
             items.append(Item(state, payload if new else None))
     return items
 
@@ -101,13 +110,15 @@ def store(
 ) -> Operation[None]:
     """Write the payloads of `items` and make them known; `keep`: they are arguments of tasks."""
     todo = [(state, payload) for state, payload in items if payload is not None]
+    placed: list[tuple[str, int, int]] = []
+    sent: set[str] = set()
     try:
         inline = [(state, payload, 0, 0) for state, payload in todo if payload.inline is not None]
         large = [(state, payload) for state, payload in todo if payload.inline is None]
         written: list[tuple[FutureState, Payload, int, int]] = []
         if large:
-            written = yield from _write(client, large, workers, deadline)
-        yield from _commit(client, inline + written, keep)
+            written = yield from _write(client, large, workers, deadline, placed)
+        yield from _commit(client, inline + written, keep, sent)
         pending = [state for state, payload in items if payload is None and state.status == PENDING]
         if pending:
             # Another thread of ours stores it, or it is being looked up.
@@ -115,18 +126,53 @@ def store(
 
             yield from wait_for(client, pending, deadline, stop_on_error=False)
     except BaseException as error:
+        interrupted = not isinstance(error, Exception)
+        # Without its frames, which hold the Futures of the very keys.
+        kept = (
+            RedistError(f"storing the value was interrupted: {type(error).__name__}")
+            if interrupted
+            else error
+        )
         with client.session.lock:
             for state, _ in todo:
                 if state.status == PENDING:
-                    client.session.ledger.forfeit(state)
-                    state.fail(error)
+                    if not (interrupted and state.name in sent):
+                        # else the commit is applied all the same, and the Futures that go release it
+                        client.session.ledger.forfeit(state)
+                    state.fail(kept)
+        if interrupted:
+            _drop_soon(client, [item for item in placed if item[0] not in sent])
         raise
 
 
+def _drop_soon(client: Client, placed: Sequence[tuple[str, int, int]]) -> None:
+    """Have workers drop payloads (name, attempt, worker) that nobody will make known, in a thread of its own."""
+    if placed:
+        Thread(target=_drop, args=(client, placed), name="redist-drop", daemon=True).start()
+
+
+def _drop(client: Client, placed: Sequence[tuple[str, int, int]]) -> None:
+    for worker in {item[2] for item in placed}:
+        payloads = [(name, attempt) for name, attempt, where in placed if where == worker]
+        with contextlib.suppress(RedistError, OSError):  # a worker that is gone took them along
+            peer = client._peers.worker(worker)
+            if peer is not None and peer.here:
+                client._broker_of(peer).drop(payloads)
+            elif peer is not None:
+                client._segments.data_client(client).drop(peer.address, payloads)
+
+
 def _write(
-    client: Client, large: list[tuple[FutureState, Payload]], workers: Sequence[str], deadline: float | None
+    client: Client,
+    large: list[tuple[FutureState, Payload]],
+    workers: Sequence[str],
+    deadline: float | None,
+    placed: list[tuple[str, int, int]],
 ) -> Operation[list[tuple[FutureState, Payload, int, int]]]:
-    """Write payloads into segments; a worker that cannot be reached is replaced by another one."""
+    """Write payloads into segments; a worker that cannot be reached is replaced by another one.
+
+    What may be written is noted in `placed` before: name, attempt, worker.
+    """
     attempts = 3
     while True:
         total = sum(payload.nbytes for _, payload in large)
@@ -135,6 +181,7 @@ def _write(
         groups: dict[int, list[tuple[str, int, Payload]]] = {}
         for (state, payload), (attempt, worker) in zip(large, places):
             groups.setdefault(worker, []).append((state.name, attempt, payload))
+            placed.append((state.name, attempt, worker))
         try:
             for worker, batch in groups.items():
                 yield Run(_put, (client, worker, batch))
@@ -181,8 +228,9 @@ def _put(client: Client, worker: int, batch: list[tuple[str, int, Payload]]) -> 
 
 
 def _commit(
-    client: Client, written: list[tuple[FutureState, Payload, int, int]], keep: bool
+    client: Client, written: list[tuple[FutureState, Payload, int, int]], keep: bool, sent: set[str]
 ) -> Operation[None]:
+    """Make keys known; `sent` gets the names of those whose commit may have left."""
     session = client.session
     for start in _slices(written):
         part = written[start]
@@ -197,7 +245,15 @@ def _commit(
                     )
                 )  # fmt: skip
                 session.ledger.settled(state, count)
-        reply = yield Ask(calls.commit(values))
+            before = session.lane.incarnation, session.lane.n
+        names = {state.name for state, *_ in part}
+        sent |= names
+        try:
+            reply = yield Ask(calls.commit(values))
+        except BaseException:
+            if (session.lane.incarnation, session.lane.n) == before:
+                sent -= names
+            raise
         known = set(calls.parse_commit(reply))
         with session.lock:
             for state, payload, attempt, worker in part:
@@ -238,8 +294,16 @@ def scatter(
     else:
         values, names = [data], [None]
     wanted = [workers] if isinstance(workers, str) else [str(worker) for worker in workers or ()]
-    items = prepare(client, values, names, unique=not hash_)
-    futures = [Future._of(item.state, client) for item in items]
+    futures: list[Future[Any]] = []
+    bound: list[FutureState] = []
+    try:
+        items = prepare(client, values, names, unique=not hash_, bound=bound)
+        for state in bound:
+            futures.append(Future._of(state, client))  # noqa: PERF401  # an interrupt must find what was made
+    except BaseException:
+        for state in bound[len(futures) :]:
+            client.session.ledger.release(state)
+        raise
     yield from store(client, items, workers=wanted, deadline=deadline)
     if broadcast:
         yield from _broadcast(client, [item.state for item in items], wanted, deadline)

@@ -6,6 +6,7 @@ of that connection is what makes a dead process's files return and a committed o
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import select
@@ -85,19 +86,46 @@ class BrokerClient:
         TransferError
             If the worker cannot be reached.
         """
-        grants = self.reserve([header_for(name, attempt, payload) for name, attempt, payload in items])
+        used: list[_Connection] = []
+        grants: list[Grant] = []
         published: list[Grant] = []
         try:
+            headers = [header_for(name, attempt, payload) for name, attempt, payload in items]
+            grants = self._reserve(headers, used)
             for grant, (_, _, payload) in zip(grants, items, strict=True):
+                published.append(grant)
                 with SegmentWriter(grant.path, grant.header) as writer:
                     writer.write(payload.chunks())
                     writer.publish(grant.final_path)
-                published.append(grant)
             self.commit(grants)
-        except BaseException:
-            take_back(published)
-            self.abort(grants)
+        except BaseException as error:
+            self._undo(error, used, grants, published)
             raise
+
+    def _undo(
+        self,
+        error: BaseException,
+        used: Sequence[_Connection],
+        grants: Sequence[Grant],
+        published: Sequence[Grant],
+    ) -> None:
+        """Give back what `put` reserved and wrote; never raises in place of `error`."""
+        take_back(published)
+        if not grants:
+            if not isinstance(error, Exception):
+                # What was granted is not known: it returns with the connection.
+                for connection in used:
+                    connection.hang_up()
+            return
+        try:
+            self.abort(grants)
+        except RedistError:
+            for connection in used:
+                connection.hang_up()
+        if not isinstance(error, Exception):
+            # The commit may have left whole before the interrupt; what is dropped before it comes is not recorded then.
+            with contextlib.suppress(RedistError):
+                self.drop([(grant.header.name, grant.header.attempt) for grant in grants])
 
     def reserve(self, headers: Sequence[Header]) -> list[Grant]:
         """Reserve space for payloads, all or none.
@@ -109,7 +137,10 @@ class BrokerClient:
         TransferError
             If the worker cannot be reached.
         """
-        connection, answer = self._ask(reserve_request(0, headers), self.timeout)
+        return self._reserve(headers, [])
+
+    def _reserve(self, headers: Sequence[Header], used: list[_Connection]) -> list[Grant]:
+        connection, answer = self._ask(reserve_request(0, headers), self.timeout, used)
         return grants_of(answer, headers, connection)
 
     def commit(self, grants: Sequence[Grant]) -> None:
@@ -173,13 +204,17 @@ class BrokerClient:
         for connection, numbers in by_connection.items():
             connection.send([kind, 0, *numbers])
 
-    def _ask(self, items: list[Any], timeout: float | None) -> tuple[_Connection, list[Any]]:
-        """Send a request on an idle connection and wait for its answer."""
+    def _ask(
+        self, items: list[Any], timeout: float | None, used: list[_Connection] | None = None
+    ) -> tuple[_Connection, list[Any]]:
+        """Send a request on an idle connection and wait for its answer; `used` gets the connection before that."""
+        used = [] if used is None else used
         items[1] = next(self._numbers)
         connection = self._take()
         reused = connection is not None
         if connection is None:
             connection = self._connect()
+        used.append(connection)
         try:
             return connection, connection.ask(items, timeout)
         except TransferError:
@@ -189,6 +224,7 @@ class BrokerClient:
             self._give(connection)
         # it broke while it was idle, as when the worker was restarted: once more, on a new one
         connection = self._connect()
+        used.append(connection)
         try:
             return connection, connection.ask(items, timeout)
         finally:
@@ -245,7 +281,7 @@ class _Connection:
                 raise TransferError(f"{self.address}: the worker cannot be reached: {error}") from error
             except BaseException:
                 # an interrupt inside sendall leaves half a frame behind
-                self.broken = True
+                self.hang_up()
                 raise
 
     def ask(self, items: list[Any], timeout: float | None) -> list[Any]:
@@ -288,6 +324,12 @@ class _Connection:
             raise TransferError(f"{self.address}: answer {items[0]!r:.20} to no request of ours")
         if kind == RESERVE and items[1] is None:
             self.send([ABORT, 0, *items[2::2]])
+
+    def hang_up(self) -> None:
+        """Have the worker see the end at once; the descriptor stays, for a thread that polls it."""
+        self.broken = True
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self.broken = True

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -411,3 +412,41 @@ def test_given_up_reservation_of_an_asyncio_client_returns(directory: SegmentDir
 
     asyncio.run(main())
     loop.run(broker.close())
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("kind", ["RESERVE", "COMMIT"])
+def test_an_interrupt_surfaces_and_leaves_nothing(
+    worker: Worker, client: BrokerClient, monkeypatch: pytest.MonkeyPatch, kind: str, when: str
+) -> None:
+    client.put([("first", 1, Bytes(b"1"))])
+    (connection,) = client._idle
+    real = connection._socket
+
+    class Interrupted:
+        armed = True
+
+        def sendall(self, frame: bytes) -> None:
+            if self.armed and frame[4:] in frames[kind](frame[4:]):
+                type(self).armed = False
+                real.sendall(frame if when == "after" else frame[:5])
+                raise KeyboardInterrupt
+            real.sendall(frame)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(real, name)
+
+    number = {"RESERVE": 1, "COMMIT": 2}[kind]
+    frames = {kind: lambda body: [body] if body[1] == number else []}
+    connection._socket = Interrupted()  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        client.put([("x", 1, Bytes(b"x" * 100_000))])
+    assert not Interrupted.armed
+    deadline = time.monotonic() + 5
+    while worker.broker.granted or len(worker.directory.files) > 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert not os.path.exists(worker.directory.path_of("x", 1))
+    client.put([("x", 2, Bytes(b"x"))])
+    stat = client.stat()
+    assert (stat.files, stat.granted, stat.used) == (2, 0, 8192)
