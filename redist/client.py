@@ -307,6 +307,7 @@ class Client(ClientBase):
         if name is not None:
             if len(args) != 1:
                 raise ValueError("with name= one value is published")
+            encode_key(name)  # refuses what cannot be a key of a dict either
             items = {name: args[0], **items}
         elif args:
             raise ValueError(

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from redist.current import as_current
 from redist.errors import DatasetExists, DatasetNotFound, FutureCancelledError
+from redist.future import Future
 from redist.gathering import result_of
 from redist.protocol import dumps, loads_inline
-from redist.scattering import scatter
+from redist.scattering import prepare, store
 from redist.session.lane import Refused
 from redist.session.operations import Ask, Operation, Post, Run
 from redist.store import calls
@@ -39,8 +40,10 @@ def publish(client: Client, items: dict[Key, Any], override: bool) -> Operation[
             payload = dumps((False, value), inline_limit=_ANY)
         if payload.inline is None:
             # Large: a payload like any other, and the record refers to it.
-            value = yield from scatter(client, value, None, False, False, None)
-            payload = dumps((True, value))
+            stored = prepare(client, [value], [None], unique=True)
+            future = Future._of(stored[0].state, client)
+            yield from store(client, stored)
+            payload = dumps((True, future))
         assert payload.inline is not None
         try:
             yield Ask(calls.publish(encode_key(name), payload.inline, payload.contains, override=override))

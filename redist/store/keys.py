@@ -12,8 +12,9 @@ str that begins with one of them, or has a control character or backslash anywhe
 from __future__ import annotations
 
 import ast
+import math
 import re
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, TypeGuard
 
 from redist.errors import InvalidKey
 
@@ -92,7 +93,10 @@ def decode_key(name: str) -> Key:
     """Return the user's key of a wire name; the inverse of `encode_key`."""
     first = name[:1]
     if first == "(":
-        value = ast.literal_eval(name)
+        try:
+            value = ast.literal_eval(name)
+        except (ValueError, SyntaxError):  # no key that `encode_key` made
+            return name
         return value if isinstance(value, tuple) else name
     if "\\" in name:
         return _ESCAPED.sub(_unescape, name)
@@ -119,15 +123,24 @@ def _unescape(match: re.Match[str]) -> str:
 
 def _plain_tuple(key: tuple[object, ...]) -> tuple[object, ...]:
     items: list[object] = []
-    for item in key:
+    for given in key:
+        item = given.item() if _is_numpy_scalar(given) else given
         if isinstance(item, tuple):
             items.append(_plain_tuple(item))
         elif type(item) in _PLAIN:
+            if type(item) is float and not math.isfinite(item):
+                raise InvalidKey(f"a tuple key cannot hold {item!r}, which is no literal: {key!r:.80}")
             items.append(item)
-        elif hasattr(item, "item") and type(item).__module__ == "numpy":
-            items.append(item.item())
         elif isinstance(item, str):
             items.append(str(item))
         else:
-            raise InvalidKey(f"a tuple key holds plain values only, not {type(item).__name__}: {key!r:.80}")
+            raise InvalidKey(f"a tuple key holds plain values only, not {type(given).__name__}: {key!r:.80}")
     return tuple(items)
+
+
+def _is_numpy_scalar(item: object) -> TypeGuard[_Scalar]:
+    return type(item).__module__ == "numpy" and hasattr(item, "item") and getattr(item, "ndim", 1) == 0
+
+
+class _Scalar(Protocol):
+    def item(self) -> object: ...

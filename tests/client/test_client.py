@@ -498,6 +498,33 @@ def test_datasets(client: Client, new_client: NewClient, keys: Keys) -> None:
     wait_until(lambda: not keys())
 
 
+@pytest.mark.parametrize("kind", [dict, list, tuple])
+def test_large_collection_as_a_dataset(client: Client, keys: Keys, kind: type) -> None:
+    array = np.arange(100_000)
+    client.publish_dataset({"a": array} if kind is dict else kind([array]), name="d")
+    value = client.get_dataset("d")
+    assert type(value) is kind
+    assert np.array_equal(value["a" if kind is dict else 0], array)
+    client.unpublish_dataset("d")
+    del value
+    gc.collect()
+    wait_until(lambda: not keys(), what="the dataset is gone")
+
+
+def test_keys_of_the_wrong_kind(client: Client) -> None:
+    for key in [("x", [1]), ("x", float("nan")), ("x", 1j)]:
+        for call in (client.get_dataset, client.unpublish_dataset, client.why):
+            with pytest.raises(InvalidKey):
+                call(key)
+        with pytest.raises(InvalidKey):
+            client.publish_dataset(1, name=key)
+        with pytest.raises(InvalidKey):
+            client.submit(inc, 1, key=key)
+    odd = client.submit(inc, 1, key="\ud800")
+    assert odd.key == "\ud800"
+    assert client.submit(inc, odd, key=("\ud800", 2)).result(10) == 3
+
+
 def test_large_dataset(client: Client, keys: Keys) -> None:
     client.publish_dataset(big=np.arange(100_000))
     assert client.get_dataset("big").sum() == np.arange(100_000).sum()
