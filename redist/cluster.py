@@ -134,6 +134,7 @@ class LocalCluster:
             log_level=silence_logs
             if isinstance(silence_logs, str)
             else logging.getLevelName(silence_logs or logging.WARNING),
+            echo=False,
         )
         self._n_workers = workers
         self._next = 0

@@ -55,6 +55,8 @@ class WorkerSettings:
         Seconds that tasks get to finish when a worker is stopped.
     log_level : str
         Level of a worker's log, which goes to this process's standard error.
+    echo : bool
+        Whether what tasks print also goes to this process's output, not only to the clients.
     environment : mapping of str
         Variables for the workers, beside this process's own.
     """
@@ -69,6 +71,7 @@ class WorkerSettings:
     port: int = 0
     grace: float = 5.0
     log_level: str = "WARNING"
+    echo: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def command(self, name: str, parent_fd: int) -> list[str]:
@@ -87,6 +90,8 @@ class WorkerSettings:
             "die-with-parent": parent_fd,
         }
         given = [f"--{option}={value}" for option, value in options.items() if value != ""]
+        if not self.echo:
+            given.append("--no-echo")
         # -P: the import path is this process's, see `import_path`.
         return [sys.executable, "-P", "-m", "redist_worker", self.url, *given]
 

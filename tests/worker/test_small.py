@@ -110,6 +110,16 @@ def test_output_goes_to_both_in_batches():
     assert sum(len(text) for _, text in sent) > 20_000
 
 
+def test_output_goes_to_clients_only_where_they_print_it_to_the_same_terminal():
+    sent = []
+    output = Output(lambda stream, text: sent.append(text), echo=False)
+    out = io.StringIO()
+    print("one", file=Tee(out, STDOUT, output, echo=False))
+    output.flush()
+    assert sent == ["one\n"]
+    assert out.getvalue() == ""
+
+
 def test_output_survives_a_sender_that_fails_and_a_closed_stream():
     def fail(stream, text):
         raise ConnectionResetError

@@ -72,6 +72,8 @@ class Options:
         The worker, for people and for tasks.
     segments, socket : str
         Its segment directory and its local socket.
+    echo : bool
+        Whether what tasks print also goes to the worker's own output.
     """
 
     endpoint: Endpoint
@@ -84,6 +86,7 @@ class Options:
     host: str
     segments: str
     socket: str
+    echo: bool = True
 
 
 def run(packed: bytes, fds: list[int]) -> int:
@@ -126,7 +129,7 @@ class Executor:
         self.marks = Marks(options.marks)
         self.side = Side(options.endpoint)
         self.broker = BrokerClient(options.socket)
-        self.output = Output(self._publish)
+        self.output = Output(self._publish, echo=options.echo)
         details = {"host": options.host, "pid": str(os.getpid()), "threads": str(options.threads)}
         self.session = Session(options.endpoint, "executor", options.name, details, options.worker)
         self.driver = ThreadDriver(self.session, options.endpoint, check=False)

@@ -192,7 +192,7 @@ class Executors:
             self._failures = 0
         text = self._reason(executor, how)
         if not executor.stopping:
-            logger.warning("%s", text)
+            logger.log(logging.INFO if executor.killed else logging.WARNING, "%s", text)
         if not self._closing and not executor.stopping:
             # its successor first: it is needed at once, and the report may have to wait for the server
             if executor.ordinal and self._failures == 0:

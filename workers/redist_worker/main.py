@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--connect-timeout", type=float, default=60.0, metavar="SECONDS", help="wait so long for the server"
     )
     parser.add_argument("--die-with-parent", type=int, default=-1, metavar="FD", help=argparse.SUPPRESS)
+    parser.add_argument("--no-echo", action="store_true", help="send what tasks print to the clients only")
     parser.add_argument("--log-level", default="WARNING", help="DEBUG, INFO, WARNING or ERROR")
     return start(parser, parser.parse_args(argv))
 
@@ -71,6 +72,7 @@ def start(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
             grace=args.grace,
             connect_timeout=args.connect_timeout,
             parent_fd=args.die_with_parent,
+            echo=not args.no_echo,
         )
     except ValueError as error:
         parser.error(str(error))

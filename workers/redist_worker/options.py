@@ -58,6 +58,8 @@ class WorkerOptions:
         Seconds to wait for the server at the start.
     parent_fd : int
         Descriptor whose closing tells that the process that started the worker is gone; -1 for none.
+    echo : bool
+        Whether what tasks print also goes to the worker's own output, not only to the clients.
     """
 
     endpoint: Endpoint
@@ -73,6 +75,7 @@ class WorkerOptions:
     grace: float = 5.0
     connect_timeout: float = 60.0
     parent_fd: int = -1
+    echo: bool = True
     hostname: str = field(default_factory=socket.gethostname)
 
     def default_name(self) -> str:

@@ -26,10 +26,13 @@ class Output:
     ----------
     send : callable
         Called with a stream (1 or 2) and text. If it raises `OSError`, that text is dropped.
+    echo : bool
+        Whether text also goes where it went before; not if a client prints it to the same terminal.
     """
 
-    def __init__(self, send: Callable[[int, str], None]) -> None:
+    def __init__(self, send: Callable[[int, str], None], *, echo: bool = True) -> None:
         self._send = send
+        self._echo = echo
         self._lock = threading.Lock()
         self._sending = threading.Lock()
         self._parts: list[tuple[int, str]] = []
@@ -84,8 +87,8 @@ class Output:
 
     def install(self) -> None:
         """Put `Tee` streams in place of ``sys.stdout`` and ``sys.stderr``."""
-        sys.stdout = Tee(sys.stdout, STDOUT, self)
-        sys.stderr = Tee(sys.stderr, STDERR, self)
+        sys.stdout = Tee(sys.stdout, STDOUT, self, echo=self._echo)
+        sys.stderr = Tee(sys.stderr, STDERR, self, echo=self._echo)
 
 
 class Tee(io.TextIOBase):
@@ -99,21 +102,25 @@ class Tee(io.TextIOBase):
         1 for stdout, 2 for stderr.
     output : Output
         Where it goes too.
+    echo : bool
+        False: it goes to `output` only.
     """
 
-    def __init__(self, original: TextIO, stream: int, output: Output) -> None:
+    def __init__(self, original: TextIO, stream: int, output: Output, *, echo: bool = True) -> None:
+        self._echo = echo
         self._original = original
         self._stream = stream
         self._output = output
 
     def write(self, text: str) -> int:
-        """Write `text` to both."""
+        """Take `text`."""
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        try:
-            self._original.write(text)
-        except (OSError, ValueError):  # the terminal that the worker was started from is gone
-            pass
+        if self._echo:
+            try:
+                self._original.write(text)
+            except (OSError, ValueError):  # the terminal that the worker was started from is gone
+                pass
         if text:
             self._output.add(self._stream, text)
         return len(text)

@@ -235,6 +235,7 @@ class Worker:
             host=self.options.hostname,
             segments=self.home.directory.path,
             socket=self._broker.address,
+            echo=self.options.echo,
         )
 
     # --- life -------------------------------------------------------------------------------------------------------
