@@ -441,8 +441,11 @@ class Session:
     # --- repair -----------------------------------------------------------------------------------------------------
 
     def _ask_states(self) -> None:
-        """Read the states of all unfinished keys."""
-        self.ask(self.states.unfinished())
+        """After a miss: read the states of all keys that may stand otherwise."""
+        unsent = self.submissions.names()
+        names = [name for name in self.states.unsettled() if name not in unsent]
+        for i in range(0, len(names), SLICE):
+            self._read(names[i : i + SLICE])
 
     def ask(self, names: Sequence[str]) -> None:
         """Read the states of those of `names` that are unfinished and on the lane, and apply them."""

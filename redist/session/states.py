@@ -260,9 +260,13 @@ class States:
         if self.records.get(state.name) is state:
             del self.records[state.name]
 
-    def unfinished(self) -> list[str]:
-        """Return the names of what is pending."""
-        return [name for name, state in self.records.items() if state.status == PENDING]
+    def unsettled(self) -> list[str]:
+        """Return the names of what is pending, or has failed in the cluster and may be run again."""
+        return [
+            name
+            for name, state in self.records.items()
+            if state.status == PENDING or (state.status in (ERROR, LOST) and state.sent)
+        ]
 
     def cancel_all(self, reason: str, error: Callable[[FutureState], BaseException] | None = None) -> None:
         """Cancel everything and forget it: a restart, or the end."""

@@ -89,7 +89,7 @@ def chosen(stage: Stage, kind: str) -> list[Event]:
             for event in events
             if event.what != "register" and load(event.what).text.find("'grown'") >= 0
         ]
-    if LONG:
+    if LONG or pushes:
         return events
     last = {(event.caller, event.what): event for event in events if event.number % 4 != 3}
     first = {(event.caller, event.what): event for event in reversed(events)}
