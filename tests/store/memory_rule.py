@@ -201,7 +201,12 @@ class Model:
         self, client: int, name: str, worker: int, attempt: int, *, count: int, keep: bool, contains: set[str]
     ) -> None:
         k = self.keys.get(name)
-        if k is not None and k.state != "memory" and k.fn:
+        same = (
+            k is not None
+            and k.state == "memory"
+            and (k.inline if not worker else k.copies.get(worker) == attempt)
+        )
+        if k is not None and k.fn and not same:
             self.evict(worker, name, attempt)
             return
         if k is None:

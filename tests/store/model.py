@@ -367,7 +367,8 @@ class Machine(RuleBasedStateMachine):
         taken: bool,
     ) -> None:
         self._step("scatter")
-        client, name = self._pick(self.clients, who), self._pick(TASKS if taken else DATA, which)
+        alive = [n for n in self.model.keys if n in TASKS] or TASKS
+        client, name = self._pick(self.clients, who), self._pick(alive if taken else DATA, which)
         worker = attempt = 0
         if not inline and self.workers:
             self._flush(client, 100)
@@ -697,7 +698,7 @@ class Machine(RuleBasedStateMachine):
         self.add_client()
         self._settle()
 
-    @event(1, who=NUMBER, really=one_of(range(3 + 1)))
+    @event(1, who=NUMBER, really=one_of(range(8)))
     def restart(self, who: int, really: int) -> None:
         if really:
             return
@@ -736,7 +737,7 @@ def run(
     seed_: int,
     *,
     slice_: int = 0,
-    length: int = 50,
+    length: int = 100,
     racing: bool = False,
     shrink: bool = True,
 ) -> int:
@@ -759,6 +760,7 @@ def run(
                 print_blob=False,
                 report_multiple_bugs=False,
             ),
+            _min_steps=length * 3 // 4,  # hypothesis would end most of them early, with hardly anything there
         )
         seed_ += 1
     return steps - begun
@@ -777,7 +779,7 @@ def main() -> None:
         default=0,
         help="items of a slice of long work; 0: the true 200, -1: 2 and 200 in turn",
     )
-    parser.add_argument("--length", type=int, default=50, help="steps of one namespace")
+    parser.add_argument("--length", type=int, default=100, help="steps of one namespace")
     parser.add_argument("--racing", action="store_true")
     parser.add_argument(
         "--no-shrink", action="store_true", help="report the first failing sequence as it is, at once"
