@@ -20,6 +20,7 @@ __all__ = ["Links"]
 logger = logging.getLogger("redist.session")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
+_MESSAGES = frozenset([b"message", b"smessage"])
 
 
 class Links:
@@ -44,7 +45,9 @@ class Links:
         Not before this time (`time.monotonic`) a broken connection is to be made again.
     """
 
-    __slots__ = ("_on_change", "_pause", "command", "endpoint", "push", "rest", "retry_at", "session")
+    __slots__ = (
+        "_on_change", "_pause", "_troubles", "command", "endpoint", "push", "rest", "retry_at", "session",
+    )  # fmt: skip
 
     def __init__(self, session: Session, endpoint: Endpoint, on_change: Callable[[], object]) -> None:
         self.session = session
@@ -54,6 +57,7 @@ class Links:
         self.rest = b""
         self.retry_at = 0.0
         self._pause = 0.0
+        self._troubles = {"command": 0.0, "push": 0.0}  # pauses after exceptions in dealing with what came
         self._on_change = on_change
         session.reconnect = self._moved
 
@@ -166,11 +170,14 @@ class Links:
             finally:
                 for reply in wire.replies():
                     on_reply(reply)
+                    self._troubles["command"] = 0.0
         except RedistError as error:
             if not isinstance(error, ConnectionLost):
                 logger.warning("%r; connecting again", error)
+                self._stumbled("command")
             self.lost_command()
-        except BaseException:
+        except BaseException as error:
+            self._stumbled("command", error)
             self.lost_command()
             raise
 
@@ -186,13 +193,27 @@ class Links:
             finally:
                 for frame in wire.replies():
                     on_push(frame)
+                    if (
+                        isinstance(frame, list) and frame[0] in _MESSAGES
+                    ):  # a confirmed subscription comes with every new connection
+                        self._troubles["push"] = 0.0
         except RedistError as error:
             if not isinstance(error, ConnectionLost):
                 logger.warning("%r; connecting again", error)
+                self._stumbled("push")
             self.lost_push()
-        except BaseException:
+        except BaseException as error:
+            self._stumbled("push", error)
             self.lost_push()
             raise
+
+    def _stumbled(self, which: str, error: BaseException | None = None) -> None:
+        """After an exception in dealing with what came: connect again, but not at once if that happens again and again."""
+        if error is not None and not isinstance(error, Exception):
+            return  # Ctrl-C
+        pause = self._troubles[which]
+        self._troubles[which] = min(max(_FIRST_PAUSE, 2 * pause), _LONGEST_PAUSE)
+        self.retry_at = max(self.retry_at, time.monotonic() + pause)
 
     # --- losing -----------------------------------------------------------------------------------------------------
 

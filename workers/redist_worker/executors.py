@@ -188,14 +188,18 @@ class Executors:
 
     async def _bury(self, executor: Executor, how: str, *, clean: bool) -> None:
         running = [attempt for attempt, _ in executor.marks.running()]
-        if time.monotonic() - executor.started > _STEADY:
+        steady = time.monotonic() - executor.started > _STEADY
+        if steady:
             self._failures = 0
         text = self._reason(executor, how)
         if not executor.stopping:
             logger.log(logging.INFO if executor.killed else logging.WARNING, "%s", text)
         if not self._closing and not executor.stopping:
             # its successor first: it is needed at once, and the report may have to wait for the server
-            if executor.ordinal and self._failures == 0:
+            if executor.ordinal and (self._failures == 0 or executor.killed):
+                # what a task did to it is counted by the task's deaths
+                if not (steady or running or executor.killed):
+                    self._failures += 1
                 self._spawn(self._start(executor.index))
             else:
                 self._start_later(executor.index)
