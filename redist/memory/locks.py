@@ -14,6 +14,7 @@ __all__ = [
     "dead_directories",
     "default_parent",
     "lock_if_free",
+    "remove_dead",
     "remove_empty_parent",
     "remove_tree",
     "small_shm_warning",
@@ -144,11 +145,7 @@ def sweep_dead(parent: str | None = None, *, older_than: float = 300.0) -> list[
     for dead in dead_directories(parent):
         if dead.age < older_than:
             continue
-        lock_fd = lock_if_free(dead.path)
-        if lock_fd is not None:
-            remove_tree(dead.path)
-            os.close(lock_fd)
-            remove_empty_parent(dead.path)
+        if remove_dead(dead.path):
             removed.append(dead.path)
     try:
         for entry in os.scandir(parent):
@@ -159,6 +156,17 @@ def sweep_dead(parent: str | None = None, *, older_than: float = 300.0) -> list[
     except OSError:
         pass
     return removed
+
+
+def remove_dead(path: str) -> bool:
+    """Remove a segment directory unless somebody has adopted it; return whether it was removed."""
+    lock_fd = lock_if_free(path)
+    if lock_fd is None:
+        return False
+    remove_tree(path)
+    os.close(lock_fd)
+    remove_empty_parent(path)
+    return True
 
 
 def small_shm_warning(path: str, wanted: int) -> str | None:

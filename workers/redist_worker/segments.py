@@ -1,26 +1,32 @@
-"""The segment directory of a starting worker: a dead predecessor's, or a new one."""
+"""The segment directory of a starting worker: a dead predecessor's, or a new one; and the end of those nobody took over."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from redist.errors import SegmentError
 from redist.memory.directory import SegmentDirectory
-from redist.memory.locks import dead_directories, sweep_dead
+from redist.memory.locks import dead_directories, remove_dead, sweep_dead
 from redist_worker.marks import Marks
 
 if TYPE_CHECKING:
     from redist.store.connect import Endpoint
 
-__all__ = ["Home", "find_home"]
+__all__ = ["Home", "Sweeper", "find_home"]
 
 logger = logging.getLogger("redist.worker")
 
 _RECORD = "worker.json"
+_SWEEP_PERIOD = 10.0
+#: How long after its worker's lease a directory is kept for a restarted worker, s.
+_MARGIN = 20.0
+#: How long one of another server or namespace is kept: whether that server counts the lease is not known here.
+_FOREIGN = 300.0
 
 
 @dataclass(slots=True)
@@ -44,14 +50,14 @@ class Home:
     ordinal: int = 0
     blamed: dict[int, list[int]] | None = None
 
-    def remember(self, name: str, ordinal: int) -> None:
-        """Write down whose directory this is, for a successor."""
+    def remember(self, name: str, ordinal: int, lease: float = 0.0) -> None:
+        """Write down whose directory this is and how long the worker's lease, for a successor and for sweepers."""
         path = os.path.join(self.directory.path, _RECORD)
         fd = os.open(
             path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
         )
         with open(fd, "w", encoding="utf-8") as file:
-            json.dump({"name": name, "ordinal": ordinal}, file)
+            json.dump({"name": name, "ordinal": ordinal, "lease": lease}, file)
         os.rename(path + ".new", path)
 
 
@@ -69,14 +75,13 @@ def find_home(endpoint: Endpoint, name: str, limit: int, parent: str | None = No
     parent : str, optional
         Where segment directories lie.
     """
-    server = f"{endpoint.url} {endpoint.namespace}"
+    server = _server(endpoint)
     for dead in dead_directories(parent):
         owner, _, whose = dead.owner.partition("\t")
         if owner != server or (name and whose != name):
             continue
-        try:
-            directory = SegmentDirectory.adopt(dead.path, limit=limit, owner=dead.owner)
-        except SegmentError:
+        directory = _adopt(dead.path, limit, dead.owner)
+        if directory is None:
             continue  # another worker was faster
         before, ordinal = _read_record(dead.path)
         home = Home(directory, before or whose, ordinal, _read_marks(dead.path))
@@ -86,6 +91,97 @@ def find_home(endpoint: Endpoint, name: str, limit: int, parent: str | None = No
         return home
     sweep_dead(parent)
     return Home(SegmentDirectory.create(parent, limit=limit, owner=f"{server}\t{name}"), blamed={})
+
+
+def _adopt(path: str, limit: int, owner: str) -> SegmentDirectory | None:
+    for _ in range(3):
+        try:
+            return SegmentDirectory.adopt(path, limit=limit, owner=owner)
+        except SegmentError:
+            time.sleep(0.02)  # a sweeper that looks has the lock for a moment
+    return None
+
+
+def _server(endpoint: Endpoint) -> str:
+    return f"{endpoint.url} {endpoint.namespace}"
+
+
+class Sweeper:
+    """Removes the directories of workers that died and that nobody adopted while their lease lasted.
+
+    A directory is dead from the moment a look finds its lock free: that its payloads are old says nothing of its worker.
+
+    Parameters
+    ----------
+    endpoint : Endpoint
+        The server and namespace of the worker that looks.
+    home : str
+        Its own directory; those beside it are looked at.
+    lease : float
+        Its own lease, s.
+    """
+
+    def __init__(self, endpoint: Endpoint, home: str, lease: float) -> None:
+        self._server = _server(endpoint)
+        self._parent = os.path.dirname(home)
+        self._lease = lease
+        self._dead_since: dict[str, float] = {}
+        self._looked = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether the last look is long enough ago."""
+        return time.monotonic() - self._looked >= _SWEEP_PERIOD
+
+    def look(self) -> list[str]:
+        """Look once, and return the directories that were removed. Call it only while the server answers."""
+        now = time.monotonic()
+        if now - self._looked > self._lease + _MARGIN:
+            # The server was away, and does not count leases until one has passed again.
+            self._dead_since.clear()
+        self._looked = now
+        dead = dead_directories(self._parent)
+        self._dead_since = {each.path: self._dead_since.get(each.path, now) for each in dead}
+        removed = []
+        for each in dead:
+            if now - self._dead_since[each.path] < self._patience(each.path, each.owner):
+                continue
+            if not _executors_live(each.path) and remove_dead(each.path):
+                logger.info("removed %s: its worker died and was not started again", each.path)
+                removed.append(each.path)
+        return removed
+
+    def _patience(self, path: str, owner: str) -> float:
+        lease = max(self._lease, _read_lease(path)) + _MARGIN
+        return lease if owner.partition("\t")[0] == self._server else max(lease, _FOREIGN)
+
+
+def _executors_live(path: str) -> bool:
+    """Whether a process has the marks of an executor in the directory `path` mapped; False where that cannot be seen."""
+    sought = os.fsencode(os.path.join(os.path.realpath(path), "marks-"))
+    uid = os.getuid()
+    try:
+        processes = [entry for entry in os.scandir("/proc") if entry.name.isdigit()]
+    except OSError:
+        return False
+    for process in processes:
+        try:
+            if process.stat().st_uid != uid:
+                continue
+            with open(f"{process.path}/maps", "rb") as file:
+                if any(sought in line for line in file):
+                    return True
+        except OSError:
+            continue
+    return False
+
+
+def _read_lease(path: str) -> float:
+    try:
+        with open(os.path.join(path, _RECORD), encoding="utf-8") as file:
+            return float(json.load(file)["lease"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0
 
 
 def _read_record(path: str) -> tuple[str, int]:

@@ -26,7 +26,7 @@ from redist_worker.control import Control
 from redist_worker.executor import Options as ExecutorOptions
 from redist_worker.executors import Executor, Executors
 from redist_worker.replicas import Replicas
-from redist_worker.segments import Home, find_home
+from redist_worker.segments import Home, Sweeper, find_home
 from redist_worker.side import Side
 
 if TYPE_CHECKING:
@@ -151,6 +151,8 @@ class Worker:
         session.on_beat = lambda beat: self._beat(beat, replicas)
         session.heart.make = self._heartbeat
         self._broker = broker
+        self._sweeper = Sweeper(self.endpoint, home.directory.path, options.lease)
+        self._sweeping: asyncio.Future[list[str]] | None = None
         self.executors = Executors(
             self.server, options.executors, options.threads, self.name, home.directory.path,
             self._executor_options, self._lost, self._taken,
@@ -158,7 +160,7 @@ class Worker:
         self.driver = AsyncioDriver(session, self.endpoint, check=False)
         await self.driver.start(timeout=options.connect_timeout)
         self._parts.push_async_callback(self.driver.close, _GOODBYE)
-        home.remember(self.name, session.ordinal)
+        home.remember(self.name, session.ordinal, options.lease)
         self.executors.generation = session.generation
         self._ordinal = session.ordinal
         await self._settle_predecessor(replicas)
@@ -274,6 +276,9 @@ class Worker:
     def _beat(self, beat: Beat, replicas: Replicas) -> None:
         self._check_ordinal()
         replicas.beat(beat.agree, self.session.ordinal)
+        if self._sweeper.due and (self._sweeping is None or self._sweeping.done()):
+            # Heartbeats that are answered say that the server counts leases.
+            self._sweeping = asyncio.get_running_loop().run_in_executor(None, self._sweeper.look)
 
     def _lost_registration(self, replicas: Replicas) -> list[Call]:
         """Return what the server is to hear after it lost this worker."""
@@ -286,7 +291,7 @@ class Worker:
         """Replace the executors if they belong to an ordinal that this worker has lost."""
         if self.session.ordinal != self._ordinal:
             self._ordinal = self.session.ordinal
-            self.home.remember(self.name, self._ordinal)
+            self.home.remember(self.name, self._ordinal, self.options.lease)
             self.executors.kill("was replaced, because its worker had to register anew")
 
     def _new_generation(self, generation: int) -> None:

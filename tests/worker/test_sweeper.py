@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from redist.memory.directory import SegmentDirectory
+from redist.store.connect import endpoint
+from redist_worker import segments
+from redist_worker.marks import Marks
+from redist_worker.segments import Home, Sweeper, find_home
+
+SERVER = endpoint("redis://127.0.0.1:1", namespace="mine")
+
+
+class Clock:
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(segments, "time", made)
+    return made
+
+
+@pytest.fixture
+def parent(tmp_path: Path) -> str:
+    return str(tmp_path)
+
+
+@pytest.fixture
+def sweeper(clock: Clock, parent: str) -> Iterator[Sweeper]:
+    home = find_home(SERVER, "living", 1 << 20, parent)
+    yield Sweeper(SERVER, home.directory.path, 10.0)
+    home.directory.close()
+
+
+def dead(parent: str, *, name: str = "dead", namespace: str = "mine", lease: float = 10.0) -> str:
+    """A directory as a worker that was killed leaves it."""
+    where = endpoint("redis://127.0.0.1:1", namespace=namespace)
+    directory = SegmentDirectory.create(parent, limit=1 << 20, owner=f"{where.url} {namespace}\t{name}")
+    Home(directory).remember(name, 7, lease)
+    Path(directory.path, "x").write_bytes(b"x" * 10_000)
+    os.utime(directory.path, (1, 1))  # long without a payload, which says nothing of its worker
+    directory.close(remove=False)
+    return directory.path
+
+
+def looks(sweeper: Sweeper, clock: Clock, seconds: float) -> list[str]:
+    removed = []
+    until = clock.now + seconds
+    while clock.now < until:
+        clock.now += 10.0
+        assert sweeper.due
+        removed += sweeper.look()
+        assert not sweeper.due
+    return removed
+
+
+def test_a_dead_one_goes_after_its_lease(sweeper: Sweeper, clock: Clock, parent: str) -> None:
+    path = dead(parent)
+    assert looks(sweeper, clock, 30) == []
+    assert looks(sweeper, clock, 20) == [path]
+    assert not os.path.exists(path)
+
+
+def test_others_stay_longer(sweeper: Sweeper, clock: Clock, parent: str) -> None:
+    patient, foreign = dead(parent, lease=100.0), dead(parent, namespace="other")
+    assert looks(sweeper, clock, 100) == []
+    assert looks(sweeper, clock, 40) == [patient]
+    assert looks(sweeper, clock, 140) == []
+    assert looks(sweeper, clock, 40) == [foreign]
+
+
+def test_an_adopted_one_stays(sweeper: Sweeper, clock: Clock, parent: str) -> None:
+    path = dead(parent)
+    looks(sweeper, clock, 20)
+    home = find_home(SERVER, "dead", 1 << 20, parent)
+    assert home.directory.path == path
+    assert looks(sweeper, clock, 100) == []
+    home.directory.close()
+
+
+def test_a_living_executor_keeps_it(sweeper: Sweeper, clock: Clock, parent: str) -> None:
+    path = dead(parent)
+    marks = Marks(os.path.join(path, "marks-1-1"))
+    assert looks(sweeper, clock, 100) == []
+    marks.close()
+    assert looks(sweeper, clock, 20) == [path]
+
+
+def test_the_clock_begins_anew_after_the_server_was_away(sweeper: Sweeper, clock: Clock, parent: str) -> None:
+    path = dead(parent)
+    looks(sweeper, clock, 20)
+    clock.now += 1000.0
+    assert sweeper.look() == []
+    assert looks(sweeper, clock, 20) == []
+    assert looks(sweeper, clock, 20) == [path]
