@@ -140,6 +140,10 @@ class ClientBase:
             if address.server is not None:
                 address.server.wait_ready()
         if not isinstance(address, str | Endpoint):
+            if not hasattr(address, "endpoint"):
+                raise TypeError(
+                    f"a Client takes the URL of a server, or a LocalCluster, not {type(address).__name__}: {address!r:.80}"
+                )
             self.cluster, address = address, address.endpoint
         where = address if isinstance(address, Endpoint) else endpoint(address, namespace)
         name = self._name or f"Client-{socket.gethostname()}-{os.getpid()}-{os.urandom(2).hex()}"

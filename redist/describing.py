@@ -37,22 +37,44 @@ _SLICE = 500
 
 
 def names_of(futures: Any) -> list[str]:
-    """Return the wire names of Futures, keys, or nested collections of Futures, each once."""
+    """Return the wire names of Futures, keys, or nested collections of Futures, each once.
+
+    Raises
+    ------
+    TypeError
+        If there is anything else in it.
+    """
     if isinstance(futures, str):
         return [encode_key(futures)]
     if isinstance(futures, Future):
         return [futures.name]
+    if _is_key(futures) and not all(isinstance(item, str) for item in futures):
+        return [encode_key(futures)]
     if isinstance(futures, Iterable):
         items = list(futures.values() if isinstance(futures, dict) else futures)
         names: dict[str, None] = {}
         for item in items:
-            if isinstance(item, str) or (isinstance(item, tuple) and item and isinstance(item[0], str)):
+            if isinstance(item, str) or _is_key(item):
                 names[encode_key(item)] = None
             else:
-                for future in futures_of(item):
+                for future in futures_of(_collection(item)):
                     names[future.name] = None
         return list(names)
-    return [future.name for future in futures_of(futures)]
+    return [future.name for future in futures_of(_collection(futures))]
+
+
+def _is_key(item: Any) -> bool:
+    """Return whether `item` is a tuple key, or meant as one: a str first, and no Future next to it."""
+    if not (isinstance(item, tuple) and item and isinstance(item[0], str)):
+        return False
+    return not any(isinstance(part, Future | list | dict | set) for part in item)
+
+
+def _collection(item: Any) -> Any:
+    """Return `item` if Futures may be in it."""
+    if isinstance(item, Future | list | tuple | set | frozenset | dict) or hasattr(item, "__dask_graph__"):
+        return item
+    raise TypeError(f"a Future, a key or a collection of them was expected, not {item!r:.80}")
 
 
 def read_states(names: list[str]) -> Operation[list[calls.State]]:

@@ -27,7 +27,7 @@ from redist.session.states import CANCELLED, PENDING, Condition, FutureState, Wa
 from redist.store import calls
 from redist.store.calls import Value
 from redist.store.keys import decode_key, encode_key
-from redist.submitting import call_site
+from redist.submitting import call_site, worker_names
 
 if TYPE_CHECKING:
     from redist.client import Client
@@ -293,7 +293,7 @@ def scatter(
         data = values
     else:
         values, names = [data], [None]
-    wanted = [workers] if isinstance(workers, str) else [str(worker) for worker in workers or ()]
+    wanted = worker_names(workers)
     futures: list[Future[Any]] = []
     bound: list[FutureState] = []
     try:

@@ -18,7 +18,7 @@ from redist.store.keys import Key, decode_key, encode_key
 if TYPE_CHECKING:
     from redist.client import Client
 
-__all__ = ["Options", "Submitter", "apply", "call_site"]
+__all__ = ["Options", "Submitter", "apply", "call_site", "worker_names"]
 
 _HERE = __file__.rpartition("/")[0]
 _COUNT = struct.Struct("<I")
@@ -62,15 +62,17 @@ class Options:
         priority: int = 0,
         allow_other_workers: bool = False,
     ) -> None:
-        self.retries = int(retries or 0)
-        self.priority = int(priority)
+        self.retries = _integer("retries", retries or 0)
+        self.priority = _integer("priority", priority)
         if self.retries < 0:
             raise ValueError(f"retries cannot be negative: {retries}")
         if allow_other_workers and workers is None:
             raise ValueError("allow_other_workers=True means nothing without workers=")
         self.eligibility: EligibilityClass | None = None
+        if resources is not None and not isinstance(resources, Mapping):
+            raise TypeError(f"resources is a mapping such as {{'GPU': 1}}, not {resources!r:.80}")
         if workers is not None or resources:
-            named = "\n".join(sorted({workers} if isinstance(workers, str) else set(map(str, workers or ()))))
+            named = "\n".join(sorted(set(worker_names(workers))))
             amounts = ",".join(
                 f"{name}={_amount(name, value)}" for name, value in sorted((resources or {}).items())
             )
@@ -79,9 +81,37 @@ class Options:
             self.eligibility = EligibilityClass(hash_, named, amounts, not allow_other_workers)
 
 
-def _amount(name: str, value: Any) -> str:
+def worker_names(workers: Any) -> list[str]:
+    """Return what ``workers=`` names, as a list.
+
+    Raises
+    ------
+    TypeError
+        If it is neither None, a str, nor a collection.
+    """
+    if isinstance(workers, str):
+        return [workers]
+    if workers is not None and not isinstance(workers, Iterable):
+        raise TypeError(
+            f"workers is a worker's name, address or host, or a collection of them, not {workers!r:.80}"
+        )
+    return list(map(str, workers or ()))
+
+
+def _integer(what: str, value: Any) -> int:
+    # Dask takes numbers of any kind, numpy's too.
+    if isinstance(value, str | bytes) or not hasattr(value, "__int__"):
+        raise TypeError(f"{what} is an integer, not {value!r:.80}")
+    return int(value)
+
+
+def _amount(name: Any, value: Any) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a resource is a str, not {name!r:.80}")
     if set(name) & set("=,\n\0") or not name:
         raise ValueError(f"{name!r} cannot be the name of a resource")
+    if isinstance(value, str | bytes) or not hasattr(value, "__float__"):
+        raise TypeError(f"the amount of {name!r} has to be a positive number, not {value!r:.80}")
     amount = float(value)
     if not 0 < amount < 1e15:
         raise ValueError(f"the amount of {name!r} has to be a positive number, not {value!r}")
@@ -116,13 +146,16 @@ class Submitter:
         state = future._state
         client = self._client
         if future._client is not client:
-            future._client._check_alive()
+            try:
+                future._client._check_alive()
+            except ClientClosed as closed:
+                raise _of_closed(future, closed) from None
             if future._client.namespace != client.namespace:
                 raise ValueError(f"{future!r} belongs to another cluster and cannot be an argument here")
         if state.status == CANCELLED:
             error = state.cache if isinstance(state.cache, BaseException) else None
             if isinstance(error, ClientClosed):
-                raise error
+                raise _of_closed(future, error)
             raise FutureCancelledError(future.key, "it was cancelled and cannot be an argument")
         return state.name
 
@@ -310,6 +343,10 @@ class Submitter:
             name: self._client._store([value])[0] if id(value) in large else value
             for name, value in kwargs.items()
         }
+
+
+def _of_closed(future: Future[Any], closed: ClientClosed) -> ClientClosed:
+    return type(closed)(f"the Future {future.key!r} cannot be an argument: {closed}")
 
 
 def _renumbered(data: bytes, values: list[str], deps: Sequence[str]) -> bytes:

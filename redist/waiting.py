@@ -53,10 +53,15 @@ def wait(fs: Any, timeout: float | str | None = None, return_when: str = ALL_COM
         If the timeout came first.
     CancelledError
         If one of them was cancelled.
+    TypeError, ValueError
+        If `fs` holds anything but Futures, or `return_when` is neither.
     """
     futures: list[Future[Any]] = [fs] if isinstance(fs, Future) else list(fs)
+    for future in futures:
+        if not isinstance(future, Future):
+            raise TypeError(f"wait takes Futures, not {type(future).__name__}")
     if return_when not in (ALL_COMPLETED, FIRST_COMPLETED):
-        raise NotImplementedError(f"return_when is 'ALL_COMPLETED' or 'FIRST_COMPLETED', not {return_when!r}")
+        raise ValueError(f"return_when is 'ALL_COMPLETED' or 'FIRST_COMPLETED', not {return_when!r}")
     if not futures:
         return DoneAndNotDoneFutures(set(), set())
     client = futures[0].client
