@@ -280,6 +280,11 @@ class Wire:
             pass
         self._sock.close()
 
+    def __del__(self) -> None:
+        # Who drops a connection without closing it means to close it.
+        if not getattr(self, "closed", True):
+            self._sock.close()
+
     def _lost(self, reason: str | OSError) -> ConnectionLost:
         if self.closed or (isinstance(reason, OSError) and reason.errno == errno.EBADF):
             reason = "it is closed"
