@@ -291,7 +291,7 @@ class Endpoint:
     def check(self, wire: Wire) -> ServerInfo:
         """See whether the server behind `wire` is fit, and wait for one that is loading its data.
 
-        Where INFO is forbidden, what it would tell is not checked; a `RuntimeWarning` says so.
+        Where INFO is forbidden, what it would tell is not checked; the log says so (``redist.store``, INFO).
 
         Raises
         ------

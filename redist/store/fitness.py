@@ -5,8 +5,8 @@ Every refusal is an error that names the mend. What INFO would tell is not check
 
 from __future__ import annotations
 
+import logging
 import time
-import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,8 @@ from redist.store.keys import SCHEMA, prefix_of
 from redist.store.wire import Wire
 
 __all__ = ["OLDEST", "OLDEST_CLUSTER", "ServerInfo", "check", "takes_writes", "without_rights"]
+
+logger = logging.getLogger("redist.store")
 
 OLDEST = (6, 2)
 OLDEST_CLUSTER = (7, 0)
@@ -72,11 +74,12 @@ def check(wire: Wire, namespace: str, *, cluster: bool, timeout: float) -> Serve
         facts = _facts(wire.call("INFO"))
         info = _judge(wire.peer, facts, cluster)
     except hiredis.ReplyError as error:
-        warnings.warn(
-            f"{wire.peer} does not allow INFO ({error}), so its version and eviction policy are not checked: redist needs "
-            f"Redis {_dotted(OLDEST)} or later with maxmemory-policy noeviction or volatile-*",
-            RuntimeWarning,
-            stacklevel=3,
+        logger.info(
+            "%s does not allow INFO (%s), so its version and eviction policy are not checked: redist needs "
+            "Redis %s or later with maxmemory-policy noeviction or volatile-*",
+            wire.peer,
+            error,
+            _dotted(OLDEST),
         )
     deadline = time.monotonic() + timeout
     while not takes_writes(wire, namespace, timeout, cluster=cluster):

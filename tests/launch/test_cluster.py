@@ -142,9 +142,7 @@ def test_on_a_server_that_runs(valkey: Server, namespace: str) -> None:
 
 
 def test_as_a_tenant(acl_server: Server, namespace: str) -> None:
-    with pytest.warns(RuntimeWarning, match="INFO"):
-        cluster = LocalCluster(n_workers=1, address=acl_server.url, namespace=namespace)
-    with cluster:
+    with LocalCluster(n_workers=1, address=acl_server.url, namespace=namespace) as cluster:
         assert len(members(cluster)) == 1
         command = psutil.Process(next(iter(cluster.workers.values())).pid).cmdline()
         assert "secret" not in " ".join(command)

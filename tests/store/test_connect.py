@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import shutil
 import socket
 import subprocess
@@ -207,11 +208,15 @@ def test_what_valkey_calls_itself(pretend: Callable[[Answer], str]) -> None:
     assert (info.product, info.version) == ("valkey", (8, 1, 0))
 
 
-def test_info_forbidden(pretend: Callable[[Answer], str]) -> None:
-    with pytest.warns(RuntimeWarning, match="does not allow INFO .*noeviction"):
-        info = check(
-            pretend(answers(INFO=b"-NOPERM this user has no permissions to run the 'info' command\r\n"))
-        )
+def test_info_forbidden(
+    pretend: Callable[[Answer], str], caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    caplog.set_level("INFO", "redist.store")
+    info = check(pretend(answers(INFO=b"-NOPERM this user has no permissions to run the 'info' command\r\n")))
+    (record,) = caplog.records
+    assert re.search(r"does not allow INFO .*noeviction", record.getMessage())
+    assert (record.name, record.levelname) == ("redist.store", "INFO")
+    assert not recwarn.list
     assert str(info) == "server of unknown version"
 
 
