@@ -17,17 +17,24 @@ __all__ = ["command"]
     help="Namespace to fence the user into.",
 )
 @click.option(
-    "--password", metavar="PASSWORD", default="", help="The user's password. Default: a word to be replaced."
+    "--password", metavar="PASSWORD", help="The user's password. Default: a random one, also told on stderr."
 )
 @click.option("--cluster", is_flag=True, help="For a Redis Cluster; the line goes to every node.")
-def command(user: str, namespace: str, password: str, cluster: bool) -> None:
+def command(user: str, namespace: str, password: str | None, cluster: bool) -> None:
     """Print the ACL SETUSER command that gives USER the rights that redist needs, and no others.
 
     For example: redis-cli $(redist acl alice --password secret)
     """
+    import secrets
+
     from redist.store.acl import acl_line
 
+    chosen = secrets.token_hex(24) if password is None else password
     try:
-        click.echo(acl_line(user, namespace, password=password, cluster=cluster))
+        click.echo(acl_line(user, namespace, password=chosen, cluster=cluster))
     except ValueError as error:
-        raise click.UsageError(str(error)) from error
+        # Not the password itself, which the message would show.
+        text = "the password is empty or has spaces" if "password" in str(error) else str(error)
+        raise click.UsageError(text) from error
+    if password is None:
+        click.echo(f"redist: no --password given, so a random one was made: {chosen}", err=True)

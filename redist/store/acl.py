@@ -38,7 +38,7 @@ def commands(*, cluster: bool = False) -> list[str]:
     return sorted(used)
 
 
-def acl_line(user: str, namespace: str = "default", *, password: str = "", cluster: bool = False) -> str:
+def acl_line(user: str, namespace: str = "default", *, password: str, cluster: bool = False) -> str:
     """Return the command that makes `user` one who can use redist in `namespace`, and nothing else.
 
     Parameters
@@ -48,18 +48,18 @@ def acl_line(user: str, namespace: str = "default", *, password: str = "", clust
     namespace : str
         The user is fenced into its keys and channels.
     password : str
-        The user's password; a placeholder stands in the line where it is empty.
+        The user's password.
     cluster : bool
         For a Redis Cluster; the line goes to every node.
 
     Raises
     ------
     ValueError
-        If the user's name or the password has spaces.
+        If the user's name or the password is empty or has spaces.
     """
-    for what, text in (("the user's name", user), ("the password", password or "-")):
+    for what, text in (("the user's name", user), ("the password", password)):
         if not _USER.fullmatch(text):
             raise ValueError(f"{what} is empty or has spaces: {text!r}")
     prefix = prefix_of(namespace)
     rights = " ".join(f"+{command}" for command in commands(cluster=cluster))
-    return f"ACL SETUSER {user} reset on >{password or 'PASSWORD'} ~{prefix}* &{prefix}* {rights}"
+    return f"ACL SETUSER {user} reset on >{password} ~{prefix}* &{prefix}* {rights}"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -66,6 +67,13 @@ def test_acl() -> None:
     line = run("acl", "bob", "--namespace", "team", "--password", "pw").strip()
     assert line == acl_line("bob", "team", password="pw")
     assert "+spublish" in run("acl", "bob", "--cluster")
+    assert "empty" in run("acl", "bob", "--password", "", code=2)
+    made = [CliRunner().invoke(main, ["acl", "bob"]) for _ in range(2)]
+    passwords = [re.search(r" >(\w+) ", result.stdout).group(1) for result in made]
+    assert passwords[0] != passwords[1]
+    assert len(passwords[0]) >= 32
+    assert all(password in result.stderr for password, result in zip(passwords, made))
+    assert made[0].stdout.count("\n") == 1
     assert "namespace 'a b'" in run("acl", "bob", "--namespace", "a b", code=2)
 
 
@@ -237,9 +245,8 @@ def test_doctor(cluster: LocalCluster) -> None:
 
 
 def test_a_tenant_can_look(acl_server: Server, namespace: str) -> None:
-    with pytest.warns(RuntimeWarning, match="INFO"):
-        cluster = LocalCluster(n_workers=1, threads_per_worker=1, address=acl_server.url, namespace=namespace)
-    with cluster, pytest.warns(RuntimeWarning, match="INFO"):
+    cluster = LocalCluster(n_workers=1, threads_per_worker=1, address=acl_server.url, namespace=namespace)
+    with cluster:
         assert "healthy" in run("doctor", acl_server.url, "--namespace", namespace)
         run("why", "nothing", acl_server.url, "--namespace", namespace, code=1)
         assert "is well" in run("ping", acl_server.url, "--namespace", namespace, "--worker")
