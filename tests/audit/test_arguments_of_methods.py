@@ -208,7 +208,7 @@ def test_what_an_error_brings(client: Client) -> None:
     assert future.type == "KeyError"
     assert repr(future) == f"<Future: error, type: KeyError, key: {future.key}>"
     assert "error" in future._repr_html_()
-    for function, kind in ((sys.exit, SystemExit), (lambda: (i for i in "ab"), TypeError)):
+    for function, kind in ((sys.exit, RuntimeError), (lambda: (i for i in "ab"), TypeError)):
         assert isinstance(client.submit(function).exception(10), kind)
 
 

@@ -641,3 +641,26 @@ def test_many_threads(client: Client) -> None:
     for thread in threads:
         thread.join(40)
     assert sorted(results) == sorted(100 * k + i + 1 for k in range(6) for i in range(10))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), StopIteration(3), StopAsyncIteration()],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_that_would_end_who_asks(client: Client, error: BaseException) -> None:
+    def fail() -> None:
+        raise error
+
+    future = client.submit(fail, pure=False)
+    for ask in (
+        lambda: future.result(10),
+        lambda: client.gather([future]),
+        lambda: list(as_completed([future], with_results=True)),
+    ):
+        with pytest.raises(RuntimeError, match=f"the task raised {type(error).__name__}") as caught:
+            ask()
+        assert type(caught.value.__cause__) is type(error)
+        assert caught.value.__cause__.args == error.args
+    assert future.status == "error"
+    assert client.submit(inc, 1).result(10) == 2

@@ -41,7 +41,7 @@ def test_exits_and_odd_results_are_errors_of_the_task(start, client):
     def leave():
         raise SystemExit(3)
 
-    with pytest.raises(SystemExit):
+    with pytest.raises(RuntimeError, match="SystemExit: 3"):
         client.result(client.submit(leave))
 
     def lock():

@@ -27,6 +27,10 @@ __all__ = ["Tasks"]
 
 _MOST_FUNCTIONS = 1000
 _COUNT = struct.Struct("<I")
+#: What would end the program, or silently the loop, of whoever asks for the result.
+_MEANT_FOR_HERE = (
+    SystemExit, KeyboardInterrupt, GeneratorExit, StopIteration, StopAsyncIteration, asyncio.CancelledError,
+)  # fmt: skip
 
 
 class Tasks:
@@ -127,5 +131,10 @@ def _erred(task: HandOut, error: BaseException) -> Result:
     # the first frame is ours
     if traceback is not None and traceback.tb_next is not None and not isinstance(error, RedistError):
         traceback = traceback.tb_next
+    if isinstance(error, _MEANT_FOR_HERE):
+        cause = error.with_traceback(traceback)
+        error = RuntimeError(f"the task raised {type_name(type(cause))}: {cause}".removesuffix(": "))
+        error.__cause__ = cause
+        traceback = None
     packed = pack_error(error, traceback, task.name)
     return Result(task.name, task.attempt, "erred", len(packed), type_name(type(error)), packed)
