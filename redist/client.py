@@ -192,7 +192,8 @@ class Client(ClientBase):
         futures : Future or collection of Futures
             Which.
         force : bool
-            Whether to cancel it for everybody.
+            Whether to cancel it for everybody, and interrupt what runs: its process is replaced, and what runs
+            beside it there runs again.
         reason, msg : str, optional
             What `CancelledError` says.
         """

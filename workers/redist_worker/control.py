@@ -2,12 +2,13 @@
 
 A message is a msgpack list, put there by `redist.store.calls.send`:
 
-========================================== ==========================================================================
-``["kill", executor ordinal...]``          kill these executors, or all; successors are started
-``["restart"]``                            replace the executors that were started before the last restart
-``["close"]``                              stop in good order
-``["fetch", name, attempt, address...]``   bring a copy here from one of these data servers
-========================================== ==========================================================================
+============================================= =======================================================================
+``["kill", executor ordinal...]``             kill these executors, or all; successors are started
+``["interrupt", executor ordinal, attempt]``  kill this executor if it runs this attempt; nobody is blamed
+``["restart"]``                               replace the executors that were started before the last restart
+``["close"]``                                 stop in good order
+``["fetch", name, attempt, address...]``      bring a copy here from one of these data servers
+============================================= =======================================================================
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ logger = logging.getLogger("redist.worker")
 
 _AT_A_TIME = 100
 _START_SECONDS = 2.0
+_LOOKS = (0.02, 0.1, 0.5, 2.0, 0.0)  # s until it is looked again whether what is to be interrupted runs
 
 
 class Control:
@@ -83,6 +85,8 @@ class Control:
         op, *rest = message
         if op == "kill":
             self._spawn(self._kill([int(ordinal) for ordinal in rest]))
+        elif op == "interrupt":
+            self._spawn(self._interrupt(int(rest[0]), int(rest[1])))
         elif op == "restart":
             self._worker.executors.renew(self._worker.session.generation)
         elif op == "close":
@@ -107,6 +111,12 @@ class Control:
                 break
             await asyncio.sleep(0.02)
         executors.kill("was killed on demand", ordinals or None)
+
+    async def _interrupt(self, ordinal: int, attempt: int) -> None:
+        for pause in _LOOKS:  # what was handed out in this moment starts soon
+            if self._worker.executors.interrupt(ordinal, attempt):
+                return
+            await asyncio.sleep(pause)
 
     async def _fetch(self, name: str, attempt: int, addresses: list[str]) -> None:
         for outcome in await self._fetcher.fetch([(name, attempt, addresses)]):

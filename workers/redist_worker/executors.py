@@ -62,6 +62,8 @@ class Executor:
     generation: int = 0
     #: why it is being killed, for the report
     killed: str = ""
+    #: whether what it runs had nothing to do with its death
+    blameless: bool = False
     stopping: bool = False
     exited: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -187,7 +189,7 @@ class Executors:
             self._spawn(self._bury(executor, "died with the fork server", clean=False))
 
     async def _bury(self, executor: Executor, how: str, *, clean: bool) -> None:
-        running = [attempt for attempt, _ in executor.marks.running()]
+        running = [] if executor.blameless else [attempt for attempt, _ in executor.marks.running()]
         steady = time.monotonic() - executor.started > _STEADY
         if steady:
             self._failures = 0
@@ -241,6 +243,15 @@ class Executors:
             Ends a sentence that begins with the executor's name.
         """
         self._kill(why, [e for e in self._living.values() if ordinals is None or e.ordinal in ordinals])
+
+    def interrupt(self, ordinal: int, attempt: int) -> bool:
+        """Kill the executor with this ordinal if it runs `attempt`, and blame nobody; return whether it did."""
+        for executor in self._living.values():
+            if executor.ordinal == ordinal and any(a == attempt for a, _ in executor.marks.running()):
+                executor.blameless = True
+                self._kill("was killed to interrupt a cancelled task", [executor])
+                return True
+        return False
 
     def _kill(self, why: str, executors: list[Executor]) -> None:
         for executor in executors:

@@ -18,6 +18,25 @@ local function strip_reference(name, h, ordinal, reason)
   S.unset(name, h, field)
 end
 
+-- What runs for nobody any more is interrupted by its worker, which looks whether it still runs. What depends on the key is
+-- being cancelled, too.
+local function interrupt(h)
+  local x, attempt = match(h.state, '^processing e(%d+)%.(%d+)$')
+  if not x or h.pins then
+    return
+  end
+  for field in pairs(h) do
+    if sub(field, 1, 5) == 'refs:' then
+      return
+    end
+  end
+  local executor = S.caller(x)
+  if executor and executor.worker then
+    call('RPUSH', P .. 'inbox:' .. executor.worker, cmsgpack.pack({ 'interrupt', x, attempt }))
+    S.publish('to:' .. executor.worker, { 'c' })
+  end
+end
+
 function S.cancel(argument)
   local ordinal, force, reason, name = match(argument, '^(%d+) (%d) ([^\n]*)\n(.*)$')
   local h = rec(name)
@@ -32,6 +51,7 @@ function S.cancel(argument)
     for _, holder in ipairs(holders) do
       strip_reference(name, h, holder, reason)
     end
+    interrupt(h)
   else
     strip_reference(name, h, ordinal, reason)
   end
