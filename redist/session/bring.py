@@ -1,8 +1,9 @@
-"""Registering anew: what a caller says again when the server does not know it any more, or lost writes of it."""
+"""Registering anew, or under a name of before: what a caller says again to the server, and what it takes up from there."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from redist.session.lane import Entry
 from redist.session.states import FINISHED, PENDING, FutureState
@@ -12,7 +13,7 @@ from redist.store import calls
 if TYPE_CHECKING:
     from redist.session.session import Session
 
-__all__ = ["bring"]
+__all__ = ["bring", "take_up"]
 
 _BRINGS_COUNTS = ("submit", "commit", "cancel")
 
@@ -57,3 +58,27 @@ def bring(session: Session, kept: list[Entry]) -> None:
         unsent = submissions.names()
         session.enqueue_counts([pair for pair in ledger.pairs() if pair[0] not in unsent])
     enqueue(calls.registered())
+
+
+def take_up(session: Session, kept: list[Entry], on_done: Callable[[], object]) -> None:
+    """Read what a session of our name held and hold it, one reference a key; only then is the index of before let go."""
+    incarnation = session.incarnation
+    names: dict[str, None] = {}  # a scan may say a name twice
+
+    def answered(reply: list[Any]) -> None:
+        if session.incarnation != incarnation or session.closing:
+            return  # a registration anew begins again
+        names.update((name.decode(), None) for name in reply[2:])
+        if reply[1]:
+            read(int(reply[1]))
+            return
+        for name in names:
+            if name not in session.states:
+                session.ledger.up(name)
+        bring(session, kept)
+        on_done()
+
+    def read(cursor: int) -> None:
+        session.lane.enqueue(calls.held(cursor), answered, session.fail)
+
+    read(0)

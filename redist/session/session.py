@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from redist.errors import ClientClosed, SchemaMismatch, ServerFull, ServerRefused
-from redist.session.bring import bring
+from redist.session.bring import bring, take_up
 from redist.session.heart import Heart
 from redist.session.lane import Entry, Lane, OnError, OnReply, Refused
 from redist.session.ledger import Ledger
@@ -144,6 +144,8 @@ class Session:
         self._subscribed: set[str] = set()
         self._wanted: set[str] = set()
         self._was_registered = False
+        #: What a session of our name held is being read.
+        self._taking_up = False
         #: A registration left, and no answer has come.
         self._registering = False
         self._patience = 0.0
@@ -265,13 +267,21 @@ class Session:
             self.set_generation(registered.generation)
         kept, self._kept = self._kept, []
         kept += self.lane.unregister(self.lane.incarnation)
-        if anew or kept:
+        self._taking_up = self._taking_up or (self.adopted and not anew)
+        if (anew or kept) and not self._taking_up:
             bring(self, kept)
         self.lane.register(registered.ordinal)
         self.lane.resume()
+        if self._taking_up:
+            take_up(self, kept, self._taken_up)
         # What was collected waited for answers that will not come.
         self.submissions.pump()
         self._subscribe()
+
+    def _taken_up(self) -> None:
+        self._taking_up = False
+        if self._wanted and self._wanted <= self._subscribed:
+            self._became_ready()
 
     def _register_failed(self, error: BaseException) -> None:
         if isinstance(error, ServerFull) and self._was_registered:
@@ -323,6 +333,8 @@ class Session:
             self._became_ready()
 
     def _became_ready(self) -> None:
+        if self._taking_up:
+            return
         first = not self.ready
         self.ready = True
         self.notifications.subscribed()

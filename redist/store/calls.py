@@ -173,6 +173,11 @@ def registered() -> Call:
     return Call(load("registered"), [], ageless=True)
 
 
+def held(cursor: int = 0) -> Call:
+    """Read a slice of what a named session held before this registration: ``OK`` next cursor (0: done), names."""
+    return Call(load("held"), [cursor], numbered=False)
+
+
 def close() -> Call:
     """Leave: everything this caller holds is released, its record goes."""
     return Call(load("close"), [], ageless=True)

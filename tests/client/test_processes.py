@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from redist import Client, LocalCluster, get_client
+from redist import Client, Future, LocalCluster, get_client
 from redist.errors import ForkedClientError
 from servers import wait_until
 
@@ -165,3 +165,43 @@ def test_killed_client_is_released(cluster: LocalCluster, keys: Any) -> None:
     process.stdout.close()
     process.stdin.close()
     wait_until(lambda: not keys(), 20, "what the client held is released")
+
+
+def test_a_named_session_is_taken_up(cluster: LocalCluster, keys: Callable[[], list[str]]) -> None:
+    """What a client that was killed held is there for the next of its name, and stays."""
+    process = script(
+        cluster,
+        """
+        import os, signal
+        client = Client(client.url, name="nightly", grace="1h")
+        futures = client.map(abs, range(1200), key=[f"n-{i}" for i in range(1200)])
+        twice = Future("n-7")
+        scattered = client.scatter(b"x" * 100_000)
+        late = client.submit(lambda: __import__("time").sleep(1) or 5, key="late")
+        assert sum(client.gather(futures)) == sum(range(1200))
+        print(scattered.key, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+        """,
+    )
+    out, _ = process.communicate(timeout=60)
+    scattered = out.strip()
+    beats: list[Any] = []
+    with Client(cluster, name="nightly", grace="1h", set_as_default=False) as client:
+        assert client.session.adopted
+        assert set(client.futures) == {f"n-{i}" for i in range(1200)} | {scattered, "late"}
+        incarnation = client.session.incarnation
+        client.session.on_beat = beats.append
+        for _ in range(5):
+            count = len(beats)
+            with client.session.lock:
+                client.session.heart.beat()
+                client._driver.push_out()
+            wait_until(lambda count=count: len(beats) > count, what="a heartbeat is answered")
+        assert beats[-1].agree
+        assert client.session.incarnation == incarnation
+        assert "n-7" in keys()
+        assert client.gather([Future(f"n-{i}", client) for i in range(1200)]) == list(range(1200))
+        assert Future("late", client).result(20) == 5
+        assert Future(scattered, client).result(20) == b"x" * 100_000
+        assert Future("n-3", client).result(20) == 3
+    wait_until(lambda: not keys(), what="every key is gone")
