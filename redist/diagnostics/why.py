@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from redist.diagnostics.standing import standing
 from redist.errors import RedistError
 from redist.store.keys import Key, encode_key
 
@@ -128,6 +129,8 @@ class Why:
         What keeps it.
     replicas : tuple of Holder
         Where its value is.
+    standing : str
+        Its state in plain words: where a task runs, and what a queued one waits for.
     """
 
     name: str
@@ -135,6 +138,7 @@ class Why:
     nbytes: int = 0
     holders: tuple[Holder, ...] = ()
     replicas: tuple[Holder, ...] = field(default=())
+    standing: str = ""
 
     def __bool__(self) -> bool:
         return bool(self.holders)
@@ -142,7 +146,7 @@ class Why:
     def __str__(self) -> str:
         if self.state == "forgotten":
             return f"{self.name} is not known: nothing holds it."
-        lines = [f"{self.name}: {self.state}, {self.nbytes:,} bytes"]
+        lines = [f"{self.name}: {self.standing or self.state}"]
         lines += [f"  held by {holder}" for holder in self.holders] or [
             "  held by nothing: it is about to go"
         ]
@@ -174,7 +178,14 @@ def why(reader: Reader, name: str, ask: Callable[[int, str], list[str]] | None =
     inline = record["state"] == "memory" and not replicas
     if inline:
         replicas = (Holder("replica", "the server", detail=("inline",)),)
-    return Why(name, record["state"], int(record.get("nbytes", 0)), tuple(holders), replicas)
+    return Why(
+        name,
+        record["state"],
+        int(record.get("nbytes", 0)),
+        tuple(holders),
+        replicas,
+        standing(reader, record),
+    )
 
 
 def explain(endpoint: Endpoint, key: Key) -> Why:

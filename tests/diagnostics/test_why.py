@@ -112,6 +112,53 @@ def test_many_holders_are_counted(world: World) -> None:
     assert answer.holders[-1].name == "and 20 more"
 
 
+# --- how a key stands ---------------------------------------------------------------------------------------------------
+
+
+def first_line(world: World, name: str) -> str:
+    return str(ask(world, name)).splitlines()[0]
+
+
+def test_states_in_plain_words(world: World) -> None:
+    ada = world.client("ada")
+    ada.ok(C.commit([C.Value("x", 1, 0, 0, 3000, "int", b"abc")]))
+    tasks = [C.Task("t", "f", b"s"), C.Task("u", "f", b"s"), C.Task("v", "f", b"s", ("t", "u"))]
+    ada.ok(C.submit(tasks, [("f", b"F")]))
+    assert first_line(world, "x") == "x: in memory, 3,000 bytes"
+    assert first_line(world, "t") == "t: queued: no worker is registered"
+    assert first_line(world, "v") == "v: waiting for 2 keys"
+    w = world.worker("w1")
+    x = world.executor(w)
+    x.listen_up()
+    running = x.tasks[0]
+    assert first_line(world, running.name).startswith(f"{running.name}: running on worker w1")
+    x.turn([C.Result(running.name, running.attempt, "erred", 3, "ValueError", b"abc")])
+    assert first_line(world, running.name) == f"{running.name}: failed with ValueError"
+
+
+def test_tasks_that_no_worker_may_run(world: World) -> None:
+    ada = world.client("ada")
+    world.worker("w1")
+    classes = [
+        C.EligibilityClass("nowhere", "nowhere", "", True),
+        C.EligibilityClass("gpu", "", "GPU=1", True),
+        C.EligibilityClass("both", "w1", "GPU=1", True),
+        C.EligibilityClass("w1", "w1", "", True),
+    ]
+    tasks = [C.Task(c.hash, "f", b"s", (), cls=c.hash) for c in classes]
+    ada.ok(C.submit([*tasks, C.Task("any", "f", b"s")], [("f", b"F")], classes))
+    answers = {
+        name: first_line(world, name).partition(": queued: ")[2] for name in ("nowhere", "gpu", "both", "w1")
+    }
+    assert answers == {
+        "nowhere": "waits for a worker named 'nowhere'; none is registered",
+        "gpu": "waits for a worker with the resources GPU=1; none is registered",
+        "both": "waits for a worker named 'w1' with the resources GPU=1; none is registered",
+        "w1": "waits for a free thread of worker w1",
+    }
+    assert first_line(world, "any") == "any: queued: waits for a free thread"
+
+
 # --- on a living cluster ----------------------------------------------------------------------------------------------
 
 
