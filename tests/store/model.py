@@ -254,7 +254,7 @@ class Machine(RuleBasedStateMachine):
             "needed": model.needed(k.name),
             "missing": model.missing(k),
             "copies": dict(k.copies),
-            "type": k.type if k.state == "erred" else "",
+            "type": k.type if k.state == "erred" and not k.cause else "",
         }
 
     def _actual(self, name: str, h: dict[str, str]) -> dict[str, Any]:
@@ -280,7 +280,7 @@ class Machine(RuleBasedStateMachine):
             "needed": int(h.get("needed", 0)),
             "missing": missing,
             "copies": {int(f[2:]): int(v) for f, v in h.items() if f.startswith("w:")},
-            "type": h.get("type", "") if state == "erred" else "",
+            "type": h.get("type", "") if state == "erred" and "cause" not in h else "",
         }  # fmt: skip
 
     def _adopt(self, name: str, h: dict[str, str], snapshot: Any) -> None:
@@ -304,7 +304,7 @@ class Machine(RuleBasedStateMachine):
                 assert cause in roots, f"{name} erred because of {cause}, expected one of {roots}"
             else:
                 assert not k.cause, f"{name} erred by itself, expected {k.cause}"
-            k.cause = cause
+            k.cause, k.type = cause, h.get("type", "")
 
     # --- what clients do --------------------------------------------------------------------------------------------
 

@@ -7,10 +7,11 @@
 -- KEYS[1] META
 -- ARGV[1] header (not used)
 -- Reply OK more
-for _, item in ipairs(call('LPOP', P .. 'work', SLICE) or {}) do
+local popped = call('LPOP', P .. 'work', SLICE) or {}
+for _, item in ipairs(popped) do
   S.later(item)
 end
-local more = S.settle_up()
+local more = S.settle_up(SLICE, #popped)
 if more == 0 and call('EXISTS', P .. 'work') == 1 then
   more = 1
 end

@@ -20,12 +20,16 @@ function S.drain(limit)
   end
 end
 
--- Carry out a slice, put away the rest, send what is to be told. Returns 1 where work is left.
-function S.settle_up(limit)
+-- Carry out a slice, put away the rest, send what is to be told. Returns 1 where work is left. The first `popped` items come
+-- from the work list: what is left of them goes back to its front, so that work is carried out in order.
+function S.settle_up(limit, popped)
   S.drain(limit or SLICE)
   local more = 0
   if first <= last then
-    for i = first, last, CHUNK do -- not by the list's length, which is not defined once its head is nil
+    for i = popped or 0, first, -1 do
+      call('LPUSH', P .. 'work', items[i])
+    end
+    for i = math.max(first, (popped or 0) + 1), last, CHUNK do -- not by the list's length, which is not defined once its head is nil
       call('RPUSH', P .. 'work', unpack(items, i, math.min(i + CHUNK - 1, last)))
     end
     more = 1
