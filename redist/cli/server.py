@@ -56,6 +56,7 @@ def command(
         maxmemory=_bytes(maxmemory),
         password=os.environ.get("REDIST_PASSWORD") or None,
         log=None if quiet else sys.stderr,
+        settings={"loglevel": "warning"},  # its greeting would bury the address
     )
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(signum, _tell)

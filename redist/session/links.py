@@ -46,7 +46,8 @@ class Links:
     """
 
     __slots__ = (
-        "_on_change", "_pause", "_troubles", "command", "endpoint", "push", "rest", "retry_at", "session",
+        "_level", "_on_change", "_pause", "_told", "_troubles", "command", "endpoint", "push", "rest", "retry_at",
+        "session",
     )  # fmt: skip
 
     def __init__(self, session: Session, endpoint: Endpoint, on_change: Callable[[], object]) -> None:
@@ -57,6 +58,9 @@ class Links:
         self.rest = b""
         self.retry_at = 0.0
         self._pause = 0.0
+        self._told = False  # whether the log says that there is no connection
+        # An executor's worker says the same.
+        self._level = logging.DEBUG if session.kind == "executor" else logging.INFO
         self._troubles = {"command": 0.0, "push": 0.0}  # pauses after exceptions in dealing with what came
         self._on_change = on_change
         session.reconnect = self._moved
@@ -87,7 +91,9 @@ class Links:
         except RedistError as error:
             self._pause = min(max(_FIRST_PAUSE, 2 * self._pause), _LONGEST_PAUSE)
             self.retry_at = time.monotonic() + self._pause
-            logger.info("%s; trying again in %.2f s", error, self._pause)
+            if not self._told:
+                self._told = True
+                logger.log(self._level, "%s; trying again until it answers", error)
             return None
         self._pause = 0.0
         return wire
@@ -115,6 +121,9 @@ class Links:
             self.adopt_push(wire)
         else:
             wire.close()
+        if self._told and self.up:
+            self._told = False
+            logger.log(self._level, "connected to %s again", self.endpoint.url)
 
     # --- sending ----------------------------------------------------------------------------------------------------
 

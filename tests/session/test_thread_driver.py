@@ -12,10 +12,12 @@ import msgpack
 import pytest
 
 from redist.errors import ClientClosed, ForkedClientError
+from redist.session.links import Links
 from redist.session.session import Session
 from redist.session.thread_driver import ThreadDriver
-from redist.store import calls
+from redist.store import calls, connect
 from redist.store.connect import Endpoint
+from redist.store.server import EmbeddedServer
 from servers import Server, wait_until
 
 
@@ -299,3 +301,27 @@ def test_no_server(endpoint: Endpoint, tmp_path: Any) -> None:
     with pytest.raises(ConnectionLost):
         driver.start(1.0)
     assert driver.closed
+
+
+@pytest.mark.parametrize("kind", ["client", "executor"])
+def test_the_log_tells_once_that_the_server_is_away_and_once_that_it_is_back(
+    caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    caplog.set_level("INFO", "redist.session")
+    with EmbeddedServer(bind="127.0.0.1") as server:
+        point = connect.endpoint(server.url)
+        driver = ThreadDriver(Session(point, "client", "c"), point)
+        driver.links._level = Links(Session(point, kind, "c"), point, list)._level
+        driver.start()
+        try:
+            server.stop()
+            wait_until(lambda: driver.links._pause >= 0.3)
+            server.start()
+            assert driver.wait(lambda: driver.links.up and driver.session.ready, 10)
+        finally:
+            driver.close()
+    told = [record.getMessage() for record in caplog.records if point.url in record.getMessage()]
+    assert len(told) == (2 if kind == "client" else 0)
+    if told:
+        assert told[0].endswith("trying again until it answers")
+        assert told[1] == f"connected to {point.url} again"
