@@ -9,6 +9,7 @@ from redist import datasets, describing, gathering, scattering, usage
 from redist.client_base import NO_DEFAULT, ClientBase
 from redist.future import Future
 from redist.session.operations import AskAll, Operation
+from redist.session.states import ERROR
 from redist.store import calls
 from redist.store.keys import Key, encode_key
 from redist.submitting import Options
@@ -221,17 +222,26 @@ class Client(ClientBase):
         return self._run(self._retry(describing.names_of(futures)))
 
     def _retry(self, names: list[str]) -> Operation[None]:
+        causes = set(names)
+        again = list(names)
         with self.session.lock:
             for name in names:
                 state = self.session.states.get(name)
                 if state is not None:
+                    if state.status == ERROR and state.where:
+                        causes.add(state.where)
                     state.again()
+            # What failed for the same error is run again with them.
+            for state in self.session.states:
+                if state.status == ERROR and state.where in causes:
+                    state.again()
+                    again.append(state.name)
         try:
             yield AskAll([calls.retry(names[i : i + _SLICE]) for i in range(0, len(names), _SLICE)])
         finally:
             with self.session.lock:
                 # A push that was on its way may have said the old error again; and a full server may have refused.
-                self.session.ask(names)
+                self.session.ask(again)
 
     # --- data -------------------------------------------------------------------------------------------------------
 

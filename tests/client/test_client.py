@@ -168,6 +168,26 @@ def test_retries_and_priority(client: Client, tmp_path: Any) -> None:
         client.submit(inc, 1, retries=-1)
 
 
+def test_retry_of_a_root_says_at_once_that_its_dependents_run_again(
+    client: Client, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fragile(path: str) -> int:
+        open(path).close()
+        time.sleep(0.3)
+        return 1
+
+    root = client.submit(fragile, str(tmp_path / "there"))
+    dependents = [client.submit(inc, root), client.submit(inc, client.submit(inc, root))]
+    wait(dependents)
+    assert {future.status for future in [root, *dependents]} == {"error"}
+    (tmp_path / "there").touch()
+    with monkeypatch.context() as late:
+        late.setattr(client.session.notifications, "states", lambda message: None)  # the push is slow
+        root.retry()
+        assert [future.status for future in [root, *dependents]] == ["pending"] * 3
+    assert client.gather(dependents) == [2, 3]
+
+
 def test_retry(client: Client, tmp_path: Any) -> None:
     mark = tmp_path / "mark"
 
