@@ -222,6 +222,51 @@ def test_a_task_that_drags_on_gives_back_the_rest_of_its_batch(make):
     settled(server, runner, [*(f"x{i}" for i in range(200)), "slow", *(f"y{i}" for i in range(40))])
 
 
+def test_finished_tasks_do_not_wait_for_a_slow_one_of_their_batch(make):
+    go = threading.Event()
+
+    def body(name, server):
+        if name == "slow":
+            assert go.wait(10)
+
+    server, runner = make(body)
+    first = [f"x{i}" for i in range(200)]
+    server.submit(first)
+    server.wait_for(lambda: len(server.done) == 200)
+    second = [*(f"y{i}" for i in range(10)), "slow"]
+    with server.lock:
+        server.idle = 0
+        server.submit(second)
+    runner.on_tasks([])
+    server.wake()
+    server.wait_for(lambda: len(server.done) == 210, 5)
+    assert "slow" not in server.done
+    go.set()
+    settled(server, runner, first + second)
+
+
+def test_what_is_finished_is_handed_in_before_a_task_that_may_hold_the_gil(make):
+    seen = []
+
+    def body(name, server):
+        if name == "heavy":
+            time.sleep(0.001)  # others get the GIL for a moment only
+            seen.extend(server.done)
+
+    server, runner = make(body)
+    first = [f"x{i}" for i in range(200)]
+    server.submit(first)
+    server.wait_for(lambda: len(server.done) == 200)
+    with server.lock:
+        server.idle = 0
+        server.submit(["y0", "y1"])
+        server.submit(["heavy"], fn="g")
+    runner.on_tasks([])
+    server.wake()
+    settled(server, runner, [*first, "y0", "y1", "heavy"])
+    assert {"y0", "y1"} <= set(seen)
+
+
 def test_tasks_that_wait_for_tasks_never_starve(make):
     def body(name, server):
         depth = int(name)

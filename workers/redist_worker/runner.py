@@ -24,7 +24,7 @@ from redist_worker.batches import Batches
 from redist_worker.deadline import Deadline
 from redist_worker.marks import Marks
 from redist_worker.pace import Pace
-from redist_worker.threads import Lane, TaskThread, take_next, take_tail
+from redist_worker.threads import Lane, TaskThread, take_next, take_results, take_tail
 from redist_worker.tokens import Tokens
 
 __all__ = ["Runner"]
@@ -120,7 +120,10 @@ class Runner:
         with self._lock:
             for thread in list(self._all):
                 back += take_tail(thread)
+            finished = [thread for thread in self._all if thread.results]
         self._deadline.expire()
+        for thread in finished:
+            self._hand_in(thread)
         # its answer also wakes threads that wait
         self._give_back(back)
         while self._all and time.monotonic() < deadline:
@@ -217,17 +220,15 @@ class Runner:
     def _hand_in(self, me: TaskThread) -> None:
         """Hand in what `me` has finished, without waiting."""
         self._before_hand_in()
-        results, batches, values = me.results, me.batches, me.values
-        me.results, me.batches, me.values = [], [], []
+        results, batches, values = take_results(me)
         self._post(results, batches)
         values.clear()
 
     def _take(self, me: TaskThread, *, resync: bool) -> list[HandOut] | None:
         """Hand in what `me` has finished, and wait for what comes next."""
-        results, batches, values = me.results, me.batches, me.values
-        if results:
+        if me.results:
             self._before_hand_in()
-            me.results, me.batches, me.values = [], [], []
+        results, batches, values = take_results(me)
         call, finished = self._turn(results, batches, resync=resync)
         reply = self._lane.call(call)
         values.clear()
@@ -350,6 +351,8 @@ class Runner:
             if me.started - begun > _HAND_IN_AFTER:
                 break  # not as quick as they were: others get the rest
             task = take_next(me)
+            if task is not None and task.fn not in self._pace.quick:
+                self._hand_in(me)  # it may hold the GIL, and then nobody could
         if queue:
             with self._lock:  # whoever takes tokens takes the tasks before the lock is free
                 if me.tokens is not None:
@@ -357,8 +360,7 @@ class Runner:
                 back = list(queue)
                 queue.clear()
             # The worker says the same of what it took; one of the two finds the attempt void.
-            me.results += [Result(task.name, task.attempt, "back") for task in back]
-            me.batches += [task.batch for task in back]
+            me.results.extend((Result(task.name, task.attempt, "back"), task.batch, None) for task in back)
 
     def _run_one(self, me: TaskThread, task: HandOut) -> None:
         clock = time.perf_counter
@@ -371,10 +373,7 @@ class Runner:
         self._marks.clear(slot)
         me.task = None
         me.started = ended
-        me.results.append(result)
-        me.batches.append(task.batch)
-        if result.contains:
-            me.values.append(value)
+        me.results.append((result, task.batch, value if result.contains else None))
         if me.seceded or me.blocks:
             self._come_back_unslotted(me)
         else:
@@ -468,7 +467,7 @@ class Runner:
     # --- tasks that drag on -----------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        """Give back the tails of batches whose current task takes too long."""
+        """Hand in and give back what is before and behind tasks that take too long."""
         while True:
             self._deadline.wait()
             if self._stopping:
@@ -476,14 +475,21 @@ class Runner:
             again = False
             now = time.perf_counter()
             for thread in list(self._all):
-                if not thread.queue:
+                if not (thread.queue or thread.results):
                     continue
                 if thread.task is None or now - thread.started < _DRAGS:
                     again = True
                     continue
-                with self._lock:
-                    tail = take_tail(thread)
-                if tail:
-                    self._give_back(tail)
+                try:
+                    with self._lock:
+                        tail = take_tail(thread)
+                    if tail:
+                        self._give_back(tail)
+                    if thread.results:
+                        self._hand_in(thread)
+                except Exception:
+                    if self._stopping or self._lane.failed:
+                        return
+                    logger.exception("a batch could not be cut short")
             if again:
                 self._deadline.arm()

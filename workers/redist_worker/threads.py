@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from redist.store.calls import Call, HandOut, Result
 from redist_worker.tokens import Tokens
 
-__all__ = ["Lane", "TaskThread", "take_next", "take_tail"]
+__all__ = ["Lane", "TaskThread", "take_next", "take_results", "take_tail"]
 
 
 class Lane(Protocol):
@@ -35,15 +35,16 @@ class Lane(Protocol):
 
 @dataclass(slots=True, eq=False)
 class TaskThread:
-    """One thread's own state; `queue` alone is touched by others, who hold the runner's lock or are the thread itself."""
+    """One thread's own state.
+
+    Others touch `queue`, and hold the runner's lock then, and `results`: the thread appends, whoever hands in pops.
+    """
 
     slot: int = -1
     queue: deque[HandOut] = field(default_factory=deque)
     started: float = 0.0
-    results: list[Result] = field(default_factory=list)
-    batches: list[int] = field(default_factory=list)
-    # what keeps Futures inside results alive until the turn that pins them is on the lane
-    values: list[object] = field(default_factory=list)
+    # (result, its batch, what keeps Futures inside it alive until the turn that pins them is on the lane)
+    results: deque[tuple[Result, int, object]] = field(default_factory=deque)
     holds: bool = False
     task: HandOut | None = None
     blocks: int = 0
@@ -60,6 +61,24 @@ def take_next(thread: TaskThread) -> HandOut | None:
         return thread.queue.popleft()
     except IndexError:  # without tokens: taken in this moment
         return None
+
+
+def take_results(thread: TaskThread) -> tuple[list[Result], list[int], list[object]]:
+    """Take what `thread` has finished and nobody has handed in: results, their batches, and what keeps them alive."""
+    results: list[Result] = []
+    batches: list[int] = []
+    values: list[object] = []
+    pop = thread.results.popleft
+    while thread.results:
+        try:
+            result, batch, value = pop()
+        except IndexError:  # taken in this moment
+            break
+        results.append(result)
+        batches.append(batch)
+        if value is not None:
+            values.append(value)
+    return results, batches, values
 
 
 def take_tail(thread: TaskThread) -> list[HandOut]:
