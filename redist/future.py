@@ -8,7 +8,10 @@ value lives as long as anybody's count is not zero.
 from __future__ import annotations
 
 import secrets
+from _thread import get_ident, interrupt_main, start_new_thread
 from collections.abc import Callable, Generator
+from threading import main_thread
+from time import sleep
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from redist.errors import CancelledError, FutureCancelledError
@@ -92,10 +95,15 @@ class Future(Generic[T]):
 
     def bind_client(self, client: Client) -> None:
         """Hold the reference by `client` from now on."""
-        if client is not self._client or self._cleared:
-            state = client._bind(self._state.name)
-            self.release()
-            self._state, self._client, self._cleared = state, client, False
+        if client is self._client and not self._cleared:
+            return
+        if not self._cleared and not self._client.closed:
+            self._client._settle()  # the other client's count must not overtake the submission
+        state = client._bind(self._state.name)
+        if not self._cleared:
+            client._settle()  # nor may the release overtake that count
+        self.release()
+        self._state, self._client, self._cleared = state, client, False
 
     @property
     def status(self) -> Status:
@@ -197,6 +205,11 @@ class Future(Generic[T]):
             if not self._cleared:
                 self._cleared = True
                 self._client._release(self._state)
+        except KeyboardInterrupt:
+            if get_ident() != main_thread().ident:
+                raise
+            # From here Python would only print it. A thread begins without any lock that a collection may hold.
+            start_new_thread(_interrupt_soon, (self._client,))
         except Exception:
             pass  # the interpreter ends, or it was never made
 
@@ -215,6 +228,15 @@ class Future(Generic[T]):
         # Answered before the pickle leaves: who loads it speaks to the server on a connection of its own.
         self._client._driver.call_now(calls.handoff([(token, self._state.name)]))
         return _take_over, (self._state.name, token, self._client.namespace)
+
+
+def _interrupt_soon(client: Client) -> None:
+    """Interrupt the main thread again, once it has left the `__del__` that a Ctrl-C hit."""
+    wake = client.session.ledger.wake
+    if wake is not None:
+        wake()  # in case it hit before the release was told of
+    sleep(0.001)
+    interrupt_main()
 
 
 def _bare(future: Future[Any]) -> tuple[Any, ...]:
