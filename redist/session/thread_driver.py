@@ -25,7 +25,7 @@ from redist.session.links import Links
 from redist.session.outcome import Outcome
 from redist.session.session import Session
 from redist.session.states import Condition, Waiter
-from redist.session.wakeup import Parked, Wakeup, drivers
+from redist.session.wakeup import Parked, Wakeup, drivers, runs
 from redist.store.calls import Call
 from redist.store.connect import Endpoint
 
@@ -67,6 +67,7 @@ class ThreadDriver(BlockingRunner):
         self.links = Links(session, endpoint, self._changed)
         self._check = check
         self._reader: Waiter | None = None
+        self._reader_thread = 0
         self._parked: deque[Parked] = deque()
         self._last_wait = 0.0
         self._dozing = False
@@ -341,7 +342,7 @@ class ThreadDriver(BlockingRunner):
                 self.check_alive()
                 replies = self._before_wait() or replies
                 if self._reader is None and self.links.up:
-                    self._reader = waiter
+                    self._reader, self._reader_thread = waiter, threading.get_ident()
                 else:
                     parked = Parked(waiter)
                     self._parked.append(parked)
@@ -362,6 +363,9 @@ class ThreadDriver(BlockingRunner):
                     self._leave(waiter)
                     parked = Parked(waiter)
                     self._parked.append(parked)
+        except BaseException:
+            self._kick()  # should one more Ctrl-C keep us from what follows, the background thread does it
+            raise
         finally:
             with self.lock:
                 self._leave(waiter)
@@ -442,9 +446,14 @@ class ThreadDriver(BlockingRunner):
     def _promote(self) -> None:
         if self._parked and self._reader is None and self.links.up:
             parked = self._parked.popleft()
-            self._reader = parked.waiter
+            self._reader, self._reader_thread = parked.waiter, parked.thread
             parked.promoted = True
             parked.wake()
+
+    def _recall(self) -> None:
+        """Take the role from a thread that left `wait` with it, because one more Ctrl-C came. Under the lock."""
+        while self._reader is not None and not runs(self._reader_thread, _WAIT, self):
+            self._leave(self._reader)
 
     # --- the background thread --------------------------------------------------------------------------------------
 
@@ -468,6 +477,7 @@ class ThreadDriver(BlockingRunner):
             session.tick()
             self.links.transmit()
             self._look()
+            self._recall()
             self._promote()
             rest = self._last_wait + TAKE_BACK - now
             span = session.deadline - session.clock()
@@ -502,3 +512,6 @@ class ThreadDriver(BlockingRunner):
                     else:
                         self.links.adopt(wire)
         return True
+
+
+_WAIT = ThreadDriver.wait.__code__

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 import weakref
+from types import CodeType
 from typing import Protocol
 
 from redist.session.states import Waiter
 
-__all__ = ["Parked", "Wakeup", "drivers"]
+__all__ = ["Parked", "Wakeup", "drivers", "runs"]
 
 
 class Wakeup:
@@ -54,12 +56,13 @@ class Wakeup:
 class Parked:
     """A thread that waits without the reader's role."""
 
-    __slots__ = ("gate", "promoted", "waiter", "woken")
+    __slots__ = ("gate", "promoted", "thread", "waiter", "woken")
 
     def __init__(self, waiter: Waiter) -> None:
         self.waiter = waiter
         self.gate = threading.Lock()
         self.gate.acquire()
+        self.thread = threading.get_ident()
         self.promoted = False
         self.woken = False
 
@@ -68,6 +71,16 @@ class Parked:
         if not self.woken:
             self.woken = True
             self.gate.release()
+
+
+def runs(thread: int, code: CodeType, owner: object) -> bool:
+    """Whether a thread is inside the method of `owner` that has this code."""
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        if frame.f_code is code and frame.f_locals.get("self") is owner:
+            return True
+        frame = frame.f_back
+    return False
 
 
 class _Forkable(Protocol):

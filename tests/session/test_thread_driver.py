@@ -263,6 +263,33 @@ def test_interrupt_in_a_wait(caller: Any, executor: Any) -> None:
     assert caller.wait(caller.submit("b"))
 
 
+def test_ctrl_c_twice(caller: Any, executor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one comes while the first one's wait gives up the reader's role."""
+    executor.gate.clear()
+    state = caller.submit("a")
+    driver = caller.driver
+    real = ThreadDriver._leave
+    strikes = []
+
+    def struck(self: ThreadDriver, waiter: Any) -> None:
+        if self is driver and threading.current_thread() is threading.main_thread() and not strikes:
+            strikes.append(waiter)
+            raise KeyboardInterrupt
+        real(self, waiter)
+
+    monkeypatch.setattr(ThreadDriver, "_leave", struck)
+    timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        caller.wait(state)
+    timer.join()
+    assert strikes
+    executor.gate.set()
+    wait_until(lambda: driver._reader is None, 5, "the role is free")
+    wait_until(lambda: state.status == "finished", 5, "the background thread receives")
+    assert caller.wait(caller.submit("b"))
+
+
 def test_fork(caller: Any) -> None:
     state = caller.submit("a")
     assert caller.wait(state)
