@@ -151,6 +151,7 @@ class Session:
         self._patience = 0.0
         self._kept: list[Entry] = []
         self._release_at: float | None = None
+        self._look_at: float | None = None
 
     # --- what a driver asks -----------------------------------------------------------------------------------------
 
@@ -182,7 +183,9 @@ class Session:
     @property
     def deadline(self) -> float:
         """When `tick` has something to do, by the clock; infinite if nothing is planned."""
-        times = (self.heart.at, self._release_at, self.lane.deadline, self.notifications.deadline)
+        times = (
+            self.heart.at, self._release_at, self._look_at, self.lane.deadline, self.notifications.deadline,
+        )  # fmt: skip
         return min((t for t in times if t is not None), default=float("inf"))
 
     def tick(self, now: float | None = None) -> None:
@@ -192,6 +195,10 @@ class Session:
         self.notifications.tick(now)
         if self.heart.at is not None and now >= self.heart.at:
             self.heart.beat(now)
+        if self._look_at is not None and now >= self._look_at:
+            self._look_at = None
+            if self.on_tasks is not None:
+                self.on_tasks([])
         if self._release_at is not None and now >= self._release_at:
             self.flush()
 
@@ -380,6 +387,10 @@ class Session:
             self.notifications.states(message)
         elif kind == b"t":
             if self.on_tasks is not None:
+                if len(message) == 2 and message[1] > 0:  # there may be something in so many ms
+                    at = self.clock() + (message[1] + 1) / 1000
+                    self._look_at = at if self._look_at is None else min(at, self._look_at)
+                    return
                 tasks = calls.parse_tasks(message, 2)
                 for task in tasks:
                     self.attempt = max(self.attempt, task.attempt)

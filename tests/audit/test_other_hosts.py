@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -73,6 +74,17 @@ def test_tasks_go_where_their_inputs_are(client: Client, cluster: LocalCluster) 
         data = client.scatter(np.arange(20_000), workers=name, hash=False)
         places = {client.submit(where_and_last, data, pure=False).result(20)[0] for _ in range(5)}
         assert places == {name}
+
+
+def test_a_task_with_large_inputs_is_taken_elsewhere_soon(client: Client, cluster: LocalCluster) -> None:
+    first, second = cluster.workers
+    data = client.scatter(np.zeros(60_000_000, np.uint8), workers=first, hash=False)
+    hold = client.submit(time.sleep, 1.5, workers=first, pure=False)
+    wait_until(lambda: any(client.processing().values()))
+    began = time.monotonic()
+    assert client.submit(where_and_last, data, pure=False).result(20) == (second, 0)
+    assert time.monotonic() - began < 0.7  # not only when the executor has heard nothing for a second
+    hold.result(20)
 
 
 def test_copies_go_with_the_last_reference(client: Client) -> None:

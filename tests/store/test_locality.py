@@ -68,6 +68,30 @@ def test_large_inputs_wait_50_ms_for_their_host(world: World, two: tuple[Caller,
     assert "home" not in world.record("u")
 
 
+def looks(x: Caller) -> list[int]:
+    """In how many ms the executor was told to look again."""
+    return [message[1] for message in x.listen_up() if message[0] == b"t" and len(message) == 2]
+
+
+def test_idle_executors_of_other_hosts_are_told_to_look_again(
+    world: World, two: tuple[Caller, Caller]
+) -> None:
+    here, away = two
+    client = world.client()
+    scatter(world, client, here.options["parent"], HEAVY)
+    away.listen_up()
+    client.ok(C.submit([C.Task(name, "f", b"spec", ["data"]) for name in ("t", "u")], F))
+    assert looks(away) == [50]
+    assert looks(here) == []
+    # One that asks too early is told again.
+    ((entry),) = world.lines("queue:0@h1")
+    number, since, name = entry.split(" ", 2)
+    world.command("LSET", "queue:0@h1", 0, f"{number} {int(since) + 60_000} {name}")
+    assert away.turn() == []
+    (ms,) = looks(away)
+    assert 50_000 < ms <= 60_050
+
+
 def test_the_host_of_large_inputs_takes_the_task_at_once(world: World, two: tuple[Caller, Caller]) -> None:
     here, _ = two
     client = world.client()

@@ -7,6 +7,7 @@ local idle, idle_changed               -- {executor, free threads}, most free fi
 local numbers                          -- a stretch of enqueue numbers reserved by this script
 local queued, fronts = {}, {}          -- entries by queue suffix
 local given = {}                       -- messages by executor
+local later = {}                       -- executors that are told to look again in so many ms
 
 function S.load_idle()
   if not idle then
@@ -47,6 +48,21 @@ function S.pick(hash, home, far)
     choice[2] = choice[2] - 1
     idle_changed[choice[1]] = choice[2]
     return choice[1]
+  end
+end
+
+-- Executor x is told to look into the queues again in so many ms.
+function S.look_later(x, ms)
+  later[x] = math.min(later[x] or ms, ms)
+end
+
+-- One more of the idle executors, all of which are on other hosts, looks when the task has waited for its own.
+local function wait_for_home(hash)
+  for i = 1, #idle do
+    local x = idle[i][1]
+    if idle[i][2] > 0 and not later[x] and (hash == '' or S.may_run(x, hash)) then
+      return S.look_later(x, S.away())
+    end
   end
 end
 
@@ -150,6 +166,9 @@ function S.route(name, h, front)
   end
   if far then
     h.home = home
+    if not queue_only then
+      wait_for_home(class)
+    end
   end
   return S.enqueue(name, h, front)
 end
@@ -227,5 +246,8 @@ closers[#closers + 1] = function()
   for x, m in pairs(given) do
     S.publish('to:' .. x, m)
   end
-  given = {}
+  for x, ms in pairs(later) do
+    S.publish('to:' .. x, { 't', ms })
+  end
+  given, later = {}, {}
 end

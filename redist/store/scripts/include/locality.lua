@@ -5,6 +5,11 @@ local SAMPLE = 64     -- inputs that are looked at
 local NEAR = 50000000 -- bytes that can be moved within the 50 ms that a task waits for its own host at most
 local hosts
 
+-- How many ms a task waits for an executor of the host of its inputs.
+function S.away()
+  return 50
+end
+
 -- The host of each worker by ordinal, or false while all are on one.
 function S.hosts()
   if hosts == nil then

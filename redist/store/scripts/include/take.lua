@@ -2,8 +2,6 @@
 -- @lazy
 -- What an executor takes from the queues: the best head among those that it may serve.
 
-local AWAY = 50 -- ms that a task waits for an executor of the host of its inputs
-
 -- Executor x may take the head of a queue.
 local function may_serve(x, suffix)
   if not string.find(suffix, '[:@]') then
@@ -13,7 +11,9 @@ local function may_serve(x, suffix)
   if host and S.host_of(x) ~= host then
     local head = call('LINDEX', P .. 'queue:' .. suffix, 0)
     local since = head and match(head, '^%d+ (%d+)')
-    if since and S.now() < since + AWAY then
+    local left = since and since + S.away() - S.now()
+    if left and left > 0 then
+      S.look_later(x, left)
       return false
     end
   end
