@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from redist.errors import DeserializationError, RedistError, SerializationError
+from redist.protocol.codes import Files, split, using
 from redist.protocol.futures import Collector, name_of
 from redist.protocol.names import function_label, type_name
 from redist.protocol.pickling import pickle_object
@@ -34,6 +35,8 @@ class Function:
         A short name for people.
     contains : tuple of str
         Wire names of the Futures that it holds, in a closure for example.
+    trailer : bytes
+        What follows the pickle and is no part of its hash.
     """
 
     #: 24 hexadecimal digits of the pickle's hash
@@ -49,9 +52,11 @@ class Function:
 
     __slots__ = ("contains", "data", "hash", "label", "stem", "token")
 
-    def __init__(self, pickled: bytes, label: str, contains: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, pickled: bytes, label: str, contains: tuple[str, ...] = (), trailer: bytes = b""
+    ) -> None:
         self.hash = _hash(pickled)
-        self.data = sign_blob(b"function", pickled)
+        self.data = sign_blob(b"function", pickled + trailer)
         self.label = label
         self.contains = contains
         self.token = self.hash.encode()
@@ -92,13 +97,14 @@ def function_of(function: Callable[..., Any]) -> Function:
         raise TypeError(f"a task needs a callable, not {type_name(type(function))}: {function!r:.80}")
     label = function_label(function)
     collector = Collector(name_of)
+    files = Files()
     try:
-        chunks = pickle_object(function, collector).chunks
+        chunks = pickle_object(function, collector, files=files).chunks
     except RedistError:
         raise
     except Exception as error:
         raise SerializationError(f"the function {label} cannot be serialized: {error}") from error
-    made = Function(b"".join(chunks), label, tuple(collector.names))
+    made = Function(b"".join(chunks), label, tuple(collector.names), files.trailer())
     if isinstance(function, _IMMUTABLE) and not made.contains:
         try:
             reference = weakref.ref(function, lambda _, identity=identity: _forget(identity))  # type: ignore[misc]
@@ -125,11 +131,12 @@ def load_function(data: bytes | memoryview, expected_hash: str | None = None) ->
     DeserializationError
         If it cannot be loaded here, or is another function than expected.
     """
-    pickled = open_signed(b"function", data)
+    pickled, files = split(open_signed(b"function", data))
     if expected_hash is not None and _hash(pickled) != expected_hash:
         raise DeserializationError(f"the stored function is not the one with the hash {expected_hash}")
     try:
-        return pickle.loads(pickled)  # type: ignore[no-any-return]
+        with using(files):
+            return pickle.loads(pickled)  # type: ignore[no-any-return]
     except RedistError:
         raise
     except Exception as error:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import pickle
 import sys
 from collections.abc import Callable
+from types import CodeType
 from typing import Any, NamedTuple
 
 from redist.errors import RedistError
+from redist.protocol.codes import Files
 from redist.protocol.futures import Collector, future_reducers
 from redist.protocol.reducers import reducer_of, register_imported, waiting
 from redist.protocol.sizes import OUT_OF_BAND
@@ -79,6 +81,7 @@ class _Chunks:
 
 class _Pickler(pickle.Pickler):
     collector: Collector
+    files: Files | None
     sink: BufferSink | None
 
     def reducer_override(self, obj: Any) -> Any:
@@ -94,7 +97,12 @@ _by_value_pickler: type[Any] | None = None
 
 
 def pickle_object(
-    obj: Any, collector: Collector, sink: BufferSink | None = None, *, by_value: bool = False
+    obj: Any,
+    collector: Collector,
+    sink: BufferSink | None = None,
+    *,
+    by_value: bool = False,
+    files: Files | None = None,
 ) -> Pickled:
     """Pickle `obj`.
 
@@ -108,6 +116,8 @@ def pickle_object(
         Takes large buffers; without it everything is in the pickle.
     by_value : bool
         Do not try plain pickle first.
+    files : Files, optional
+        Notes the files of code that goes by value.
 
     Raises
     ------
@@ -131,13 +141,20 @@ def pickle_object(
         collector.names.clear()
         if sink is not None:
             sink.reset()
-    return _run(_cloudpickler(), obj, collector, sink)
+    return _run(_cloudpickler(), obj, collector, sink, files)
 
 
-def _run(pickler_class: type[Any], obj: Any, collector: Collector, sink: BufferSink | None) -> Pickled:
+def _run(
+    pickler_class: type[Any],
+    obj: Any,
+    collector: Collector,
+    sink: BufferSink | None,
+    files: Files | None = None,
+) -> Pickled:
     chunks: list[Any] = []
     pickler = pickler_class(_Chunks(chunks.append), 5, buffer_callback=sink)
     pickler.collector = collector
+    pickler.files = files
     pickler.sink = sink if sink is not None and sink.takes_buffers else None
     with collector:
         pickler.dump(obj)
@@ -174,12 +191,15 @@ def _cloudpickler() -> type[Any]:
 
         class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
             collector: Collector
+            files: Files | None
             sink: BufferSink | None
 
             def reducer_override(self, obj: Any) -> Any:
                 kind = type(obj)
                 if kind in future_reducers:
                     return self.collector.reduce(obj)
+                if kind is CodeType and self.files is not None:
+                    return self.files.reduce(obj, self.dispatch_table[CodeType](obj))
                 reducer = reducer_of(kind)
                 reduced = NotImplemented if reducer is None else reducer(obj, self.sink)
                 return super().reducer_override(obj) if reduced is NotImplemented else reduced

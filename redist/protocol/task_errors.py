@@ -8,6 +8,7 @@ its text.
 from __future__ import annotations
 
 import builtins
+import os
 import pickle
 import traceback as tracebacks
 from collections.abc import Iterator
@@ -29,6 +30,9 @@ _MAX_TEXT = 12 * 1024
 _MAX_PICKLE = 16 * 1024
 _MAX_LINKS = 12
 _MAX_FRAMES = 64
+_MAX_FRAMES_OF_LINK = 16
+_OURS = os.path.dirname(os.path.dirname(__file__)) + os.sep
+_WORKER = f"{os.sep}redist_worker{os.sep}"
 
 
 class RemoteTraceback(Exception):
@@ -82,10 +86,13 @@ def pack_error(exc: BaseException, traceback: TracebackType | None = None, key: 
         (0, 0, 2048),
     ):
         try:
+            root = _root(exc, max_links)
             record = {
-                "text": _formatted(exc, traceback, key, max_text),
+                "text": _formatted(exc, traceback, key, max_text)
+                if root is exc
+                else _formatted_frames(root, key, max_text),
                 "frames": _frames(traceback)[: _MAX_FRAMES if max_links else 0],
-                "error": _pack_link(exc, max_pickle, max_text, max_links, set()),
+                "error": _pack_link(exc, max_pickle, max_text, max_links, set(), {id(exc), id(root)}),
             }
             packed = sign_blob(b"error", pickle.dumps(record, 5))
         except Exception:  # noqa: S112 - a user's exception can break anything: its own str, repr or attributes
@@ -101,7 +108,8 @@ def pack_error(exc: BaseException, traceback: TracebackType | None = None, key: 
 def unpack_error(data: bytes | memoryview) -> tuple[BaseException, TracebackType | None]:
     """Return an exception and a traceback that shows the task's frames.
 
-    The exception has its chain; at the end of it hangs a `RemoteTraceback` with the text of the original traceback.
+    The exception has its chain; at the end of it hangs a `RemoteTraceback` with the original traceback of the first of the
+    chain as text.
     Its own ``__traceback__`` is empty.
 
     Parameters
@@ -115,7 +123,7 @@ def unpack_error(data: bytes | memoryview) -> tuple[BaseException, TracebackType
         record = pickle.loads(open_signed(b"error", data))
         exc = _unpack_link(record["error"])
         if record["text"]:
-            _hang(exc, RemoteTraceback(record["text"]))
+            _root(exc, _MAX_LINKS).__cause__ = RemoteTraceback(record["text"])
         return exc, _traceback_of(record["frames"])
     except errors.UnsignedPayload as refused:
         return refused, None
@@ -124,8 +132,9 @@ def unpack_error(data: bytes | memoryview) -> tuple[BaseException, TracebackType
 
 
 def _pack_link(
-    exc: BaseException, max_pickle: int, max_text: int, links: int, seen: set[int]
+    exc: BaseException, max_pickle: int, max_text: int, links: int, seen: set[int], shown: set[int]
 ) -> dict[str, Any]:
+    """Return one exception and what it came from; `shown`: whose frames are told elsewhere."""
     seen.add(id(exc))
     kind = type(exc)
     link: dict[str, Any] = {
@@ -138,6 +147,8 @@ def _pack_link(
     notes = getattr(exc, "__notes__", None)
     if isinstance(notes, list):
         link["notes"] = [_cut(note, 2048) for note in notes[:16] if isinstance(note, str)]
+    if id(exc) not in shown:
+        link["frames"] = _frames(exc.__traceback__)[:_MAX_FRAMES_OF_LINK]
     pickled = _pickle_bounded(_Reduced(exc), max_pickle)
     if pickled is not None and _loads_again(pickled, kind):
         link["exc"] = pickled
@@ -148,7 +159,7 @@ def _pack_link(
     for name in ("cause", "context"):
         other = getattr(exc, f"__{name}__")
         if other is not None and links > 0 and id(other) not in seen:
-            link[name] = _pack_link(other, max_pickle, max_text, links - 1, seen)
+            link[name] = _pack_link(other, max_pickle, max_text, links - 1, seen, shown)
     return link
 
 
@@ -197,6 +208,8 @@ def _unpack_link(link: dict[str, Any]) -> BaseException:
         exc.__context__ = _unpack_link(link["context"])
     if "cause" in link:
         exc.__cause__ = _unpack_link(link["cause"])
+    if "frames" in link:
+        exc.__traceback__ = _traceback_of(link["frames"])
     exc.__suppress_context__ = link.get("suppress", False)
     return exc
 
@@ -243,27 +256,46 @@ def _from_store(data: bytes) -> BaseException:
     return errors.RedistError(f"{name}: {message}" if message else name)
 
 
-def _hang(exc: BaseException, text: RemoteTraceback) -> None:
-    """Make `text` the first of the chain that a printed `exc` shows."""
+def _root(exc: BaseException, links: int) -> BaseException:
+    """Return the first of the chain that a printed `exc` shows, at most so many links away."""
     seen = {id(exc)}
-    while True:
+    for _ in range(links):
         before = exc.__cause__ or (None if exc.__suppress_context__ else exc.__context__)
         if before is None or id(before) in seen:
             break
         exc = before
         seen.add(id(exc))
-    if exc.__cause__ is None:
-        exc.__cause__ = text
+    return exc
 
 
 def _formatted(exc: BaseException, traceback: TracebackType | None, key: str | None, limit: int) -> str:
     try:
-        text = "".join(tracebacks.format_exception(type(exc), exc, traceback))
+        told = tracebacks.TracebackException(type(exc), exc, traceback, compact=True)
+        told.stack[:] = _of_users(told.stack)
+        text = "".join(told.format(chain=False))
     except Exception:
         text = f"{type(exc).__name__}: {_text_of(exc)}\n"
-    if key is not None:
-        text = f"in the task {key}\n{text}"
-    return _cut(text, limit)
+    return _cut(_headed(text, key), limit)
+
+
+def _formatted_frames(exc: BaseException, key: str | None, limit: int) -> str:
+    """Return the traceback of the first of a chain, which is printed after it and tells what it is."""
+    stack = tracebacks.StackSummary.from_list(_of_users(tracebacks.extract_tb(exc.__traceback__)))
+    text = "".join(["Traceback (most recent call last):\n", *stack.format()]) if stack else ""
+    return _cut(_headed(text, key), limit)
+
+
+def _headed(text: str, key: str | None) -> str:
+    return text if key is None else f"in the task {key}\n{text}"
+
+
+def _of_users(stack: list[tracebacks.FrameSummary]) -> list[tracebacks.FrameSummary]:
+    """Return the frames without those of redist; all, if there are no others."""
+    return [frame for frame in stack if not _is_ours(frame.filename)] or stack
+
+
+def _is_ours(filename: str) -> bool:
+    return filename.startswith(_OURS) or _WORKER in filename
 
 
 def _text_of(exc: BaseException) -> str:
@@ -286,7 +318,7 @@ def _frames(traceback: TracebackType | None) -> list[tuple[str, str, int]]:
         code = traceback.tb_frame.f_code
         frames.append((_cut(code.co_filename, 400), _cut(code.co_name, 200), traceback.tb_lineno or 0))
         traceback = traceback.tb_next
-    return frames
+    return [frame for frame in frames if not _is_ours(frame[0])] or frames
 
 
 def _traceback_of(frames: list[tuple[str, str, int]]) -> TracebackType | None:

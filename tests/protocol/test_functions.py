@@ -194,3 +194,37 @@ def test_what_is_defined_in_main_goes_by_value(tmp_path):
     subprocess.run([sys.executable, "-c", textwrap.dedent(check), tmp_path / "parts"], check=True)
     keys = [run.splitlines()[-1] for run in runs]
     assert keys[0] == keys[1], "the same call gives the same key in every process"
+
+
+def test_code_by_value_knows_its_file():
+    def helper():
+        return 1
+
+    def outer():
+        return helper, lambda: 2
+
+    serialized = function_of(outer)
+    again = load_function(serialized.data, serialized.hash)
+    for function in (again, *again()):
+        assert function.__code__.co_filename == __file__
+
+
+def test_the_file_is_no_part_of_the_hash():
+    made = []
+    for name in ("/tmp/a.py", "/home/b.py"):
+        namespace = {"__name__": "__main__"}
+        exec(compile("def f():\n    return 5\n", name, "exec"), namespace)
+        made.append((name, function_of(namespace["f"])))
+    (_, one), (_, two) = made
+    assert one.hash == two.hash
+    assert one.data != two.data
+    for name, function in made:
+        assert load_function(function.data, function.hash).__code__.co_filename == name
+
+
+def test_a_large_array_or_frame_in_a_closure():
+    np, pd = pytest.importorskip("numpy"), pytest.importorskip("pandas")
+    for large in (np.ones(50_000), np.asfortranarray(np.ones((300, 300))), np.ones(100_000)[::2]):
+        assert load_function(function_of(lambda large=large: float(large.sum())).data)() == large.sum()
+    frame = pd.DataFrame({"a": range(50_000), "b": "x"})
+    assert load_function(function_of(lambda: frame).data)().equals(frame)

@@ -8,7 +8,9 @@ import pytest
 from protocol.helpers import FakeFuture
 from redist import errors
 from redist.protocol import RemoteTraceback, StandIn, pack_error, unpack_error
+from redist.protocol.functions import load_function
 from redist.protocol.task_errors import MAX_ERROR_BYTES
+from redist.submitting import apply
 
 
 def raised(function, *args):
@@ -102,6 +104,38 @@ def test_the_chain_is_kept():
     error, _ = there_and_back(raised(hidden))
     assert isinstance(error.__cause__, RemoteTraceback)
     assert "division" not in "".join(traceback.format_exception(error))
+
+
+@pytest.mark.parametrize("function", [chained, in_context])
+def test_a_chain_is_shown_once(function):
+    error, frames = there_and_back(raised(function), key="inc-1")
+    shown = "".join(traceback.format_exception(error.with_traceback(frames)))
+    assert shown.count("ZeroDivisionError: ") == 1
+    assert shown.count("KeyError: ") == 1
+    assert shown.count("return 1 / 0") == 1
+    assert shown.count("in the task inc-1") == 1
+
+
+def test_a_middle_link_has_its_frames():
+    def outer():
+        try:
+            chained()
+        except KeyError as error:
+            raise ValueError("outer") from error
+
+    error, frames = there_and_back(raised(outer))
+    shown = "".join(traceback.format_exception(error.with_traceback(frames)))
+    assert shown.count("in chained\n") == 2  # where it was caught, and where it was raised again
+    for text in ("ZeroDivisionError: ", "KeyError: ", "ValueError: "):
+        assert shown.count(text) == 1
+
+
+def test_frames_of_redist_are_left_out():
+    error, frames = there_and_back(raised(apply, divide))
+    assert [frame.name for frame in traceback.extract_tb(frames)] == ["raised", "divide"]
+    assert "submitting.py" not in "".join(traceback.format_exception(error))
+    error, frames = there_and_back(raised(load_function, b"nonsense").with_traceback(None))
+    assert isinstance(error, errors.DeserializationError)
 
 
 def test_a_chain_that_bites_its_tail():

@@ -135,6 +135,5 @@ def _erred(task: HandOut, error: BaseException) -> Result:
         cause = error.with_traceback(traceback)
         error = RuntimeError(f"the task raised {type_name(type(cause))}: {cause}".removesuffix(": "))
         error.__cause__ = cause
-        traceback = None
     packed = pack_error(error, traceback, task.name)
     return Result(task.name, task.attempt, "erred", len(packed), type_name(type(error)), packed)
