@@ -379,6 +379,10 @@ class ClientBase:
         self._wake_releases()
         return state
 
+    def _settle(self) -> None:
+        """Return when the server has everything that was submitted and counted so far; a loop stands still meanwhile."""
+        self._driver.call_now(calls.noop())
+
     def _wake_releases(self) -> None:
         """Have counts that changed leave soon."""
         ledger = self.session.ledger

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from redist.current import as_current
 from redist.errors import DataLost, FutureCancelledError, RedistError, SegmentGone, TransferError
 from redist.future import Future
+from redist.hanging import hang_across
 from redist.protocol import loads, loads_inline, unpack_error
 from redist.session.operations import Ask, AskAll, Operation, Run, Until
 from redist.session.states import CANCELLED, ERROR, FINISHED, LOST, PENDING, FutureState, Waiter, hang
@@ -47,9 +48,16 @@ class _AllFinished(Waiter):
 
 
 def wait_for(
-    client: Client, states: Sequence[FutureState], deadline: float | None, *, stop_on_error: bool
+    client: Client,
+    states: Sequence[FutureState],
+    deadline: float | None,
+    *,
+    stop_on_error: bool,
+    owners: Mapping[FutureState, Client] | None = None,
 ) -> Operation[None]:
     """Wait until `states` are not pending; with `stop_on_error` until the first that failed.
+
+    `owners` says whose they are, if some are not of `client`.
 
     Raises
     ------
@@ -59,8 +67,14 @@ def wait_for(
     if stop_on_error and any(state.status not in (PENDING, FINISHED) for state in states):
         return
     waiter = _AllFinished() if stop_on_error else Waiter()
-    with client.session.lock:
-        waiter.remaining = hang(waiter, states)
+    hung = None
+    if owners is not None:
+        hung = hang_across(waiter, owners.items())
+        if stop_on_error and any(state.status not in (PENDING, FINISHED) for state in states):
+            waiter.remaining = 0
+    else:
+        with client.session.lock:
+            waiter.remaining = hang(waiter, states)
     try:
         if waiter.remaining > 0:
             timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -70,7 +84,9 @@ def wait_for(
                 more = f" and {len(pending) - 1} more" if len(pending) > 1 else ""
                 raise TimeoutError(f"{what}{more} did not finish in time")
     finally:
-        if any(state.waiters is not None for state in states):
+        if hung is not None:
+            hung.drop()
+        elif any(state.waiters is not None for state in states):
             with client.session.lock:
                 for state in states:
                     state.drop_waiter(waiter)
@@ -215,10 +231,11 @@ def gather(client: Client, futures: Any, errors: str, copy: bool, writable: bool
         raise ValueError(f"errors is 'raise' or 'skip', not {errors!r}")
     if isinstance(futures, Iterator):
         futures = list(futures)
-    states: dict[FutureState, None] = {}
+    states: dict[FutureState, Client] = {}
     _collect(client, futures, states)
     everything = list(states)
-    yield from wait_for(client, everything, None, stop_on_error=errors == "raise")
+    owners = states if any(owner is not client for owner in states.values()) else None
+    yield from wait_for(client, everything, None, stop_on_error=errors == "raise", owners=owners)
     if errors == "raise":
         for state in everything:
             if state.status in (ERROR, LOST, CANCELLED):
@@ -231,20 +248,20 @@ def gather(client: Client, futures: Any, errors: str, copy: bool, writable: bool
 _CONTAINERS = (list, tuple, set, frozenset, dict)
 
 
-def _collect(client: Client, obj: Any, states: dict[FutureState, None]) -> None:
+def _collect(client: Client, obj: Any, states: dict[FutureState, Client]) -> None:
     if isinstance(obj, Future):
         if obj._cleared:
             raise FutureCancelledError(obj.key, "its reference was released")
         if obj._client is not client and obj._client.namespace != client.namespace:
             raise ValueError(f"{obj!r} belongs to another cluster")
-        states[obj._state] = None
+        states[obj._state] = obj._client
     elif isinstance(obj, dict):
         for item in obj.values():
             _collect(client, item, states)
     elif isinstance(obj, _CONTAINERS):
         for item in obj:
             if type(item) is Future and not item._cleared and item._client is client:
-                states[item._state] = None
+                states[item._state] = client
             else:
                 _collect(client, item, states)
 

@@ -10,6 +10,7 @@ from redist.current import default_client
 from redist.errors import FutureCancelledError
 from redist.future import Future
 from redist.gathering import error_of, values_of
+from redist.hanging import hang_across
 from redist.session.operations import Operation, Until
 from redist.session.states import CANCELLED, FINISHED, PENDING, Collector, FutureState, Waiter, hang
 from redist.timeouts import seconds
@@ -83,16 +84,24 @@ def _wait(
     states = [future._state for future in futures]
     first = return_when == FIRST_COMPLETED
     waiter: Waiter = _First() if first else Waiter()
-    with client.session.lock:
-        pending = hang(waiter, states)
-        waiter.remaining = 0 if first and pending < len(states) else pending
+    hung = None
+    if any(future._client is not client for future in futures):
+        hung = hang_across(waiter, [(future._state, future._client) for future in futures])
+        if first and any(state.status != PENDING for state in states):
+            waiter.remaining = 0
+    else:
+        with client.session.lock:
+            pending = hang(waiter, states)
+            waiter.remaining = 0 if first and pending < len(states) else pending
     try:
         if waiter.remaining > 0 and not (yield Until(waiter, timeout)):
             raise TimeoutError(
                 f"{sum(state.status == PENDING for state in states)} Futures did not finish in time"
             )
     finally:
-        if any(state.waiters is not None for state in states):
+        if hung is not None:
+            hung.drop()
+        elif any(state.waiters is not None for state in states):
             with client.session.lock:
                 for state in states:
                     state.drop_waiter(waiter)
@@ -161,18 +170,28 @@ class as_completed:
         if not futures:
             return
         client = self._the_client(futures[0])
-        with client.session.lock:
-            for future in futures:
-                state = future._state
-                if state.status == PENDING and not future._cleared:
-                    waiting = self._waiting.get(state)
-                    if waiting is None:
-                        self._waiting[state] = [future]
-                        state.add_waiter(self._collector)
-                    else:
-                        waiting.append(future)
+        groups: dict[Client, list[Future[Any]]] = {}
+        for future in futures:
+            groups.setdefault(future._client, []).append(future)
+        for owner, of_owner in groups.items():
+            if owner is not client:
+                self._collector.foreign = True
+            with owner.session.lock:
+                self._hang(of_owner)
+
+    def _hang(self, futures: list[Future[Any]]) -> None:
+        """Have the collector called for those that are pending. Under their client's lock."""
+        for future in futures:
+            state = future._state
+            if state.status == PENDING and not future._cleared:
+                waiting = self._waiting.get(state)
+                if waiting is None:
+                    self._waiting[state] = [future]
+                    state.add_waiter(self._collector)
                 else:
-                    self._ready.append(future)
+                    waiting.append(future)
+            else:
+                self._ready.append(future)
 
     def _the_client(self, future: Future[Any] | None = None) -> Client:
         if self._client is None:
@@ -197,11 +216,10 @@ class as_completed:
 
     def clear(self) -> None:
         """Forget all Futures."""
-        if self._client is not None:
-            with self._client.session.lock:
-                for state in self._waiting:
-                    state.drop_waiter(self._collector)
-                self._collector.came.clear()
+        for state, futures in self._waiting.items():
+            with futures[0]._client.session.lock:
+                state.drop_waiter(self._collector)
+        self._collector.came.clear()
         self._waiting.clear()
         self._ready.clear()
         self._taken = 0

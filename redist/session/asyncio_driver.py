@@ -11,6 +11,7 @@ import logging
 import select
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from redist.errors import ClientClosed, ConnectionLost, ForkedClientError, RedistError
@@ -358,6 +359,10 @@ class AsyncioDriver:
 
         if isinstance(waiter, Condition):
             self._conditions[waiter] = wake
+        elif waiter.foreign:
+            waiter.wake = partial(loop.call_soon_threadsafe, wake)
+            if waiter.ready():
+                wake()
         else:
             waiter.wake = wake
         self._waits.add(future)

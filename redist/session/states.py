@@ -7,6 +7,7 @@ Everything here runs under the driver's lock (or in its loop).
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +18,7 @@ from redist.store.keys import decode_key
 if TYPE_CHECKING:
     from redist.store.calls import Task
 
-__all__ = ["Collector", "Condition", "FutureState", "States", "Status", "Waiter"]
+__all__ = ["Collector", "Condition", "FutureState", "Relay", "States", "Status", "Waiter"]
 
 Status = Literal["pending", "finished", "error", "lost", "cancelled"]
 
@@ -40,11 +41,14 @@ class Waiter:
     ----------
     wake : callable or None
         Called without arguments, once, when the wait is over; set by a driver that cannot look by itself.
+    foreign : bool
+        Whether records of another session are among what it waits for, so that other threads may call it.
     """
 
-    __slots__ = ("remaining", "wake")
+    __slots__ = ("foreign", "remaining", "wake")
 
     def __init__(self, remaining: int = 1) -> None:
+        self.foreign = False
         self.remaining = remaining
         self.wake: Callable[[], object] | None = None
 
@@ -77,6 +81,28 @@ class Collector(Waiter):
     def ready(self) -> bool:
         """Return whether a record came that was not taken yet."""
         return bool(self.came)
+
+
+class Relay(Waiter):
+    """Passes what happens to records of several sessions on to one waiter, a record at a time."""
+
+    __slots__ = ("_mutex", "_waiter")
+
+    def __init__(self, waiter: Waiter) -> None:
+        super().__init__(1)
+        self._mutex = threading.Lock()
+        self._waiter = waiter
+        waiter.foreign = True
+
+    def hit(self, state: FutureState) -> None:
+        """Note that `state` is not pending any more. Under its own session's lock."""
+        with self._mutex:
+            self._waiter.hit(state)
+
+    def settled(self, count: int) -> None:
+        """Note that `count` records were not pending any more before this was hung on them."""
+        with self._mutex:
+            self._waiter.remaining -= count
 
 
 class Condition(Waiter):

@@ -335,6 +335,8 @@ class ThreadDriver(BlockingRunner):
         waiter = what if isinstance(what, Waiter) else Condition(what)
         deadline = None if timeout is None else _monotonic() + timeout
         parked = None
+        if waiter.foreign:
+            waiter.wake = self.nudge
         try:
             with self.lock:
                 if waiter.ready():
@@ -371,6 +373,11 @@ class ThreadDriver(BlockingRunner):
                 self._leave(waiter)
                 if parked is not None and parked in self._parked:
                     self._parked.remove(parked)
+
+    def nudge(self) -> None:
+        """Have whoever waits look again: what it waits for came by another driver. From any thread, without the lock."""
+        self._nudge.write()
+        self._kick()
 
     def _before_wait(self) -> bool:
         """Send what is collected; return whether replies have to be read for all of it to leave. Under the lock."""

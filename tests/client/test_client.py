@@ -33,6 +33,11 @@ Keys = Callable[[], list[str]]
 NewClient = Callable[..., Client]
 
 
+def slowly_inc(x: int, seconds: float) -> int:
+    time.sleep(seconds)
+    return x + 1
+
+
 def inc(x: int) -> int:
     return x + 1
 
@@ -166,6 +171,47 @@ def test_retries_and_priority(client: Client, tmp_path: Any) -> None:
     assert client.submit(flaky, retries=1, priority=5).result(10) == "second time"
     with pytest.raises(ValueError, match="retries"):
         client.submit(inc, 1, retries=-1)
+
+
+def test_bind_client_keeps_the_key(
+    new_client: Callable[..., Client], keys: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = new_client(set_as_default=False), new_client(set_as_default=False)
+    for i in range(20):
+        future = one.submit(inc, i, key=f"bound-{i}")
+        if i % 2:
+            wait(future)
+        with monkeypatch.context() as slow:
+            slow.setattr(two.session, "dirty", lambda: None)  # it says its counts when it must
+            future.bind_client(two)
+            time.sleep(0.05)
+        assert future.client is two
+        assert future.result(10) == i + 1
+        assert f"bound-{i}" in keys()
+    del future
+
+
+@pytest.mark.parametrize("how", ["wait", "first", "gather", "as_completed"])
+def test_futures_of_two_clients(new_client: Callable[..., Client], how: str) -> None:
+    """What arrives at the other client wakes who waits, at once."""
+    one, two = new_client(set_as_default=False), new_client(set_as_default=False)
+    wait([one.submit(slowly_inc, i, 0.2, pure=False) for i in range(4)])  # executors import this module
+    soon = one.submit(slowly_inc, 1, 0.1)
+    if how == "first":
+        soon = one.submit(slowly_inc, 1, 5.0)
+    late = two.submit(slowly_inc, 2, 0.7)
+    with one.session.lock:
+        one.session.heart.at = one.session.clock() + 30.0  # nothing else is to wake it
+    start = time.monotonic()
+    if how == "wait":
+        assert not wait([soon, late], timeout=20).not_done
+    elif how == "first":
+        assert wait([soon, late], timeout=20, return_when="FIRST_COMPLETED").done == {late}
+    elif how == "gather":
+        assert one.gather([soon, late]) == [2, 3]
+    else:
+        assert list(as_completed([soon, late], timeout=20)) == [soon, late]
+    assert time.monotonic() - start < 4.0
 
 
 def test_retry_of_a_root_says_at_once_that_its_dependents_run_again(
