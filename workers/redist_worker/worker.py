@@ -25,6 +25,7 @@ from redist.store import calls
 from redist_worker.control import Control
 from redist_worker.executor import Options as ExecutorOptions
 from redist_worker.executors import Executor, Executors
+from redist_worker.handing_over import hand_over
 from redist_worker.replicas import Replicas
 from redist_worker.segments import Home, Sweeper, find_home
 from redist_worker.side import Side
@@ -39,6 +40,7 @@ __all__ = ["Worker"]
 logger = logging.getLogger("redist.worker")
 
 _GOODBYE = 1.0  # s that the server has to answer the last call
+_HAND_OVER = 3.0  # s that others get to bring payloads, at least
 
 
 class Worker:
@@ -62,6 +64,7 @@ class Worker:
         self.name = options.name
         self.address = ""
         self._ordinal = 0
+        self._orphaned = False
         self.home: Home
         self.session: Session
         #: who know the token of the namespace's data servers
@@ -100,6 +103,7 @@ class Worker:
     def _parent_gone(self) -> None:
         asyncio.get_running_loop().remove_reader(self.options.parent_fd)
         logger.info("the process that started this worker is gone")
+        self._orphaned = True
         self.stop()
 
     # --- start ------------------------------------------------------------------------------------------------------
@@ -331,7 +335,17 @@ class Worker:
     async def _stop_executors(self) -> None:
         with contextlib.suppress(RedistError):
             self._post(self._heartbeat())  # paused: nothing more is handed out
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self.options.grace
         await self.executors.stop(self.options.grace)
+        if self._orphaned or not self.session.lane.connected:
+            return
+        seconds = max(until - loop.time(), _HAND_OVER)
+        try:
+            work = hand_over(self.side, self._post, self.session.ordinal, self.address, seconds)
+            await asyncio.wait_for(work, seconds + 1.0)
+        except (RedistError, hiredis.ReplyError, TimeoutError) as error:
+            logger.info("payloads were not handed over: %r", error)
 
 
 def serve(options: WorkerOptions, server: ForkServer) -> int:
