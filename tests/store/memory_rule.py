@@ -76,14 +76,11 @@ class Model:
 
     def _step(self) -> bool:
         for k in list(self.keys.values()):
-            erred = [self.keys[d] for d in k.deps if self.keys[d].state == "erred"] if k.unfinished else []
-            if erred:
-                self.err(k, erred[0].type, erred[0].cause or erred[0].name)
-                return True
-        for k in list(self.keys.values()):
             if k.state == "released" and self.wanted(k):
                 self.revive(k)
                 return True
+        if any(self._blame(k) for k in list(self.keys.values())):
+            return True
         for k in list(self.keys.values()):
             if k.unfinished and k.run is None:
                 state = "waiting" if self.missing(k) else "ready"
@@ -91,6 +88,12 @@ class Model:
                     k.state = state
                     return True
         return any(self._free(k) for k in list(self.keys.values()) if not self.wanted(k))
+
+    def _blame(self, k: Key) -> bool:
+        erred = [self.keys[d] for d in k.deps if self.keys[d].state == "erred"] if k.unfinished else []
+        if erred:
+            self.err(k, erred[0].type, erred[0].cause or erred[0].name)
+        return bool(erred)
 
     def _free(self, k: Key) -> bool:
         if not self.dependents(k.name):
@@ -189,6 +192,7 @@ class Model:
         if count:
             k.refs[client] = count
         k.fired = fired
+        self._blame(k)  # at once: such a task never wants its other dependencies
 
     def ledger(self, client: int, name: str, count: int) -> None:
         k = self.keys.get(name)
