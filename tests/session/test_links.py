@@ -29,6 +29,7 @@ class Wire:
 class Session:
     """Cannot deal with what is bad."""
 
+    kind = "client"
     reconnect = None
     subscriptions: list[bytes] = []
 
