@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import _thread
 import logging
 import queue
 import sys
 import threading
+import weakref
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Callbacks", "print_output"]
+if TYPE_CHECKING:
+    from redist.session.thread_driver import ThreadDriver
+
+__all__ = ["Callbacks", "close_behind", "print_output", "weakly"]
 
 logger = logging.getLogger("redist.client")
 
@@ -51,3 +57,25 @@ def _run(functions: queue.SimpleQueue[Callable[[], object] | None]) -> None:
 def print_output(stream: int, worker: str, text: str) -> None:
     """Print what a task printed: 1 to standard output, 2 to standard error."""
     print(text, end="", file=sys.stderr if stream == 2 else sys.stdout, flush=True)
+
+
+def weakly(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what calls a bound method as long as its object lives, and keeps it not alive."""
+    reference = weakref.WeakMethod(method)
+
+    def call(*args: Any) -> Any:
+        bound = reference()
+        return None if bound is None else bound(*args)
+
+    return call
+
+
+def close_behind(client: object, driver: ThreadDriver) -> None:
+    """Have `driver` closed when `client` is collected without having been closed."""
+    weakref.finalize(client, _close_soon, driver).atexit = False
+
+
+def _close_soon(driver: ThreadDriver) -> None:
+    if not driver.closed:
+        # A garbage collection may come anywhere, under the driver's lock and those of `threading` too.
+        _thread.start_new_thread(driver.close, (1.0,))

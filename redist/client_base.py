@@ -10,7 +10,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from redist import current, gathering, scattering
-from redist.callbacks import Callbacks, print_output
+from redist.callbacks import Callbacks, close_behind, print_output, weakly
 from redist.errors import ClientClosed
 from redist.explaining import Inbox
 from redist.future import DoneCallback, Future
@@ -94,6 +94,7 @@ class ClientBase:
                 driver = self._driver
                 assert isinstance(driver, ThreadDriver)
                 driver.start(self._timeout)
+                close_behind(self, driver)
                 if self._owns_cluster:
                     self.cluster.wait_ready()
             except BaseException:
@@ -157,9 +158,10 @@ class ClientBase:
         else:
             driver = ThreadDriver(session, where)
         self._adopt(driver, where)
-        session.on_worker = self._on_worker
+        # The session's thread keeps no client alive that was dropped.
+        session.on_worker = weakly(self._on_worker)
         session.on_output = print_output
-        session.on_control = lambda: self._in_background(self._inbox.look)
+        session.on_control = weakly(self._on_control)
 
     def _adopt(self, driver: Any, where: Endpoint) -> None:
         self._driver = driver
@@ -170,11 +172,14 @@ class ClientBase:
         self._segments = gathering.Segments(self._peers)
         self._submitter = Submitter(self._me)
         self._inbox = Inbox(self._me)
-        self.session.bring_functions = self._submitter.bring_functions
+        self.session.bring_functions = weakly(self._submitter.bring_functions)
 
     def _started(self) -> None:
         self.status = "running"
         current.register(self._me, default=self._set_as_default)
+
+    def _on_control(self) -> None:
+        self._in_background(self._inbox.look)
 
     def _on_worker(self, ordinal: int) -> None:
         self._workers_seen += 1

@@ -173,6 +173,22 @@ def test_retries_and_priority(client: Client, tmp_path: Any) -> None:
         client.submit(inc, 1, retries=-1)
 
 
+def test_a_dropped_client_leaves(cluster: LocalCluster, keys: Callable[[], list[str]]) -> None:
+    client = Client(cluster, set_as_default=False)
+    future = client.submit(inc, 1, key="dropped")
+    assert future.result(10) == 2
+    driver = client._driver
+    thread = driver._thread
+    del client
+    gc.collect()
+    assert future.result(10) == 2  # its Futures keep it
+    assert "dropped" in keys()
+    del future
+    gc.collect()
+    wait_until(lambda: driver.closed and not thread.is_alive(), what="the client has left")
+    wait_until(lambda: not keys(), what="every key is gone")
+
+
 def test_bind_client_keeps_the_key(
     new_client: Callable[..., Client], keys: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
