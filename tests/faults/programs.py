@@ -110,6 +110,7 @@ def storm(address: str, seed: str) -> None:
             raise KeyboardInterrupt
 
     signal.signal(signal.SIGALRM, strike)
+    signal.signal(signal.SIGINT, strike)  # one that hit a Future's end is delivered again as this
     strikes = 0
     with Client(address, name="storm") as client:
         print("ready", client.session.ordinal, flush=True)

@@ -229,7 +229,7 @@ def test_why(cluster: LocalCluster) -> None:
         future = client.submit(sum, [1, 2], key="mine")
         assert future.result() == 3
         output = run("why", "mine", cluster.scheduler_address)
-        assert "mine: memory" in output
+        assert "mine: in memory" in output
         assert "held by client" in output
         pair = client.submit(sum, [1], key=("x", 0))
         assert pair.result() == 1
