@@ -233,7 +233,7 @@ def test_why(cluster: LocalCluster) -> None:
         assert "held by client" in output
         pair = client.submit(sum, [1], key=("x", 0))
         assert pair.result() == 1
-        assert "('x', 0): memory" in run("why", "('x', 0)", cluster.scheduler_address)
+        assert "('x', 0): in memory" in run("why", "('x', 0)", cluster.scheduler_address)
     assert "is not known" in run("why", "mine", cluster.scheduler_address, code=1)
     assert "cannot be the empty string" in run("why", "", cluster.scheduler_address, code=78)
 
