@@ -19,6 +19,7 @@ from redist.session.lane import Refused
 from redist.session.operations import Ask, Operation, Post, Run
 from redist.store import calls
 from redist.store.keys import Key, decode_key, encode_key
+from redist.store.replies import parse_dataset
 
 if TYPE_CHECKING:
     from redist.client import Client
@@ -68,7 +69,7 @@ def get(client: Client, name: Key, default: Any = _ABSENT) -> Operation[Any]:
         raise DatasetNotFound(
             f"no dataset {name!r} is published; list_datasets() names those that are"
         ) from None
-    record, data = calls.parse_dataset(reply)
+    record, data = parse_dataset(reply)
     with as_current(client):
         stored, value = loads_inline(data)
     if stored:

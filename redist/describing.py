@@ -16,6 +16,7 @@ from redist.session.operations import Ask, AskAll, Operation, Run, Until
 from redist.session.states import Condition
 from redist.store import calls
 from redist.store.keys import Key, decode_key, encode_key
+from redist.store.replies import State, parse_states
 
 if TYPE_CHECKING:
     from redist.client import Client
@@ -77,10 +78,10 @@ def _collection(item: Any) -> Any:
     raise TypeError(f"a Future, a key or a collection of them was expected, not {item!r:.80}")
 
 
-def read_states(names: list[str]) -> Operation[list[calls.State]]:
+def read_states(names: list[str]) -> Operation[list[State]]:
     """Read the states of keys."""
     replies = yield AskAll([calls.states(names[i : i + _SLICE]) for i in range(0, len(names), _SLICE)])
-    return [state for reply in replies for state in calls.parse_states(reply)]
+    return [state for reply in replies for state in parse_states(reply)]
 
 
 def who_has(client: Client, futures: Any) -> Operation[dict[Key, tuple[str, ...]]]:

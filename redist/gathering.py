@@ -22,6 +22,7 @@ from redist.session.states import CANCELLED, ERROR, FINISHED, LOST, PENDING, Fut
 from redist.session.submissions import SLICE
 from redist.store import calls
 from redist.store.keys import decode_key
+from redist.store.replies import parse_states
 
 if TYPE_CHECKING:
     from redist.client import Client
@@ -99,7 +100,7 @@ def error_of(client: Client, state: FutureState) -> Operation[tuple[BaseExceptio
         return _twin(state.cache), None
     if state.value is None:
         reply = yield Ask(calls.states([state.name], full=True))
-        state.value = calls.parse_states(reply)[0].value or None
+        state.value = parse_states(reply)[0].value or None
     if state.value is None:
         return DataLost(f"the error of {state.name} is gone"), None
     with as_current(client):
@@ -147,7 +148,7 @@ def values_of(
         ])  # fmt: skip
         done: set[int] = set()
         if fetch:
-            read = [state for reply in replies for state in calls.parse_states(reply)]
+            read = [state for reply in replies for state in parse_states(reply)]
             with as_current(client):
                 for i, told in zip(fetch, read):
                     if told.state == "memory":
@@ -194,7 +195,7 @@ def _ask_again(client: Client, states: list[FutureState]) -> Operation[None]:
     by_name = {state.name: state for state in states}
     with client.session.lock:
         for reply in replies:
-            for read in calls.parse_states(reply):
+            for read in parse_states(reply):
                 state = by_name[read.name]
                 if read.state == "memory":
                     state.where = read.where

@@ -27,6 +27,7 @@ from redist.session.states import CANCELLED, PENDING, Condition, FutureState, Wa
 from redist.store import calls
 from redist.store.calls import Value
 from redist.store.keys import decode_key, encode_key
+from redist.store.replies import parse_commit, parse_place, parse_states
 from redist.submitting import call_site, worker_names
 
 if TYPE_CHECKING:
@@ -205,7 +206,7 @@ def _place(
         seen = client._workers_seen
         try:
             reply = yield Ask(calls.place(count, total, workers, host))
-            return calls.parse_place(reply)
+            return parse_place(reply)
         except Refused as refused:
             left = until - time.monotonic()
             if refused.code != "workers" or left <= 0:
@@ -254,7 +255,7 @@ def _commit(
             if (session.lane.incarnation, session.lane.n) == before:
                 sent -= names
             raise
-        known = set(calls.parse_commit(reply))
+        known = set(parse_commit(reply))
         with session.lock:
             for state, payload, attempt, worker in part:
                 # What was in memory already is told with a push, like a refusal.
@@ -339,7 +340,7 @@ def _broadcast(
     while wanted:
         names = sorted({state.name for state, _ in wanted})
         replies = yield AskAll([calls.states(names[i : i + _SLICE]) for i in range(0, len(names), _SLICE)])
-        where = {read.name: read.where for reply in replies for read in calls.parse_states(reply)}
+        where = {read.name: read.where for reply in replies for read in parse_states(reply)}
         wanted = [
             (state, ordinal)
             for state, ordinal in wanted

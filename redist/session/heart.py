@@ -8,7 +8,8 @@ from redist.session.lane import Lane
 from redist.session.ledger import Ledger
 from redist.session.notifications import Notifications
 from redist.store import calls
-from redist.store.calls import Beat, Call
+from redist.store.calls import Call
+from redist.store.replies import Beat, parse_heartbeat
 
 __all__ = ["Heart"]
 
@@ -101,7 +102,7 @@ class Heart:
         def answered(reply: list[object]) -> None:
             self._beating = False
             if incarnation == lane.incarnation:
-                self._judge(calls.parse_heartbeat(reply))
+                self._judge(parse_heartbeat(reply))
 
         lane.enqueue(call, answered, self._failed)
 

@@ -14,7 +14,7 @@ import msgpack
 from redist.session.states import CANCELLED, FutureState, States
 
 if TYPE_CHECKING:
-    from redist.store.calls import State
+    from redist.store.replies import State
 
 __all__ = ["Notifications", "decode_message"]
 

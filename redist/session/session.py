@@ -26,7 +26,8 @@ from redist.session.notifications import Notifications, decode_message
 from redist.session.states import PENDING, FutureState, States
 from redist.session.submissions import SLICE, Submissions
 from redist.store import calls
-from redist.store.calls import Call, HandOut, Task
+from redist.store.calls import Call, Task
+from redist.store.replies import Beat, HandOut, parse_register, parse_states, parse_tasks
 
 __all__ = ["EndpointLike", "Session"]
 
@@ -136,7 +137,7 @@ class Session:
         self.on_output: Callable[[int, str, str], object] | None = None
         self.on_worker: Callable[[int], object] | None = None
         self.on_generation: Callable[[int], object] | None = None
-        self.on_beat: Callable[[calls.Beat], object] | None = None
+        self.on_beat: Callable[[Beat], object] | None = None
         self.on_lost: Callable[[], Iterable[Call]] | None = None
         self.bring_functions: Callable[[set[str]], object] | None = None
         #: Set by the driver: the command connection leads to the wrong server.
@@ -262,7 +263,7 @@ class Session:
         lane.transmit_registration(call, self._registered, self._register_failed)
 
     def _registered(self, reply: list[Any]) -> None:
-        registered = calls.parse_register(reply)
+        registered = parse_register(reply)
         self._registering = self.lane.lost_writes = False
         anew, self._was_registered = self._was_registered, True
         self.secret = registered.secret
@@ -391,7 +392,7 @@ class Session:
                     at = self.clock() + (message[1] + 1) / 1000
                     self._look_at = at if self._look_at is None else min(at, self._look_at)
                     return
-                tasks = calls.parse_tasks(message, 2)
+                tasks = parse_tasks(message, 2)
                 for task in tasks:
                     self.attempt = max(self.attempt, task.attempt)
                 self.on_tasks(tasks)
@@ -453,7 +454,7 @@ class Session:
         self._release_at = None
         self.enqueue_counts(self.ledger.take())
 
-    def _beat_answered(self, beat: calls.Beat) -> None:
+    def _beat_answered(self, beat: Beat) -> None:
         if beat.generation > self.generation:
             self.set_generation(beat.generation)
         if self.submissions.outbox:
@@ -490,7 +491,7 @@ class Session:
             if self.lane.round != sent_in:
                 self._read([name for name, state in asked.items() if get(name) is state])
                 return
-            for read in calls.parse_states(reply):
+            for read in parse_states(reply):
                 # A new life of the name may have begun behind the read.
                 if get(read.name) is asked.get(read.name):
                     self.notifications.read(read)

@@ -1,19 +1,8 @@
-"""One typed maker a script: a `Call` is plain data, and whoever owns a connection sends it.
+"""What can be asked of the server: one typed maker a script, and how a call is packed.
 
-A call travels as one ``EVALSHA`` with the namespace's routing key and one msgpack value: a flat list that begins with the
-header (ordinal, incarnation, generation, n, acknowledged n). Replies are lists; the first item says what became of it:
-
-========== ====================================================================================================
-``OK``     applied. The second item is 1 when slices of work are left: send `continue_` until it answers 0.
-``REPEAT`` n was applied before. Layout as ``OK``, content as far as state or a stored answer can give it.
-``GAP``    n is too large; the second item is the last n applied. Send again from there.
-``UNKNOWN`` the incarnation is not registered: register anew.
-``OLD``    the call is of an older generation (second item: the present one): acknowledged, never applied.
-``WAIT``   a restart is being carried out; n is not used. Send `continue_`, then the same call again.
-``NO``     refused: code and message follow; n is used up.
-========== ====================================================================================================
-
-Error replies of the server (``NOSCRIPT``, ``OOM``, ``BUSY``, ``LOADING`` ...) leave n unanswered.
+A `Call` is plain data, and whoever owns a connection sends it. It travels as one ``EVALSHA`` with the namespace's routing
+key and one msgpack value: a flat list that begins with the header (ordinal, incarnation, generation, n, acknowledged n).
+`redist.store.replies` says what is answered.
 """
 
 from __future__ import annotations
@@ -27,13 +16,11 @@ import msgpack
 from redist.store.scripts import Script, load, sharded
 
 __all__ = [
-    "Beat", "Call", "EligibilityClass", "HandOut", "Header", "Registered", "Result", "State", "Task", "Turn", "Value",
-    "add_replicas", "cancel", "client_heartbeat", "close", "commit", "continue_", "dependencies", "distrust",
-    "drop_functions", "drop_handoffs", "fire", "get_dataset", "handoff", "ledger", "lost_executor", "noop", "pack",
-    "pack_eval",
-    "parse_commit", "parse_dataset", "parse_heartbeat", "parse_place", "parse_push", "parse_register", "parse_states",
-    "parse_tasks", "parse_turn", "place", "publish", "register", "registered", "remove_replicas", "restart", "retry",
-    "send", "states", "submit", "take_back", "turn", "unpublish", "worker_heartbeat",
+    "Call", "EligibilityClass", "Header", "Result", "Task", "Value", "add_replicas", "cancel", "client_heartbeat",
+    "close", "commit", "continue_", "dependencies", "distrust", "drop_functions", "drop_handoffs", "fire",
+    "get_dataset", "handoff", "held", "ledger", "lost_executor", "noop", "pack", "pack_eval", "place", "publish",
+    "register", "registered", "remove_replicas", "restart", "retry", "send", "states", "submit", "take_back", "turn",
+    "unpublish", "worker_heartbeat",
 ]  # fmt: skip
 
 
@@ -107,16 +94,6 @@ def _resp(command: bytes, script: bytes, call: Call, header: Header) -> bytes:
 # --- registration ---------------------------------------------------------------------------------------------------
 
 
-class Registered(NamedTuple):
-    """What `register` answers; `adopted` says whether a named session's holdings are there to be taken up."""
-
-    ordinal: int
-    generation: int
-    attempt: int
-    adopted: bool
-    secret: str
-
-
 def register(
     kind: str,
     name: str,
@@ -161,11 +138,6 @@ def register(
     for field, value in (details or {}).items():
         body += (field, value)
     return Call(load("register"), body, numbered=False, grows=True)
-
-
-def parse_register(reply: Sequence[Any]) -> Registered:
-    """Return what a `register` reply says."""
-    return Registered(int(reply[2]), int(reply[3]), int(reply[4]), bool(int(reply[5])), reply[6].decode())
 
 
 def registered() -> Call:
@@ -316,29 +288,6 @@ class Result(NamedTuple):
     contains: Sequence[str] = ()
 
 
-class HandOut(NamedTuple):
-    """One task given to an executor.
-
-    `deps` are (name, where, value): `where` is empty for an inline value, else ``WORKER.ATTEMPT ...`` and `value` is the
-    size in bytes as text. `more_deps` counts dependencies that were too many to list; ask `dependencies` and `states`.
-    """
-
-    batch: int
-    attempt: int
-    name: str
-    fn: str
-    spec: bytes
-    deps: list[tuple[str, str, bytes]]
-    more_deps: int
-
-
-class Turn(NamedTuple):
-    """The answer of `turn`."""
-
-    more: bool
-    tasks: list[HandOut]
-
-
 RESYNC = -1
 
 
@@ -376,29 +325,6 @@ def turn(
     return Call(load("turn"), body + items, ageless=True)
 
 
-def parse_turn(reply: Sequence[Any]) -> Turn:
-    """Return what a `turn` reply brings."""
-    return Turn(bool(reply[1]), parse_tasks(reply, 2))
-
-
-def parse_tasks(items: Sequence[Any], start: int) -> list[HandOut]:
-    """Return the hand-outs of a flat list, from index `start`; of a ``turn`` reply or a ``t`` push."""
-    tasks = []
-    i, end = start, len(items)
-    while i < end:
-        n = int(items[i + 5])
-        deps: list[tuple[str, str, bytes]] = []
-        attempt = int(items[i + 1])
-        head = (int(items[i]), attempt, items[i + 2].decode(), items[i + 3].decode(), items[i + 4])
-        i += 6
-        if n > 0:
-            for _ in range(n):
-                deps.append((items[i].decode(), items[i + 1].decode(), items[i + 2]))
-                i += 3
-        tasks.append(HandOut(*head, deps, -n if n < 0 else 0))
-    return tasks
-
-
 # --- data -----------------------------------------------------------------------------------------------------------
 
 
@@ -427,12 +353,6 @@ def place(count: int, nbytes: int, workers: Sequence[str] = (), local: str = "")
     return Call(load("place"), [count, nbytes, local, *workers], grows=True)
 
 
-def parse_place(reply: Sequence[Any]) -> list[tuple[int, int]]:
-    """Return (attempt, worker ordinal) for each value."""
-    first = int(reply[2])
-    return [(first + i, int(worker)) for i, worker in enumerate(reply[3:])]
-
-
 def commit(values: Sequence[Value]) -> Call:
     """Make scattered values known; their payloads are written."""
     body: list[Any] = []
@@ -450,11 +370,6 @@ def commit(values: Sequence[Value]) -> Call:
         )
         body += v.contains
     return Call(load("commit"), body, grows=True)
-
-
-def parse_commit(reply: Sequence[Any]) -> list[str]:
-    """Return the names whose payload was not taken: the key is in memory already, the worker drops the new file."""
-    return [name.decode() for name in reply[2:]]
 
 
 def add_replicas(replicas: Iterable[tuple[str, int]]) -> Call:
@@ -488,11 +403,6 @@ def get_dataset(name: str, token: str) -> Call:
     return Call(load("get_dataset"), [name, token], grows=True)
 
 
-def parse_dataset(reply: Sequence[Any]) -> tuple[str, bytes]:
-    """Return the name of the version's record and its pickle."""
-    return reply[2].decode(), reply[3]
-
-
 def handoff(pairs: Iterable[tuple[str, str]], seconds: int = 300) -> Call:
     """Keep keys wanted for `seconds` under tokens: (token, name) pairs."""
     body: list[Any] = [seconds]
@@ -517,16 +427,6 @@ def drop_functions(hashes: Iterable[str]) -> Call:
 # --- life -----------------------------------------------------------------------------------------------------------
 
 
-class Beat(NamedTuple):
-    """What a heartbeat answers: `pushed` and `n` are the server's last ones, `agree` whether the counts do."""
-
-    generation: int
-    pushed: int
-    n: int
-    more: bool
-    agree: bool
-
-
 def client_heartbeat(keys: int, total: int, checksum: int, last_n: int, lease_ms: int = 10_000) -> Call:
     """Renew a client's lease; `keys`, `total` and `checksum` describe its counts at `last_n`."""
     return Call(load("heartbeat"), [lease_ms, last_n, keys, total, checksum, "", ""], numbered=False)
@@ -537,11 +437,6 @@ def worker_heartbeat(
 ) -> Call:
     """Renew the lease of a worker and its executors; `files` counts the payloads that it has, `metrics` is JSON."""
     return Call(load("heartbeat"), [lease_ms, last_n, files, 0, 0, status, metrics], numbered=False)
-
-
-def parse_heartbeat(reply: Sequence[Any]) -> Beat:
-    """Return what a heartbeat reply says."""
-    return Beat(int(reply[2]), int(reply[3]), int(reply[4]), bool(reply[1]), bool(int(reply[5])))
 
 
 def lost_executor(executor: int, reason: str, running: Sequence[int] = ()) -> Call:
@@ -575,42 +470,9 @@ def send(ordinals: Sequence[int], message: bytes) -> Call:
 # --- reads ----------------------------------------------------------------------------------------------------------
 
 
-class State(NamedTuple):
-    """What is known of one key; an absent key has state ``forgotten``."""
-
-    name: str
-    state: str
-    attempt: int
-    nbytes: int
-    type: str
-    where: str
-    value: bytes
-
-
 def states(names: Sequence[str], *, full: bool = False) -> Call:
     """Read the states of keys; `full` also brings inline values and errors above the push limits."""
     return Call(load("states"), [int(full), *names], numbered=False)
-
-
-def parse_states(reply: Sequence[Any]) -> list[State]:
-    """Return the states in a `states` reply."""
-    return parse_push(reply, 2)
-
-
-def parse_push(items: Sequence[Any], start: int = 2) -> list[State]:
-    """Return the states of a flat list, from index `start`; of a ``states`` reply or an ``s`` push."""
-    return [
-        State(
-            items[i].decode(),
-            items[i + 1].decode(),
-            int(items[i + 2] or 0),
-            int(items[i + 3] or 0),
-            items[i + 4].decode(),
-            items[i + 5].decode(),
-            items[i + 6],
-        )
-        for i in range(start, len(items), 7)
-    ]
 
 
 def dependencies(name: str, cursor: int = 0) -> Call:

@@ -22,6 +22,7 @@ from redist.session.session import Session
 from redist.session.thread_driver import ThreadDriver
 from redist.store import calls
 from redist.store.connect import Endpoint
+from redist.store.replies import HandOut, parse_place, parse_turn
 from redist.store.wire import pack_command
 
 __all__ = ["Story"]
@@ -137,13 +138,13 @@ class Story:
         batches: list[int] = []
         while True:
             turn = calls.turn(1, calls.RESYNC, [], batches, results)
-            tasks = calls.parse_turn(self.executor.call(turn, TIMEOUT)).tasks
+            tasks = parse_turn(self.executor.call(turn, TIMEOUT)).tasks
             if not tasks:
                 return
             results = [self.result(task) for task in tasks]
             batches = sorted({task.batch for task in tasks})
 
-    def result(self, task: calls.HandOut) -> calls.Result:
+    def result(self, task: HandOut) -> calls.Result:
         name = task.name
         if name in self.errs:
             self.errs.discard(name)
@@ -207,7 +208,7 @@ class Story:
 
     def scatter_segment(self) -> None:
         session = self.c1.session
-        ((attempt, worker),) = calls.parse_place(self.c1._driver.call(calls.place(1, 5000), TIMEOUT))
+        ((attempt, worker),) = parse_place(self.c1._driver.call(calls.place(1, 5000), TIMEOUT))
         with session.lock:
             state = session.states.obtain("segment", session.generation)
             state.count += 1

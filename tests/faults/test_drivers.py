@@ -16,6 +16,7 @@ from redist.session.states import Condition
 from redist.session.thread_driver import ThreadDriver
 from redist.store import calls
 from redist.store.connect import Endpoint
+from redist.store.replies import HandOut
 from servers import Server, wait_until
 
 
@@ -175,5 +176,5 @@ def test_server_that_stays_away_fails_no_task() -> None:
 
     Away.endpoint.prefix = "redist:{x}:"
     tasks = Tasks(Away(), None, None)  # type: ignore[arg-type]
-    result, _ = tasks.execute(calls.HandOut(1, 1, "k", "f" * 24, b"", [], 0))
+    result, _ = tasks.execute(HandOut(1, 1, "k", "f" * 24, b"", [], 0))
     assert result.status == "retry"

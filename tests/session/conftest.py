@@ -13,8 +13,8 @@ from redist.session.session import Session
 from redist.session.states import FutureState, Waiter, hang
 from redist.session.thread_driver import ThreadDriver
 from redist.store import calls
-from redist.store.calls import HandOut
 from redist.store.connect import Endpoint
+from redist.store.replies import HandOut, parse_turn
 from servers import Server
 
 
@@ -48,7 +48,7 @@ class Executor:
         while not self._stop:
             try:
                 self._look = False
-                turn = calls.parse_turn(self.driver.call(calls.turn(1, calls.RESYNC, [], batches, results)))
+                turn = parse_turn(self.driver.call(calls.turn(1, calls.RESYNC, [], batches, results)))
                 results, batches = [], []
                 tasks = turn.tasks
                 if not tasks:

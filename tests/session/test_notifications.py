@@ -10,7 +10,7 @@ import pytest
 from redist.errors import FutureCancelledError
 from redist.session.notifications import Notifications, decode_message
 from redist.session.states import Collector, FutureState, States, Waiter, hang
-from redist.store.calls import State
+from redist.store.replies import State
 
 
 class Bench:

@@ -17,6 +17,7 @@ from redist.session.session import Session
 from redist.session.thread_driver import ThreadDriver
 from redist.store import calls, connect
 from redist.store.connect import Endpoint
+from redist.store.replies import Beat
 from redist.store.server import EmbeddedServer
 from servers import Server, wait_until
 
@@ -189,7 +190,7 @@ def test_restart_cancels(caller: Any, new_caller: Any, executor: Any) -> None:
 
 
 def test_heartbeats_agree(caller: Any) -> None:
-    beats: list[calls.Beat] = []
+    beats: list[Beat] = []
     caller.session.on_beat = beats.append
     caller.session.heart.lease = 0.25
     states = [caller.submit(f"k{i}") for i in range(50)]

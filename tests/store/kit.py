@@ -15,6 +15,7 @@ import msgpack
 from redist.diagnostics.invariants import check
 from redist.diagnostics.reading import Snapshot, kind_of
 from redist.store import calls as C
+from redist.store import replies as R
 from redist.store.scripts import Script
 
 Execute = Callable[[Sequence[tuple[str | int, ...]]], list[Any]]
@@ -49,7 +50,7 @@ class Caller:
         self.generation = 0
         self.capacity = 1
         self.told: dict[str, Push] = {}
-        self.tasks: list[C.HandOut] = []
+        self.tasks: list[R.HandOut] = []
         self.evicted: list[tuple[str, int]] = []
         self.numbers: list[int] = []
         self.subscription: Any = None
@@ -58,14 +59,14 @@ class Caller:
     def __repr__(self) -> str:
         return f"<{self.kind} {self.name} {self.ordinal}>"
 
-    def register(self, **more: Any) -> C.Registered:
+    def register(self, **more: Any) -> R.Registered:
         self.incarnation = os.urandom(8).hex()
         self.n = 0
         options = {"ordinal": self.ordinal, **self.options, **more}
         reply = self.send(C.register(self.kind, self.name, **options))
         assert reply[0] == b"OK", reply
         before = self.ordinal
-        registered = C.parse_register(reply)
+        registered = R.parse_register(reply)
         self.ordinal, self.generation = registered.ordinal, registered.generation
         if self.ordinal != before and self.world.listening:
             self.listen()
@@ -135,7 +136,7 @@ class Caller:
         want: int = 1,
         quick: Sequence[str] = (),
         batches: Sequence[int] = (),
-    ) -> list[C.HandOut]:
+    ) -> list[R.HandOut]:
         """Make a turn as an executor that ends the batches of its results; returns what it got."""
         self.listen_up()
         ended = {task.attempt: task for task in self.tasks}
@@ -148,7 +149,7 @@ class Caller:
         call = C.turn(self.capacity, want, quick, sorted({*over, *batches}), results)
         reply = self.do(call)
         assert reply[0] == b"OK", reply
-        got = C.parse_turn(reply)
+        got = R.parse_turn(reply)
         self.tasks += got.tasks
         if got.more and self.world.draining:
             self.world.drain()
@@ -164,10 +165,10 @@ class Caller:
                 self.evicted += [(name.decode(), int(a)) for name, a in zip(message[::2], message[1::2])]
             elif message[0] == b"s":
                 self.numbers.append(int(message[1]))
-                for s in C.parse_push(message):
+                for s in R.parse_push(message):
                     self.told[s.name] = Push(s.state, s.attempt, s.nbytes, s.type, s.where, s.value)
             elif message[0] == b"t":
-                self.tasks += C.parse_tasks(message, 2)
+                self.tasks += R.parse_tasks(message, 2)
         return messages
 
 

@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from redist.store import calls as C
+from redist.store import replies as R
 from store.kit import Caller, World
 from store.memory_rule import Key, Model
 
@@ -376,7 +377,7 @@ class Machine(RuleBasedStateMachine):
             call = C.place(1, 100, [str(self._pick(self.workers, where).ordinal)])
             while (reply := client.do(call))[0] == b"WAIT":
                 self.world.drain()
-            ((attempt, worker),) = C.parse_place(reply)
+            ((attempt, worker),) = R.parse_place(reply)
             assert attempt not in self.attempts
             self.attempts.add(attempt)
         names = (DATA + TASKS)[: (DATA + TASKS).index(name)]
@@ -512,7 +513,7 @@ class Machine(RuleBasedStateMachine):
             if record is None:
                 assert reply[:2] == [b"NO", b"unknown"], reply
             else:
-                assert C.parse_dataset(reply) == (record, b"x")
+                assert R.parse_dataset(reply) == (record, b"x")
                 self.model.keys[record].tokens.add(token)
                 self.handed.append((token, record))
 
@@ -573,7 +574,7 @@ class Machine(RuleBasedStateMachine):
         assert self.racing or before - void <= {task.attempt for task in got}, (before, void, got)
         self._settle()
 
-    def _void(self, x: Caller, task: C.HandOut) -> bool:
+    def _void(self, x: Caller, task: R.HandOut) -> bool:
         k = self.model.keys.get(task.name)
         return k is None or k.run != (x.ordinal, task.attempt)
 
@@ -670,10 +671,10 @@ class Machine(RuleBasedStateMachine):
         self.world.tick()
         if caller.kind == "worker":
             files = sum(caller.ordinal in k.copies for k in self.model.keys.values())
-            beat = C.parse_heartbeat(caller.do(C.worker_heartbeat(files, caller.n)))
+            beat = R.parse_heartbeat(caller.do(C.worker_heartbeat(files, caller.n)))
         else:
             counts = [k.refs[caller.ordinal] for k in self.model.keys.values() if caller.ordinal in k.refs]
-            beat = C.parse_heartbeat(caller.do(C.client_heartbeat(len(counts), sum(counts), 0, caller.n)))
+            beat = R.parse_heartbeat(caller.do(C.client_heartbeat(len(counts), sum(counts), 0, caller.n)))
         assert beat.generation == self.model.generation
         assert beat.n == caller.n
         if not self.racing:

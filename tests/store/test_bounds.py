@@ -10,6 +10,7 @@ import pytest
 
 import servers
 from redist.store import calls as C
+from redist.store import replies as R
 from store.kit import Caller, World
 from store.test_tasks import F, fail, finish, submit, task
 
@@ -135,7 +136,7 @@ def test_a_task_with_many_dependencies(big: World) -> None:
 def test_a_worker_with_many_copies_goes(big: World) -> None:
     client, worker = big.client(), big.worker()
     for i in range(0, MANY, 500):
-        placed = C.parse_place(client.ok(C.place(500, 1)))
+        placed = R.parse_place(client.ok(C.place(500, 1)))
         client.ok(C.commit([C.Value(f"d{i + k}", 1, a, w, 10, "int") for k, (a, w) in enumerate(placed)]))
     big.expire(worker, by=client)
     big.callers.remove(worker)

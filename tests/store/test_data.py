@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from redist.store import calls as C
+from redist.store import replies as R
 from store.kit import Caller, World
 from store.test_tasks import F, finish, submit, task
 
@@ -30,7 +31,7 @@ def scatter(
     """Scatter a value to a worker, or inline; returns the attempt."""
     attempt = 0
     if worker is not None:
-        ((attempt, ordinal),) = C.parse_place(client.ok(C.place(1, 10_000, [str(worker.ordinal)])))
+        ((attempt, ordinal),) = R.parse_place(client.ok(C.place(1, 10_000, [str(worker.ordinal)])))
         assert ordinal == worker.ordinal
     value = C.Value(
         name,
@@ -43,7 +44,7 @@ def scatter(
         keep,
         contains,
     )
-    assert C.parse_commit(client.ok(C.commit([value]))) == []
+    assert R.parse_commit(client.ok(C.commit([value]))) == []
     return attempt
 
 
@@ -59,11 +60,11 @@ def test_scatter_and_release(world: World, client: Caller, worker: Caller) -> No
 
 def test_values_are_placed_in_turn_and_on_the_host(world: World, client: Caller, worker: Caller) -> None:
     other = world.worker("v", memory="there")
-    placed = [w for _, w in C.parse_place(client.ok(C.place(4, 100)))]
+    placed = [w for _, w in R.parse_place(client.ok(C.place(4, 100)))]
     assert sorted(placed) == sorted([worker.ordinal, other.ordinal] * 2)
-    local = [w for _, w in C.parse_place(client.ok(C.place(3, 100, local="here")))]
+    local = [w for _, w in R.parse_place(client.ok(C.place(3, 100, local="here")))]
     assert local == [worker.ordinal] * 3
-    assert [w for _, w in C.parse_place(client.ok(C.place(1, 100, ["v"], local="here")))] == [other.ordinal]
+    assert [w for _, w in R.parse_place(client.ok(C.place(1, 100, ["v"], local="here")))] == [other.ordinal]
     assert client.do(C.place(1, 1, ["nowhere"]))[:2] == [b"NO", b"workers"]
 
 
@@ -73,9 +74,9 @@ def test_no_worker_to_scatter_to(world: World, client: Caller) -> None:
 
 def test_a_second_value_under_a_name_is_not_taken(world: World, client: Caller, worker: Caller) -> None:
     first = scatter(client, worker, "a")
-    ((attempt, _),) = C.parse_place(client.ok(C.place(1, 10)))
+    ((attempt, _),) = R.parse_place(client.ok(C.place(1, 10)))
     reply = client.ok(C.commit([C.Value("a", 2, attempt, worker.ordinal, 10, "int")]))
-    assert C.parse_commit(reply) == ["a"]
+    assert R.parse_commit(reply) == ["a"]
     worker.listen_up()
     assert worker.evicted == [("a", attempt)]
     assert world.record("a")[f"w:{worker.ordinal}"] == str(first)
@@ -84,13 +85,13 @@ def test_a_second_value_under_a_name_is_not_taken(world: World, client: Caller, 
 
 def test_a_task_keeps_its_key(world: World, client: Caller, worker: Caller) -> None:
     submit(client, task("a"))
-    assert C.parse_commit(client.ok(C.commit([C.Value("a", 1, 0, 0, 1, "int", b"v")]))) == ["a"]
+    assert R.parse_commit(client.ok(C.commit([C.Value("a", 1, 0, 0, 1, "int", b"v")]))) == ["a"]
     client.listen_up()
     assert client.told["a"].value.startswith(b"!KeyTaken")
 
 
 def test_a_value_for_a_worker_that_is_gone(world: World, client: Caller, worker: Caller) -> None:
-    ((attempt, ordinal),) = C.parse_place(client.ok(C.place(1, 10)))
+    ((attempt, ordinal),) = R.parse_place(client.ok(C.place(1, 10)))
     worker.ok(C.close())
     client.ok(C.commit([C.Value("a", 1, attempt, ordinal, 10, "int")]))
     client.listen_up()
@@ -186,7 +187,7 @@ def test_datasets(world: World, client: Caller, worker: Caller) -> None:
     assert client.do(C.publish("ds", b"y", ["b"]))[:2] == [b"NO", b"exists"]
     assert client.do(C.publish("other", b"y", ["none"])) == [b"NO", b"unknown", b"none"]
     client.ok(C.ledger([("a", 0)]))
-    record, value = C.parse_dataset(reader.ok(C.get_dataset("ds", "t1")))
+    record, value = R.parse_dataset(reader.ok(C.get_dataset("ds", "t1")))
     assert (record, value) == ("@ds@1", b"x" * 100)
     client.ok(C.publish("ds", b"z", ["b"], override=True))
     client.ok(C.ledger([("b", 0)]))
@@ -239,9 +240,9 @@ def test_copies_come_and_go(world: World, client: Caller, worker: Caller) -> Non
     other.ok(C.add_replicas([("a", attempt), ("a", attempt + 5), ("none", 7)]))
     other.listen_up()
     assert other.evicted == [("a", attempt + 5), ("none", 7)]
-    assert C.parse_heartbeat(other.do(C.worker_heartbeat(1, other.n))).agree
+    assert R.parse_heartbeat(other.do(C.worker_heartbeat(1, other.n))).agree
     worker.ok(C.remove_replicas([("a", attempt), ("a", attempt + 1), ("none", 1)]))
-    (state,) = C.parse_states(client.send(C.states(["a"])))
+    (state,) = R.parse_states(client.send(C.states(["a"])))
     assert state.where == f"{other.ordinal}.{attempt}"
     other.ok(C.remove_replicas([("a", attempt)]))
     client.listen_up()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from redist.store import calls as C
+from redist.store import replies as R
 from store.kit import World
 
 
@@ -18,7 +19,7 @@ def test_everybody_gets_an_ordinal(world: World) -> None:
 
 
 def test_register_says_who_else_is_told(world: World) -> None:
-    registered = C.parse_register(world.client().send(C.register("client", "other")))
+    registered = R.parse_register(world.client().send(C.register("client", "other")))
     assert registered.generation == 1
     assert registered.secret
     assert not registered.adopted
@@ -86,8 +87,8 @@ def test_answers_that_state_cannot_give_are_kept(world: World) -> None:
     first = client.do(C.place(3, 100))
     again = client.send(C.place(3, 100))
     assert again[0] == b"REPEAT"
-    assert C.parse_place(again) == C.parse_place(first)
-    assert len({attempt for attempt, _ in C.parse_place(first)}) == 3
+    assert R.parse_place(again) == R.parse_place(first)
+    assert len({attempt for attempt, _ in R.parse_place(first)}) == 3
     client.do(C.place(1, 1))
     assert world.command("HKEYS", "answers:1") == [b"2"]
 
@@ -107,7 +108,7 @@ def test_registering_anew_keeps_the_sum_and_releases_what_is_not_counted_again(w
     world.check()
     assert world.state("c") == "gone"
     assert world.command("HGET", f"caller:{before}", "sum") == b"3"
-    beat = C.parse_heartbeat(client.do(C.client_heartbeat(2, 3, 0, client.n)))
+    beat = R.parse_heartbeat(client.do(C.client_heartbeat(2, 3, 0, client.n)))
     assert beat.agree
 
 
@@ -123,10 +124,10 @@ def test_heartbeats_compare_counts(world: World) -> None:
     client = world.client()
     client.ok(C.submit([C.Task("a", "f", b"s", count=3)], [("f", b"F")]))
     for keys, total, agree in ((1, 3, True), (1, 2, False), (2, 3, False)):
-        beat = C.parse_heartbeat(client.do(C.client_heartbeat(keys, total, 0, client.n)))
+        beat = R.parse_heartbeat(client.do(C.client_heartbeat(keys, total, 0, client.n)))
         assert beat.agree is agree
         assert beat.n == client.n
-    assert C.parse_heartbeat(client.do(C.client_heartbeat(0, 0, 0, client.n + 1))).agree
+    assert R.parse_heartbeat(client.do(C.client_heartbeat(0, 0, 0, client.n + 1))).agree
 
 
 def test_a_named_session_is_taken_up(world: World) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from redist.store import calls as C
+from redist.store import replies as R
 from store.kit import Caller, World
 
 F = [("f", b"FUNCTION")]
@@ -21,7 +22,7 @@ def two(world: World) -> tuple[Caller, Caller]:
 
 def scatter(world: World, client: Caller, worker: int, nbytes: int) -> None:
     reply = client.ok(C.place(1, nbytes, [str(worker)]))
-    ((attempt, ordinal),) = C.parse_place(reply)
+    ((attempt, ordinal),) = R.parse_place(reply)
     assert ordinal == worker
     client.ok(C.commit([C.Value("data", 1, attempt, worker, nbytes, "array")]))
 

@@ -8,6 +8,7 @@ import pytest
 
 from redist.store import calls
 from redist.store.calls import Header
+from redist.store.replies import parse_register
 from servers import Store, run_call
 
 
@@ -36,7 +37,7 @@ def test_a_call(store: Store) -> None:
     subscription = store.subscribe("all")
     header = Header(store.prefix, 0, "incarnation", 0, 0, 0)
     reply = run_call(store, calls.register("client", "someone"), header)
-    registered = calls.parse_register(reply)
+    registered = parse_register(reply)
     assert registered.ordinal == 1
     assert registered.generation == 1
     messages = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from redist.store import calls as C
+from redist.store import replies as R
 from store.kit import Caller, World
 
 F = [("f", b"FUNCTION")]
@@ -52,7 +53,7 @@ def test_an_idle_executor_gets_the_task_at_once(world: World, client: Caller, x:
     assert world.state("a") == "processing"
     x.listen_up()
     (got,) = x.tasks
-    assert got == C.HandOut(got.batch, got.attempt, "a", "f", b"spec of a", [], 0)
+    assert got == R.HandOut(got.batch, got.attempt, "a", "f", b"spec of a", [], 0)
     assert world.record("a")["state"] == f"processing e{x.ordinal}.{got.attempt}"
     finish(x, "a", b"value")
     client.listen_up()
@@ -114,7 +115,7 @@ def test_quick_tasks_come_in_batches(world: World, client: Caller, worker: Calle
     x.tasks.clear()
     result = C.Result(first.name, first.attempt, "memory", 1, "int", b"1")
     reply = x.do(C.turn(1, 8, ["f"], [first.batch], [result]))
-    tasks = C.parse_turn(reply).tasks
+    tasks = R.parse_turn(reply).tasks
     assert [t.name for t in tasks] == [f"q{i}" for i in range(1, 9)]
     assert [t.attempt for t in tasks] == list(range(tasks[0].batch, tasks[0].batch + 8))
     # Half of them come back, as one that was not started; the rest are done.
@@ -131,8 +132,8 @@ def test_a_repeated_turn_brings_what_is_assigned(world: World, client: Caller, x
     submit(client, task("a"))
     x.listen_up()
     x.do(C.turn(1, 0))
-    assert [t.name for t in C.parse_turn(x.send(C.turn(1, 1))).tasks] == ["a"]
-    assert [t.name for t in C.parse_turn(x.do(C.turn(1, C.RESYNC))).tasks] == ["a"]
+    assert [t.name for t in R.parse_turn(x.send(C.turn(1, 1))).tasks] == ["a"]
+    assert [t.name for t in R.parse_turn(x.do(C.turn(1, C.RESYNC))).tasks] == ["a"]
 
 
 def test_a_late_result_is_discarded_and_its_payload_dropped(
@@ -400,7 +401,7 @@ def test_states_tell_everything(world: World, client: Caller, x: Caller) -> None
     fail(x, "b", value=b"E" * 5000)
     names = ["a", "b", "c", "none"]
     short, full = (
-        {s.name: s for s in C.parse_states(world.reader.send(C.states(names, full=full)))}
+        {s.name: s for s in R.parse_states(world.reader.send(C.states(names, full=full)))}
         for full in (False, True)
     )
     assert [short[n].state for n in names] == ["memory", "erred", "erred", "forgotten"]

@@ -20,6 +20,7 @@ from redist.session.session import Session
 from redist.session.thread_driver import ThreadDriver
 from redist.store import calls
 from redist.store.calls import EligibilityClass, Task
+from redist.store.replies import parse_states
 from redist_worker.lane import DriverLane
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +76,7 @@ class Client:
         return Key(name)
 
     def state(self, key):
-        return calls.parse_states(self.call(calls.states([key.name], full=True)))[0]
+        return parse_states(self.call(calls.states([key.name], full=True)))[0]
 
     def wait(self, *keys, timeout=20):
         deadline = time.monotonic() + timeout

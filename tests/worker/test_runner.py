@@ -8,6 +8,7 @@ import pytest
 
 from redist.store import calls
 from redist.store.calls import Result
+from redist.store.replies import HandOut
 from redist_worker.marks import Marks
 from redist_worker.runner import Runner
 
@@ -55,7 +56,7 @@ class Server:
             self.queue.append((name, fn))
 
     def _hand_out(self, batch, attempt, name, fn):
-        return calls.HandOut(batch, attempt, name, fn, b"", [], 0)
+        return HandOut(batch, attempt, name, fn, b"", [], 0)
 
     def wait_for(self, condition, timeout=10):
         with self.changed:

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from redist import Client, LocalCluster
-from redist.store.calls import HandOut
+from redist.store.replies import HandOut
 from redist_worker.marks import Marks
 from redist_worker.tails import Tails
 from redist_worker.threads import TaskThread, take_next, take_tail

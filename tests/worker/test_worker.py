@@ -226,6 +226,7 @@ def descend():
         from redist.protocol.payload import loads_inline
         from redist.protocol.specs import pack_spec
         from redist.store import calls
+        from redist.store.replies import parse_states
         from redist_worker.local import get_worker
 
         if depth == 0:
@@ -240,7 +241,7 @@ def descend():
         try:
             deadline = time.monotonic() + 30
             while True:
-                (state,) = calls.parse_states(driver.call(calls.states([name])))
+                (state,) = parse_states(driver.call(calls.states([name])))
                 if state.state == "memory":
                     break
                 if time.monotonic() > deadline:

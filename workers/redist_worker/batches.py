@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from redist.store.calls import HandOut
+from redist.store.replies import HandOut
 
 __all__ = ["Batches"]
 

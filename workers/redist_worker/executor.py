@@ -39,7 +39,7 @@ from redist_worker.values import Values
 
 if TYPE_CHECKING:
     from redist.client import Client
-    from redist.store.calls import Beat
+    from redist.store.replies import Beat
 
 __all__ = ["UNREGISTERED", "Options", "run"]
 

@@ -19,7 +19,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from redist.store import calls
-from redist.store.calls import Call, HandOut, Result, Turn
+from redist.store.calls import Call, Result
+from redist.store.replies import HandOut, Turn, parse_turn
 from redist_worker.batches import Batches
 from redist_worker.deadline import Deadline
 from redist_worker.marks import Marks
@@ -196,7 +197,7 @@ class Runner:
             self._batches.answered(finished)
             if code not in (b"OK", b"REPEAT"):
                 return []
-            turn: Turn = calls.parse_turn(reply)
+            turn: Turn = parse_turn(reply)
             if not turn.tasks:
                 return []
             new = self._batches.open(turn.tasks, listed=resync or code == b"REPEAT")

@@ -16,7 +16,8 @@ from redist.protocol.names import type_name
 from redist.protocol.payload import Payload, dumps
 from redist.protocol.specs import unpack_spec
 from redist.protocol.task_errors import pack_error
-from redist.store.calls import HandOut, Result
+from redist.store.calls import Result
+from redist.store.replies import HandOut
 from redist_worker.values import Missing, Values
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from redist.store.calls import Call, HandOut, Result
+from redist.store.calls import Call, Result
+from redist.store.replies import HandOut
 from redist_worker.tokens import Tokens
 
 __all__ = ["Lane", "TaskThread", "take_next", "take_results", "take_tail"]

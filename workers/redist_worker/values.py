@@ -13,7 +13,7 @@ from redist.memory.host import same_host
 from redist.memory.reader import open_segment
 from redist.protocol.payload import loads, loads_inline
 from redist.store import calls
-from redist.store.calls import HandOut, State
+from redist.store.replies import HandOut, State, parse_states
 
 if TYPE_CHECKING:
     from redist.memory.broker_client import BrokerClient
@@ -231,7 +231,7 @@ class Values:
     def _ask(self, names: Sequence[str]) -> list[Dependency]:
         states: list[State] = []
         for at in range(0, len(names), 500):
-            states += calls.parse_states(self._read(calls.states(names[at : at + 500], full=True)))
+            states += parse_states(self._read(calls.states(names[at : at + 500], full=True)))
         if any(state.state != "memory" for state in states):
             raise Missing({})
         return [(state.name, state.where, state.value) for state in states]

@@ -31,7 +31,8 @@ from redist_worker.segments import Home, Sweeper, find_home
 from redist_worker.side import Side
 
 if TYPE_CHECKING:
-    from redist.store.calls import Beat, Call
+    from redist.store.calls import Call
+    from redist.store.replies import Beat
     from redist_worker.forkserver import ForkServer
     from redist_worker.options import WorkerOptions
 
