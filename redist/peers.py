@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from redist.errors import ConnectionLost
 from redist.memory.host import same_host
 from redist.session.wakeup import drivers
+from redist.store.side import Side
 
 if TYPE_CHECKING:
     from redist.store.connect import Endpoint
-    from redist.store.wire import Wire
 
 __all__ = ["Peer", "Peers"]
 
@@ -46,7 +44,7 @@ class Peer:
     fields: dict[str, str]
 
 
-class Peers:
+class Peers(Side):
     """Reads records of workers, and remembers them until `forget`. Safe to use from several threads; blocks.
 
     Parameters
@@ -56,29 +54,10 @@ class Peers:
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
-        self._lock = threading.Lock()
-        self._wire: Wire | None = None
+        super().__init__(endpoint)
         self._known: dict[int, Peer] = {}
         self._host_id: str | None = None
         drivers.add(self)
-
-    def command(self, *args: str | bytes | int) -> Any:
-        """Send one command that changes nothing, and may therefore be sent twice; return its reply."""
-        with self._lock:
-            if self._wire is not None:
-                try:
-                    return self._wire.call(*args)
-                except ConnectionLost:
-                    self._wire.close()
-                    self._wire = None
-            self._wire = self._endpoint.open(retry=True)
-            return self._wire.call(*args)
-
-    def fields(self, key: str) -> dict[str, str]:
-        """Return the hash at `key`, which is below the namespace's prefix."""
-        flat = iter(self.command("HGETALL", self._endpoint.prefix + key))
-        return {field.decode(): value.decode(errors="replace") for field, value in zip(flat, flat)}
 
     def worker(self, ordinal: int) -> Peer | None:
         """Return the worker with this ordinal, None if there is none."""
@@ -112,17 +91,3 @@ class Peers:
     def forget(self) -> None:
         """Forget what was read: workers came or went."""
         self._known.clear()
-
-    def close(self) -> None:
-        """Close the connection."""
-        with self._lock:
-            if self._wire is not None:
-                self._wire.close()
-                self._wire = None
-
-    def forked(self) -> None:
-        """In a forked child: drop the parent's connection."""
-        self._lock = threading.Lock()
-        if self._wire is not None:
-            self._wire.close()
-            self._wire = None

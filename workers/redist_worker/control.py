@@ -24,7 +24,7 @@ from redist.errors import RedistError
 
 if TYPE_CHECKING:
     from redist.memory.fetcher import Fetcher
-    from redist_worker.side import Side
+    from redist.store.side import Side
     from redist_worker.worker import Worker
 
 __all__ = ["Control"]

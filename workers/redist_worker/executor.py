@@ -27,12 +27,12 @@ from redist.memory.reader import raise_file_limit
 from redist.session.session import Session
 from redist.session.thread_driver import ThreadDriver
 from redist.store.connect import Endpoint
+from redist.store.side import Side
 from redist_worker.lane import DriverLane
 from redist_worker.local import Local, set_local
 from redist_worker.marks import Marks
 from redist_worker.output import Output
 from redist_worker.runner import Runner
-from redist_worker.side import Side
 from redist_worker.tasks import Tasks
 from redist_worker.tokens import Tokens
 from redist_worker.values import Values

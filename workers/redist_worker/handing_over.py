@@ -13,7 +13,7 @@ from redist.store import calls
 
 if TYPE_CHECKING:
     from redist.store.calls import Call
-    from redist_worker.side import Side
+    from redist.store.side import Side
 
 __all__ = ["hand_over"]
 

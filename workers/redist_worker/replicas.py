@@ -14,7 +14,7 @@ from redist.store import calls
 if TYPE_CHECKING:
     from redist.memory.directory import SegmentDirectory
     from redist.store.calls import Call
-    from redist_worker.side import Side
+    from redist.store.side import Side
 
 __all__ = ["Replicas", "slices"]
 

@@ -22,7 +22,7 @@ from redist_worker.values import Missing, Values
 
 if TYPE_CHECKING:
     from redist.memory.broker_client import BrokerClient
-    from redist_worker.side import Side
+    from redist.store.side import Side
 
 __all__ = ["Tasks"]
 

@@ -18,7 +18,7 @@ from redist.store.replies import HandOut, State, parse_states
 if TYPE_CHECKING:
     from redist.memory.broker_client import BrokerClient
     from redist.store.calls import Call
-    from redist_worker.side import Side
+    from redist.store.side import Side
 
 __all__ = ["Missing", "Values"]
 

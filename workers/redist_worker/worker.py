@@ -22,13 +22,13 @@ from redist.memory.locks import small_shm_warning
 from redist.session.asyncio_driver import AsyncioDriver
 from redist.session.session import Session
 from redist.store import calls
+from redist.store.side import Side
 from redist_worker.control import Control
 from redist_worker.executor import Options as ExecutorOptions
 from redist_worker.executors import Executor, Executors
 from redist_worker.handing_over import hand_over
 from redist_worker.replicas import Replicas
 from redist_worker.segments import Home, Sweeper, find_home
-from redist_worker.side import Side
 
 if TYPE_CHECKING:
     from redist.store.calls import Call
@@ -311,13 +311,12 @@ class Worker:
 
     async def _taken(self, executor: Executor, attempts: list[int]) -> None:
         """Give to others what an executor holds and will not start; it says so itself once it can."""
-        key = f"{self.endpoint.prefix}batches:{executor.ordinal}"
-        flat = iter(await asyncio.to_thread(self.side.command, "HGETALL", key))
+        batches = await asyncio.to_thread(self.side.fields, f"batches:{executor.ordinal}")
         taken = set(attempts)
         tasks = [
-            (name.decode(), attempt)
-            for batch, names in zip(flat, flat)
-            for attempt, name in enumerate(names.split(b"\n"), int(batch))
+            (name, attempt)
+            for batch, names in batches.items()
+            for attempt, name in enumerate(names.split("\n"), int(batch))
             if attempt in taken
         ]
         logger.info("%s does not come to %d of its tasks, others get them", executor.name, len(tasks))

@@ -17,13 +17,15 @@ __all__ = ["Side"]
 class Side:
     """Sends single commands that change nothing in the namespace, and may therefore be sent twice.
 
-    Safe to use from several threads.
+    Safe to use from several threads; blocks.
 
     Parameters
     ----------
     endpoint : Endpoint
         The server.
     """
+
+    endpoint: Endpoint
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
@@ -61,3 +63,8 @@ class Side:
             if self._wire is not None:
                 self._wire.close()
                 self._wire = None
+
+    def forked(self) -> None:
+        """In a forked child: drop the parent's connection."""
+        self._lock = threading.Lock()
+        self.close()
