@@ -7,7 +7,6 @@ of that connection is what makes a dead process's files return and a committed o
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import select
 import socket
@@ -18,23 +17,26 @@ from types import TracebackType
 from typing import Any
 
 from redist.errors import RedistError, TransferError
+from redist.memory.broker_conversation import Answer, Conversation
 from redist.memory.broker_messages import (
     ABORT,
     COMMIT,
     DROP,
+    FETCH,
     RESERVE,
     STAT,
     Grant,
     Stat,
     Wanted,
-    fetch_request,
     flat,
     grants_of,
+    of_connections,
     outcomes_of,
-    reserve_request,
+    sizes_of,
+    sources_of,
     take_back,
 )
-from redist.memory.frames import FrameParser, error_of, pack_frame
+from redist.memory.frames import pack_frame
 from redist.memory.headers import Header
 from redist.memory.writer import PayloadLike, SegmentWriter, header_for
 
@@ -61,7 +63,6 @@ class BrokerClient:
     def __init__(self, address: str, *, timeout: float = 60.0) -> None:
         self.address = address
         self.timeout = timeout
-        self._numbers = itertools.count(1)
         self._start()
         _living.add(self)
 
@@ -140,16 +141,18 @@ class BrokerClient:
         return self._reserve(headers, [])
 
     def _reserve(self, headers: Sequence[Header], used: list[_Connection]) -> list[Grant]:
-        connection, answer = self._ask(reserve_request(0, headers), self.timeout, used)
+        connection, answer = self._ask(RESERVE, sizes_of(headers), self.timeout, used)
         return grants_of(answer, headers, connection)
 
     def commit(self, grants: Sequence[Grant]) -> None:
         """Say that the payloads of `grants` are published; waits for nothing."""
-        self._tell(COMMIT, grants)
+        for connection, message in of_connections(COMMIT, grants):
+            connection.send(message)
 
     def abort(self, grants: Sequence[Grant]) -> None:
         """Give grants back; waits for nothing."""
-        self._tell(ABORT, grants)
+        for connection, message in of_connections(ABORT, grants):
+            connection.send(message)
 
     def fetch(self, wanted: Sequence[Wanted], *, timeout: float | None = None) -> list[RedistError | None]:
         """Have the worker bring payloads of other hosts into its segments.
@@ -166,7 +169,7 @@ class BrokerClient:
         list
             For each payload None (it is there now) or what went wrong.
         """
-        return outcomes_of(self._ask(fetch_request(0, wanted), timeout)[1])
+        return outcomes_of(self._ask(FETCH, sources_of(wanted), timeout)[1])
 
     def drop(self, payloads: Sequence[tuple[str, int]]) -> None:
         """Have the worker remove payloads (name, attempt) that were written and then not needed; waits for nothing."""
@@ -178,7 +181,7 @@ class BrokerClient:
 
     def stat(self) -> Stat:
         """Return what the worker's directory holds."""
-        return Stat(*self._ask([STAT, 0], self.timeout)[1])
+        return Stat(*self._ask(STAT, (), self.timeout)[1])
 
     def close(self) -> None:
         """Close all connections; what was granted and not committed returns."""
@@ -197,26 +200,22 @@ class BrokerClient:
     ) -> None:
         self.close()
 
-    def _tell(self, kind: int, grants: Sequence[Grant]) -> None:
-        by_connection: dict[Any, list[int]] = {}
-        for grant in grants:
-            by_connection.setdefault(grant.connection, []).append(grant.id)
-        for connection, numbers in by_connection.items():
-            connection.send([kind, 0, *numbers])
-
     def _ask(
-        self, items: list[Any], timeout: float | None, used: list[_Connection] | None = None
+        self,
+        kind: int,
+        items: Sequence[Any],
+        timeout: float | None,
+        used: list[_Connection] | None = None,
     ) -> tuple[_Connection, list[Any]]:
         """Send a request on an idle connection and wait for its answer; `used` gets the connection before that."""
         used = [] if used is None else used
-        items[1] = next(self._numbers)
         connection = self._take()
         reused = connection is not None
         if connection is None:
             connection = self._connect()
         used.append(connection)
         try:
-            return connection, connection.ask(items, timeout)
+            return connection, connection.ask(kind, items, timeout)
         except TransferError:
             if not reused or not connection.broken:
                 raise
@@ -226,7 +225,7 @@ class BrokerClient:
         connection = self._connect()
         used.append(connection)
         try:
-            return connection, connection.ask(items, timeout)
+            return connection, connection.ask(kind, items, timeout)
         finally:
             self._give(connection)
 
@@ -262,9 +261,7 @@ class _Connection:
         self.address = address
         self.broken = False
         self._mutex = threading.Lock()
-        self._parser = FrameParser()
-        # requests whose caller gave up: number -> kind; a late answer is set aside, not taken for another's
-        self._given_up: dict[int, int] = {}
+        self._conversation = Conversation(address)
         self._socket = _connect(address)
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
@@ -284,46 +281,43 @@ class _Connection:
                 self.hang_up()
                 raise
 
-    def ask(self, items: list[Any], timeout: float | None) -> list[Any]:
+    def ask(self, kind: int, items: Sequence[Any], timeout: float | None) -> list[Any]:
         """Send a request and return its answer; raise the error that the answer carries."""
-        number: int = items[1]
-        self.send(items)
-        self._given_up[number] = items[0]
-        answer = self._receive(number, timeout)
-        del self._given_up[number]
-        error = error_of(answer[1])
-        if error is not None:
-            raise error
-        return answer[2:]
+        number, message = self._conversation.request(kind, items)
+        self.send(message)
+        return self._receive(number, timeout).get()
 
-    def _receive(self, number: int, timeout: float | None) -> list[Any]:
+    def _receive(self, number: int, timeout: float | None) -> Answer:
         milliseconds = None if timeout is None else max(0, int(timeout * 1000))
-        try:
-            while True:
-                while (items := self._parser.next()) is not None:
-                    if items[0] == number:
-                        return items
-                    self._set_aside(items)
-                # polled before recv: a blocked recv is woken when the worker reads the request
-                if not self._poll.poll(milliseconds):
-                    raise TransferError(f"{self.address}: the worker did not answer within {timeout} s")
+        while True:
+            answer = self._answer_to(number)
+            if answer is not None:
+                return answer
+            # polled before recv: a blocked recv is woken when the worker reads the request
+            if not self._poll.poll(milliseconds):
+                raise TransferError(f"{self.address}: the worker did not answer within {timeout} s")
+            try:
                 data = self._socket.recv(65536)
                 if not data:
                     raise ConnectionResetError("the worker closed the connection")
-                self._parser.feed(data)
-        except TransferError:
-            raise
-        except OSError as error:
-            self.broken = True
-            raise TransferError(f"{self.address}: the worker cannot be reached: {error}") from error
+            except OSError as error:
+                self.broken = True
+                raise TransferError(f"{self.address}: the worker cannot be reached: {error}") from error
+            self._conversation.received(data)
 
-    def _set_aside(self, items: list[Any]) -> None:
-        kind = self._given_up.pop(items[0], None)
-        if kind is None:
+    def _answer_to(self, number: int) -> Answer | None:
+        """Return the answer to a request if it came; those that nobody waits for any more are undone."""
+        try:
+            while (answer := self._conversation.next_answer()) is not None:
+                if answer.number == number:
+                    return answer
+                undoing = answer.undoing()
+                if undoing is not None:
+                    self.send(undoing)
+        except RedistError:
             self.broken = True
-            raise TransferError(f"{self.address}: answer {items[0]!r:.20} to no request of ours")
-        if kind == RESERVE and items[1] is None:
-            self.send([ABORT, 0, *items[2::2]])
+            raise
+        return None
 
     def hang_up(self) -> None:
         """Have the worker see the end at once; the descriptor stays, for a thread that polls it."""

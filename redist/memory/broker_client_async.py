@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from redist.errors import RedistError, TransferError
+from redist.memory.broker_conversation import Answer, Conversation
 from redist.memory.broker_messages import (
     ABORT,
     COMMIT,
     DROP,
+    FETCH,
     RESERVE,
     STAT,
     Grant,
     Stat,
     Wanted,
-    fetch_request,
     flat,
     grants_of,
+    of_connections,
     outcomes_of,
-    reserve_request,
+    sizes_of,
+    sources_of,
     take_back,
 )
-from redist.memory.frames import FrameParser, error_of, pack_frame
+from redist.memory.frames import pack_frame
 from redist.memory.headers import Header
 from redist.memory.writer import PayloadLike, SegmentWriter, header_for
 
@@ -50,7 +52,6 @@ class AsyncBrokerClient:
     def __init__(self, address: str, *, timeout: float = 60.0) -> None:
         self.address = address
         self.timeout = timeout
-        self._numbers = itertools.count(1)
         self._connecting = asyncio.Lock()
         self._peer: _AsyncConnection | None = None
 
@@ -74,22 +75,24 @@ class AsyncBrokerClient:
 
     async def reserve(self, headers: Sequence[Header]) -> list[Grant]:
         """Reserve space for payloads, all or none; see `BrokerClient.reserve`."""
-        connection, answer = await self._request(reserve_request(0, headers), self.timeout)
+        connection, answer = await self._ask(RESERVE, sizes_of(headers), self.timeout)
         return grants_of(answer, headers, connection)
 
     def commit(self, grants: Sequence[Grant]) -> None:
         """Say that the payloads of `grants` are published."""
-        self._tell(COMMIT, grants)
+        for connection, message in of_connections(COMMIT, grants):
+            connection.send(message)
 
     def abort(self, grants: Sequence[Grant]) -> None:
         """Give grants back."""
-        self._tell(ABORT, grants)
+        for connection, message in of_connections(ABORT, grants):
+            connection.send(message)
 
     async def fetch(
         self, wanted: Sequence[Wanted], *, timeout: float | None = None
     ) -> list[RedistError | None]:
         """Have the worker bring payloads of other hosts into its segments; see `BrokerClient.fetch`."""
-        _, answer = await self._request(fetch_request(0, wanted), timeout)
+        _, answer = await self._ask(FETCH, sources_of(wanted), timeout)
         return outcomes_of(answer)
 
     async def drop(self, payloads: Sequence[tuple[str, int]]) -> None:
@@ -98,7 +101,7 @@ class AsyncBrokerClient:
 
     async def stat(self) -> Stat:
         """Return what the worker's directory holds."""
-        _, answer = await self._request([STAT, 0], self.timeout)
+        _, answer = await self._ask(STAT, (), self.timeout)
         return Stat(*answer)
 
     def close(self) -> None:
@@ -107,24 +110,15 @@ class AsyncBrokerClient:
             self._peer.close()
             self._peer = None
 
-    def _tell(self, kind: int, grants: Sequence[Grant]) -> None:
-        by_connection: dict[Any, list[int]] = {}
-        for grant in grants:
-            by_connection.setdefault(grant.connection, []).append(grant.id)
-        for connection, numbers in by_connection.items():
-            connection.send([kind, 0, *numbers])
-
-    async def _request(self, items: list[Any], timeout: float | None) -> tuple[_AsyncConnection, list[Any]]:
-        items[1] = number = next(self._numbers)
+    async def _ask(
+        self, kind: int, items: Sequence[Any], timeout: float | None
+    ) -> tuple[_AsyncConnection, list[Any]]:
         peer = await self._connected()
         try:
-            answer = await asyncio.wait_for(peer.request(number, items), timeout)
+            answer = await asyncio.wait_for(peer.ask(kind, items), timeout)
         except TimeoutError:
             raise TransferError(f"{self.address}: the worker did not answer within {timeout} s") from None
-        error = error_of(answer[1])
-        if error is not None:
-            raise error
-        return peer, answer[2:]
+        return peer, answer.get()
 
     async def _connected(self) -> _AsyncConnection:
         async with self._connecting:
@@ -143,10 +137,8 @@ class _AsyncConnection(asyncio.Protocol):
     def __init__(self, address: str) -> None:
         self.address = address
         self.lost: TransferError | None = None
-        self._answers: dict[int, asyncio.Future[list[Any]]] = {}
-        # requests whose caller gave up: number -> kind
-        self._given_up: dict[int, int] = {}
-        self._parser = FrameParser()
+        self._conversation = Conversation(address)
+        self._waiting: dict[int, asyncio.Future[Answer]] = {}
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -155,13 +147,13 @@ class _AsyncConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         try:
-            self._parser.feed(data)
-            while (items := self._parser.next()) is not None:
-                answer = self._answers.pop(items[0], None)
-                if answer is not None and not answer.done():
-                    answer.set_result(items)
-                elif self._given_up.pop(items[0], 0) == RESERVE and items[1] is None:
-                    self.send([ABORT, 0, *items[2::2]])
+            self._conversation.received(data)
+            while (answer := self._conversation.next_answer()) is not None:
+                waiter = self._waiting.pop(answer.number, None)
+                if waiter is not None and not waiter.done():
+                    waiter.set_result(answer)
+                elif (undoing := answer.undoing()) is not None:
+                    self.send(undoing)
         except RedistError as error:
             self.connection_lost(error)
 
@@ -170,22 +162,22 @@ class _AsyncConnection(asyncio.Protocol):
             self.lost = TransferError(
                 f"{self.address}: the worker cannot be reached: {exc or 'it closed the connection'}"
             )
-            for answer in self._answers.values():
-                if not answer.done():
-                    answer.set_exception(self.lost)
-            self._answers.clear()
+            for waiter in self._waiting.values():
+                if not waiter.done():
+                    waiter.set_exception(self.lost)
+            self._waiting.clear()
             if self._transport is not None:
                 self._transport.abort()
 
-    async def request(self, number: int, items: list[Any]) -> list[Any]:
-        answer: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
-        self._answers[number] = answer
-        self.send(items)
+    async def ask(self, kind: int, items: Sequence[Any]) -> Answer:
+        number, message = self._conversation.request(kind, items)
+        waiter: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = waiter
         try:
-            return await answer
+            self.send(message)
+            return await waiter
         finally:
-            if self._answers.pop(number, None) is not None:
-                self._given_up[number] = items[0]
+            self._waiting.pop(number, None)
 
     def send(self, items: list[Any]) -> None:
         if self.lost is not None or self._transport is None:

@@ -18,7 +18,7 @@ not committed return. What one connection sends is obeyed in order.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,14 +81,16 @@ def take_back(published: Sequence[Grant]) -> None:
             pass
 
 
-def reserve_request(number: int, headers: Sequence[Header]) -> list[Any]:
-    items: list[Any] = [RESERVE, number]
+def sizes_of(headers: Sequence[Header]) -> list[Any]:
+    """Return what RESERVE says of payloads."""
+    items: list[Any] = []
     for header in headers:
         items += (header.name, header.attempt, header.file_size)
     return items
 
 
 def grants_of(answer: Sequence[Any], headers: Sequence[Header], connection: object) -> list[Grant]:
+    """Return the grants in the answer to RESERVE."""
     if len(answer) != 2 * len(headers):
         raise SegmentCorrupt(f"{len(headers)} grants asked, {len(answer) // 2} answered")
     return [
@@ -97,13 +99,25 @@ def grants_of(answer: Sequence[Any], headers: Sequence[Header], connection: obje
     ]
 
 
-def fetch_request(number: int, wanted: Sequence[Wanted]) -> list[Any]:
-    return [FETCH, number, *([name, attempt, list(addresses)] for name, attempt, addresses in wanted)]
+def of_connections(kind: int, grants: Sequence[Grant]) -> Iterator[tuple[Any, list[Any]]]:
+    """Yield, for each connection, the COMMIT or ABORT of its `grants`."""
+    numbers: dict[object, list[int]] = {}
+    for grant in grants:
+        numbers.setdefault(grant.connection, []).append(grant.id)
+    for connection, ids in numbers.items():
+        yield connection, [kind, 0, *ids]
+
+
+def sources_of(wanted: Sequence[Wanted]) -> list[Any]:
+    """Return what FETCH says of payloads."""
+    return [[name, attempt, list(addresses)] for name, attempt, addresses in wanted]
 
 
 def outcomes_of(answer: Sequence[Any]) -> list[RedistError | None]:
+    """Return for each payload of an answer None or its error."""
     return [error_of(fields) for fields in answer]
 
 
 def flat(pairs: Sequence[tuple[str, int]]) -> list[Any]:
+    """Return names and attempts in one list."""
     return [item for pair in pairs for item in pair]

@@ -3,44 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
-from redist.errors import RedistError, SegmentCorrupt, TransferError
-from redist.memory.broker_messages import Wanted, flat, outcomes_of
-from redist.memory.data_client import IDLE_SECONDS, transfer_error
-from redist.memory.data_messages import DROP, GET, SEND_PIECE, pieces_of, put_request
-from redist.memory.frames import pack_frame
-from redist.memory.hello import HELLO_LIMIT, check_server, client_hello, new_nonce
+from redist.errors import RedistError, TransferError
+from redist.memory.broker_messages import Wanted
+from redist.memory.data_exchange import DataExchanges, Open, Operation
+from redist.memory.data_messages import SEND_PIECE
+from redist.memory.hello import HELLO_LIMIT
 from redist.memory.holders import HolderPlan, split_address
-from redist.memory.receive import PIECE, FrameReceiver, PayloadReceiver, PrivateSink, Received, Sink
+from redist.memory.receive import PIECE, FrameReceiver, Received, Sink
 from redist.memory.writer import PayloadLike
 
 __all__ = ["AsyncDataClient"]
 
+T = TypeVar("T")
 
-class AsyncDataClient:
-    """`DataClient` for an event loop: the same as coroutines, without a thread.
 
-    Parameters
-    ----------
-    token : str
-        The secret of the namespace; a server that lost its memory makes another one, which is to be assigned to `token`.
-    tls : ssl.SSLContext, optional
-        Client-side context.
-    timeout : float
-        Seconds to wait for a connection, and for progress on one.
-    """
-
-    timeout: float
-
-    def __init__(self, token: str, *, tls: ssl.SSLContext | None = None, timeout: float = 30.0) -> None:
-        self.timeout = timeout
-        self.token = token
-        self._tls = tls
-        self._idle: dict[str, list[_AsyncConnection]] = {}
+class AsyncDataClient(DataExchanges["_AsyncConnection"]):
+    """`DataClient` for an event loop: the same as coroutines, without a thread."""
 
     async def fetch(self, wanted: Sequence[Wanted], sink: Sink | None = None) -> list[Received | RedistError]:
         """Fetch payloads, each from the first of its holders that has it; see `DataClient.fetch`."""
@@ -57,100 +39,37 @@ class AsyncDataClient:
         self, address: str, payloads: Sequence[tuple[str, int]], sink: Sink | None = None
     ) -> list[Received | RedistError]:
         """Fetch payloads (name, attempt) from one data server; errors are returned, one a payload."""
-        sink = sink if sink is not None else PrivateSink()
-        request = pack_frame([GET, *flat(payloads)])
-        connection = self._take(address)
-        while True:
-            reused = connection is not None
-            receiver = None
-            try:
-                if connection is None:
-                    connection = await self._connect(address)
-                receiver = PayloadReceiver(payloads, sink, connection.scratch)
-                await connection.converse(receiver, [request])
-            except (OSError, RedistError) as error:
-                if connection is not None:
-                    connection.close()
-                if receiver is not None:
-                    receiver.abort()
-                outcomes = receiver.outcomes if receiver is not None else []
-                if reused and not outcomes:
-                    connection = None
-                    continue
-                failed = transfer_error(address, error)
-                return [*outcomes, *[failed] * (len(payloads) - len(outcomes))]
-            except BaseException:
-                if connection is not None:
-                    connection.close()
-                if receiver is not None:
-                    receiver.abort()
-                raise
-            self._give(connection)
-            return receiver.outcomes
+        return await self._run(self._getting(address, payloads, sink))
 
     async def put(
         self, address: str, items: Sequence[tuple[str, int, PayloadLike]]
     ) -> list[RedistError | None]:
         """Put payloads into the segments of a worker on another host; see `DataClient.put`."""
-        request = pack_frame(put_request(items))
-        connection = self._take(address)
-        try:
-            accepted: list[RedistError | None] | None = None
-            if connection is not None:
-                try:
-                    accepted = outcomes_of(await connection.ask([request]))
-                except OSError:
-                    connection.close()
-            if connection is None or accepted is None:
-                connection = await self._connect(address)
-                accepted = outcomes_of(await connection.ask([request]))
-            if any(error is not None for error in accepted):
-                self._give(connection)
-                return accepted
-            pieces = (piece for _, _, payload in items for piece in pieces_of(payload))
-            outcomes = outcomes_of(await connection.ask(pieces))
-        except BaseException as error:
-            if connection is not None:
-                connection.close()
-            if isinstance(error, OSError | SegmentCorrupt):
-                raise transfer_error(address, error) from error
-            raise
-        self._give(connection)
-        return outcomes
+        return await self._run(self._putting(address, items))
 
     async def drop(self, address: str, payloads: Sequence[tuple[str, int]]) -> None:
         """Have a worker on another host remove payloads that were put there and then not needed."""
-        connection = None
-        try:
-            connection = await self._connect(address)
-            await connection.ask([pack_frame([DROP, *flat(payloads)])])
-        except OSError as error:
-            raise transfer_error(address, error) from error
-        finally:
-            if connection is not None:
-                connection.close()
+        await self._run(self._dropping(address, payloads))
 
-    def close(self) -> None:
-        """Close the idle connections."""
-        idle, self._idle = self._idle, {}
-        for connections in idle.values():
-            for connection in connections:
-                connection.close()
+    async def _run(self, operation: Operation[_AsyncConnection, T]) -> T:
+        value: Any = None
+        error: BaseException | None = None
+        while True:
+            try:
+                step = operation.send(value) if error is None else operation.throw(error)
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+            value = error = None
+            try:
+                if isinstance(step, Open):
+                    value = await self._open(step.address)
+                else:
+                    await step.connection.exchange(step.data, step.receiver)
+            except BaseException as raised:
+                error = raised
 
-    def _take(self, address: str) -> _AsyncConnection | None:
-        idle = self._idle.get(address)
-        while idle:
-            connection = idle.pop()
-            if connection.lost is None and time.monotonic() - connection.since < IDLE_SECONDS:
-                return connection
-            connection.close()
-        return None
-
-    def _give(self, connection: _AsyncConnection) -> None:
-        connection.since = time.monotonic()
-        self._idle.setdefault(connection.address, []).append(connection)
-
-    async def _connect(self, address: str) -> _AsyncConnection:
+    async def _open(self, address: str) -> _AsyncConnection:
         host, port = split_address(address)
         loop = asyncio.get_running_loop()
         connecting = loop.create_connection(
@@ -162,7 +81,7 @@ class AsyncDataClient:
         )
         _, connection = await asyncio.wait_for(connecting, self.timeout)
         try:
-            await connection.greet(self.token)
+            await self._run(self._greet(connection))
         except BaseException:
             connection.close()
             raise
@@ -174,32 +93,16 @@ class _AsyncConnection(asyncio.BufferedProtocol):
         self.address = address
         self.since = time.monotonic()
         self.scratch = bytearray(PIECE)
-        self.lost: OSError | None = None
+        self.hello = FrameReceiver(self.scratch, HELLO_LIMIT)
+        self.usable = True
         self._timeout = timeout
-        self._hello = FrameReceiver(self.scratch, HELLO_LIMIT)
-        self._receiver: FrameReceiver | None = self._hello
+        self._receiver: FrameReceiver | None = self.hello
         self._waiter: asyncio.Future[None] | None = None
         self._drained: asyncio.Future[None] | None = None
         self._progress = time.monotonic()
         self._failed: Exception | None = None
 
-    async def greet(self, token: str) -> None:
-        await self._wait(self._hello)
-        first = self._hello.items
-        nonce = new_nonce()
-        receiver = FrameReceiver(self.scratch, HELLO_LIMIT)
-        try:
-            await self.converse(receiver, [pack_frame(client_hello(first, nonce, token, self.address))])
-        except ConnectionError as error:
-            raise TransferError(f"{self.address}: refused, the token of the namespace is wrong") from error
-        check_server(receiver.items, first[2], nonce, token, self.address)
-
-    async def ask(self, data: Any) -> list[Any]:
-        receiver = FrameReceiver(self.scratch)
-        await self.converse(receiver, data)
-        return receiver.items
-
-    async def converse(self, receiver: FrameReceiver, data: Any) -> None:
+    async def exchange(self, data: Iterable[bytes | memoryview], receiver: FrameReceiver) -> None:
         """Send the pieces in `data`, and receive until `receiver` is done."""
         self._receiver = receiver
         for piece in data:
@@ -263,9 +166,11 @@ class _AsyncConnection(asyncio.BufferedProtocol):
             self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.lost = ConnectionResetError(f"the data server closed the connection{f': {exc}' if exc else ''}")
+        self.usable = False
         if self._failed is None:
-            self._failed = self.lost
+            self._failed = ConnectionResetError(
+                f"the data server closed the connection{f': {exc}' if exc else ''}"
+            )
         self.resume_writing()
         self._wake()
 

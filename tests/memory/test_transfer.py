@@ -29,7 +29,7 @@ from redist.memory.frames import pack_frame
 from redist.memory.headers import Header
 from redist.memory.holders import HolderPlan, split_address
 from redist.memory.reader import open_segment
-from redist.memory.receive import Received, SegmentSink
+from redist.memory.receive import FrameReceiver, Received, SegmentSink
 
 
 class Worker:
@@ -284,8 +284,6 @@ def test_garbage_to_the_server(worker: Worker, garbage: list[bytes]) -> None:
 
 
 def test_wrong_requests_of_a_friend(worker: Worker) -> None:
-    from redist.memory.data_client import _Connection
-
     store(worker.directory, "x", 1, b"data")
     for request in (
         [9],
@@ -299,9 +297,9 @@ def test_wrong_requests_of_a_friend(worker: Worker) -> None:
         ["get", "x", 1],
         [1, "x", 1 << 60, b""],
     ):
-        connection = _Connection(worker.address, TOKEN, None, 5)
+        connection = DataClient(TOKEN, timeout=5)._open(worker.address)
         with pytest.raises(ConnectionError):
-            connection.ask(request)
+            connection.exchange([pack_frame(request)], FrameReceiver(connection.scratch))
         connection.close()
     with DataClientOf(worker) as client:
         assert _received(client.get(worker.address, [("x", 1)])[0]) == b"data"
