@@ -241,7 +241,7 @@ class Client(ClientBase):
         finally:
             with self.session.lock:
                 # A push that was on its way may have said the old error again; and a full server may have refused.
-                self.session.ask(again)
+                self.session.reads.unfinished(again)
 
     # --- data -------------------------------------------------------------------------------------------------------
 

@@ -138,9 +138,10 @@ class Links:
                 self.rest += data
             else:
                 self._send(data)
-        if session.subscriptions and self.push is not None:
-            data = b"".join(session.subscriptions)
-            session.subscriptions.clear()
+        subscriptions = session.subscription.outgoing
+        if subscriptions and self.push is not None:
+            data = b"".join(subscriptions)
+            subscriptions.clear()
             try:
                 self.push.send(data)
             except ConnectionLost:

@@ -1,7 +1,7 @@
 """One caller's session: lane, ledger, states and notifications put together. Sans-IO.
 
 A driver opens two connections, one for commands and one for the subscription, tells the session what arrives on them, sends
-what stands in `Session.outgoing` and `Session.subscriptions`, and calls `tick` by `deadline`. Nothing here blocks, and
+what stands in `Session.outgoing` and `Subscription.outgoing`, and calls `tick` by `deadline`. Nothing here blocks, and
 nothing here may be called without the driver's lock unless it says so.
 
 Life: `connected` -> register -> subscribe -> ready. After a broken connection the driver connects again: a lane that is
@@ -14,8 +14,8 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from redist.errors import ClientClosed, SchemaMismatch, ServerFull, ServerRefused
 from redist.session.bring import bring, take_up
@@ -23,23 +23,18 @@ from redist.session.heart import Heart
 from redist.session.lane import Entry, Lane, OnError, OnReply, Refused
 from redist.session.ledger import Ledger
 from redist.session.notifications import Notifications, decode_message
-from redist.session.states import PENDING, FutureState, States
+from redist.session.reads import Reads
+from redist.session.states import FutureState, States
 from redist.session.submissions import SLICE, Submissions
+from redist.session.subscription import EndpointLike, Subscription
 from redist.store import calls
 from redist.store.calls import Call, Task
-from redist.store.replies import Beat, HandOut, parse_register, parse_states, parse_tasks
+from redist.store.replies import Beat, HandOut, parse_register, parse_tasks
 
-__all__ = ["EndpointLike", "Session"]
+__all__ = ["Session"]
 
 #: How long a release may wait for others, s.
 RELEASE_DELAY = 0.002
-
-
-class EndpointLike(Protocol):
-    """What a session needs to know of the server."""
-
-    prefix: str
-    subscribe: str
 
 
 class Session:
@@ -68,7 +63,7 @@ class Session:
 
     Attributes
     ----------
-    lane, ledger, states, notifications, submissions, heart
+    lane, ledger, states, notifications, submissions, subscription, reads, heart
         The parts. A worker sets `heart.make`.
     lock : context manager
         The driver's lock; guards all of this.
@@ -115,15 +110,19 @@ class Session:
         self.secret = ""
         self.adopted = False
         self.attempt = 0
-        self.subscriptions: list[bytes] = []
         self.states = States()
         self.ledger = Ledger(self.states)
-        self.notifications = Notifications(self.states, self.ledger.forfeit, self._ask_states, self._doubt)
         sharded = endpoint.subscribe == "SSUBSCRIBE"
         self.lane = Lane(
             endpoint.prefix, clock, self._register, self.set_generation, self._moved, sharded=sharded
         )
+        self.subscription = Subscription(endpoint)
         self.submissions = Submissions(self.lane, self.ledger)
+        self.reads = Reads(self.lane, self.states, self.submissions)
+        self.notifications = Notifications(
+            self.states, self.ledger.forfeit, self.reads.unsettled, self.reads.doubtful
+        )
+        self.reads.apply = self.notifications.read
         self.heart = Heart(
             self.lane, self.ledger, self.notifications, lease, clock, self._register, self._beat_answered
         )
@@ -142,8 +141,6 @@ class Session:
         self.bring_functions: Callable[[set[str]], object] | None = None
         #: Set by the driver: the command connection leads to the wrong server.
         self.reconnect: Callable[[str], object] | None = None
-        self._subscribed: set[str] = set()
-        self._wanted: set[str] = set()
         self._was_registered = False
         #: What a session of our name held is being read.
         self._taking_up = False
@@ -225,14 +222,12 @@ class Session:
 
     def subscription_connected(self) -> None:
         """Begin to use a connection for the subscription."""
-        self._subscribed.clear()
-        self.subscriptions.clear()
+        self.subscription.lost()
         self._subscribe()
 
     def subscription_lost(self) -> None:
         """Note that the subscription's connection broke."""
-        self._subscribed.clear()
-        self.subscriptions.clear()
+        self.subscription.lost()
 
     def _moved(self, message: str) -> None:
         if self.reconnect is not None:
@@ -288,7 +283,7 @@ class Session:
 
     def _taken_up(self) -> None:
         self._taking_up = False
-        if self._wanted and self._wanted <= self._subscribed:
+        if self.subscription.complete:
             self._became_ready()
 
     def _register_failed(self, error: BaseException) -> None:
@@ -327,17 +322,11 @@ class Session:
     def _subscribe(self) -> None:
         if not self.lane.registered:
             return
-        prefix = self.endpoint.prefix
-        wanted = {f"{prefix}to:{self.ordinal}", f"{prefix}all"}
+        channels = [f"to:{self.ordinal}", "all"]
         if self.kind == "worker":
-            wanted.add(f"{prefix}evict:{self.ordinal}")
-        self._wanted = wanted
-        for channel in sorted(wanted - self._subscribed):
-            self.subscriptions.append(_command(self.endpoint.subscribe, channel))
-        for channel in sorted(self._subscribed - wanted):
-            self.subscriptions.append(_command(self.endpoint.subscribe.replace("SUB", "UNSUB"), channel))
-            self._subscribed.discard(channel)
-        if wanted <= self._subscribed:
+            channels.append(f"evict:{self.ordinal}")
+        self.subscription.listen(*channels)
+        if self.subscription.complete:
             self._became_ready()
 
     def _became_ready(self) -> None:
@@ -350,7 +339,7 @@ class Session:
         self.heart.lost()
         self.heart.beat()
         if not first or self.adopted:
-            self._ask_states()
+            self.reads.unsettled()
 
     # --- what arrives -----------------------------------------------------------------------------------------------
 
@@ -371,8 +360,8 @@ class Session:
         if kind == b"message" or kind == b"smessage":
             self.on_message(frame[1], frame[2])
         elif kind in (b"subscribe", b"ssubscribe"):
-            self._subscribed.add(frame[1].decode())
-            if self._wanted and self._wanted <= self._subscribed:
+            self.subscription.confirmed(frame[1])
+            if self.subscription.complete:
                 self._became_ready()
 
     def on_message(self, channel: bytes, data: bytes) -> None:
@@ -462,47 +451,6 @@ class Session:
         if self.on_beat is not None:
             self.on_beat(beat)
 
-    # --- repair -----------------------------------------------------------------------------------------------------
-
-    def _ask_states(self) -> None:
-        """After a miss: read the states of all keys that may stand otherwise."""
-        unsent = self.submissions.names()
-        names = [name for name in self.states.unsettled() if name not in unsent]
-        for i in range(0, len(names), SLICE):
-            self._read(names[i : i + SLICE])
-
-    def ask(self, names: Sequence[str]) -> None:
-        """Read the states of those of `names` that are unfinished and on the lane, and apply them."""
-        unsent = self.submissions.names()
-        get = self.states.get
-        names = [
-            n for n in names if n not in unsent and (state := get(n)) is not None and state.status == PENDING
-        ]
-        for i in range(0, len(names), SLICE):
-            self._read(names[i : i + SLICE])
-
-    def _read(self, names: Sequence[str]) -> None:
-        sent_in = self.lane.round
-        get = self.states.get
-        asked = {name: get(name) for name in names}
-
-        def answered(reply: list[Any]) -> None:
-            # If calls were sent again meanwhile, what this read did not see may just not have been there yet.
-            if self.lane.round != sent_in:
-                self._read([name for name, state in asked.items() if get(name) is state])
-                return
-            for read in parse_states(reply):
-                # A new life of the name may have begun behind the read.
-                if get(read.name) is asked.get(read.name):
-                    self.notifications.read(read)
-
-        if asked:
-            self.lane.enqueue(calls.states(list(asked)), answered)
-
-    def _doubt(self, state: FutureState) -> None:
-        if state.name not in self.submissions.names():
-            self._read([state.name])
-
     # --- the end ----------------------------------------------------------------------------------------------------
 
     def close(self, on_done: Callable[[], object] | None = None) -> None:
@@ -529,11 +477,3 @@ def _settle_closed(entry: Entry) -> None:
 
 def _new_incarnation() -> str:
     return os.urandom(8).hex()
-
-
-def _command(*words: str) -> bytes:
-    parts = [b"*%d\r\n" % len(words)]
-    for word in words:
-        data = word.encode()
-        parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
-    return b"".join(parts)

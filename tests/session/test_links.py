@@ -31,10 +31,11 @@ class Session:
 
     kind = "client"
     reconnect = None
-    subscriptions: list[bytes] = []
 
     class lane:
         outgoing: list[bytes] = []
+
+    subscription = lane
 
     def on_push(self, frame: Any) -> None:
         if b"bad" in frame:
