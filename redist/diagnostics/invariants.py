@@ -368,11 +368,7 @@ class _Namespace:
             state = h.get("state", "")
             if state == "forgetting":
                 continue
-            if (
-                "fn" in h
-                and "data" in h
-                and (state != "memory" or any(field.startswith("w:") for field in h))
-            ):
+            if "fn" in h:
                 uses[h["fn"]] += 1
             if "class" in h:
                 uses[h["class"]] += 1

@@ -1,8 +1,9 @@
 """Load the Lua scripts and resolve what they include.
 
 One operation is one file ``scripts/NAME.lua``; a line ``-- @include PART`` brings in ``scripts/include/PART.lua`` once,
-after whatever that part includes itself. A part with a line ``-- @lazy`` becomes a function that runs when an operation of
-``S`` is first missed, since a script pays for every closure that it creates, at every call.
+after whatever that part includes itself. A script pays for every closure that it creates, at every call. So a part with a
+line ``-- @lazy`` becomes a function that runs when an operation of ``S`` is first missed, and what an operation does above
+a line ``-- @general`` runs ahead of all parts but those marked ``-- @first``: the plain cases end there.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ __all__ = ["Script", "load", "names", "sharded"]
 _FOLDER = os.path.join(os.path.dirname(__file__), "scripts")
 _INCLUDE = re.compile(r"^--\s*@include\s+([a-z_]+)\s*$", re.MULTILINE)
 _LAZY = re.compile(r"^--\s*@lazy\s*$", re.MULTILINE)
+_FIRST = re.compile(r"^--\s*@first\s*$", re.MULTILINE)
+_GENERAL = re.compile(r"^--\s*@general\s*$", re.MULTILINE)
 _OPERATION = re.compile(r"^function S\.([a-z_]+)\(", re.MULTILINE)
 _COMMENT = re.compile(r"^\s*--.*$", re.MULTILINE)
 
@@ -59,15 +62,13 @@ def load(name: str) -> Script:
     """
     parts: dict[str, str] = {}
     body = _resolve(_read(f"{name}.lua"), parts, ())
+    plain, general = _GENERAL.split(body) if _GENERAL.search(body) else ("", body)
+    first = [text for text in parts.values() if _FIRST.search(text)]
     lazy = {part: text for part, text in parts.items() if _LAZY.search(text)}
+    others = [text for part, text in parts.items() if part not in lazy and text not in first]
     declarations = [f"lazy.{part} = function()\n{text}\nend" for part, text in lazy.items()]
-    text = "\n".join(
-        [
-            *(text for part, text in parts.items() if part not in lazy),
-            *(["declare = function()", *declarations, "end"] if lazy else []),
-            body,
-        ]
-    )
+    declare = ["declare = function()", *declarations, "end"] if lazy else []
+    text = "\n".join([*first, plain, *others, *declare, general])
     owners = (
         f" {operation}={part} " for part, text in lazy.items() for operation in _OPERATION.findall(text)
     )

@@ -11,44 +11,70 @@ if repeated then
 end
 local field = 'refs:' .. ME
 local held, dropped = {}, {}
+local uses = {} -- functions of what was let go: how often
+local start = BODY -- the first pair that is not of the plain case
 
--- The hot path of letting go: an inline value that nobody else wants and no task knows. Returns false for anything else.
-local plain = { state = true, data = true, nbytes = true, type = true, fn = true, [field] = true }
-local function forget_plain(name)
-  if cache[name] ~= nil then
-    return false
-  end
-  local flat = call('HGETALL', RECORD .. name)
-  local state, long, count
-  for k = 1, #flat, 2 do
-    local f = flat[k]
-    if not plain[f] then
-      return false
-    elseif f == 'state' then
-      state = flat[k + 1]
-    elseif f == field then
-      count = flat[k + 1]
-    elseif f == 'data' then
-      long = flat[k + 1] == ''
+-- The plain case: inline values that nobody else wants and no task knows are let go. What `S.let_go` does, in fewer calls
+-- and without the parts.
+if not epoch[3] then -- while nobody registers anew after a loss
+  local plain = { state = true, data = true, nbytes = true, type = true, fn = true, [field] = true }
+  while a[start + 1] == 0 do
+    local name = a[start]
+    local flat = call('HGETALL', RECORD .. name)
+    local state, long, count, fn
+    for k = 1, #flat, 2 do
+      local f = flat[k]
+      if not plain[f] then
+        state = nil
+        break
+      elseif f == 'state' then
+        state = flat[k + 1]
+      elseif f == field then
+        count = flat[k + 1]
+      elseif f == 'data' then
+        long = flat[k + 1] == ''
+      elseif f == 'fn' then
+        fn = flat[k + 1]
+      end
     end
+    if state ~= 'memory' or not count or cache[name] == false then
+      break
+    end
+    gone[#gone + 1] = RECORD .. name
+    if long then
+      gone[#gone + 1] = P .. 'data:' .. name
+    end
+    cache[name] = false
+    born = born - 1
+    sum = sum - count
+    dropped[#dropped + 1] = name
+    if fn then
+      uses[fn] = (uses[fn] or 0) + 1
+    end
+    start = start + 2
   end
-  if state ~= 'memory' or not count or recovering then
-    return false
+  if dropped[1] and start > #a and #gone <= CHUNK then
+    call('SREM', P .. 'holds:' .. ME, unpack(dropped))
+    call('UNLINK', unpack(gone))
+    for fn, count in pairs(uses) do
+      if call('HINCRBY', P .. 'fns', fn, -count) <= 0 then
+        call('HDEL', P .. 'fns', fn)
+        call('UNLINK', P .. 'fn:' .. fn, P .. 'class:' .. fn)
+      end
+    end
+    call('HSET', META, 'keys', format('%d', epoch[6] + born))
+    call('HSET', me, 'n', N, 'sum', format('%d', sum))
+    return { 'OK', 0 }
   end
-  gone[#gone + 1] = RECORD .. name
-  if long then
-    gone[#gone + 1] = P .. 'data:' .. name
-  end
-  cache[name] = false
-  born = born - 1
-  sum = sum - count
-  return true
 end
 
-for i = BODY, #a, 2 do
+-- @general
+for fn, count in pairs(uses) do
+  S.use_function(fn, -count)
+end
+for i = start, #a, 2 do
   local name, count = a[i], a[i + 1]
-  local done = count == 0 and forget_plain(name)
-  local h = not done and rec(name)
+  local h = rec(name)
   while h and h.state == 'forgetting' and recovering and count > 0 do
     S.cut(name)
     h = rec(name)

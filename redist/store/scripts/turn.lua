@@ -10,6 +10,98 @@
 --   result: name, attempt, status, nbytes, type, value, contained keys and their names
 -- Reply OK more, then per task: batch, attempt, name, function, spec, dependencies, and per dependency: name, where, value
 local capacity, want = a[BODY], a[BODY + 1]
+local worker, paused, claims = lane[4], lane[5], tonumber(lane[6] or 0) > 0
+local prefix = 'processing e' .. ME .. '.'
+local finished = BODY + 3 + a[BODY + 2] -- index of the count of finished batches
+local first_result = finished + 2 + a[finished]
+local results = a[first_result - 1]
+local plain = 0 -- so many results from the first on are of the plain case, and handed in
+local express = not repeated and not claims and a[finished] <= CHUNK
+
+-- The plain case: inline values of tasks without dependencies, options and dependents, told to those who refer to them.
+-- What `S.remember` does, in fewer calls and without the parts.
+if express then
+  local messages, spent = {}, {}
+  local holder_of = {} -- refs:7 -> 7, read once; false for holders that are no callers
+  if a[finished] > 0 then
+    call('HDEL', P .. 'batches:' .. ME, unpack(a, finished + 1, finished + a[finished]))
+  else
+    call('SREM', P .. 'void', '')
+  end
+  local at = first_result
+  while plain < results do
+    local name, attempt, nbytes, kind, value = a[at], a[at + 1], a[at + 3], a[at + 4], a[at + 5]
+    if a[at + 2] ~= 'memory' or value == '' or a[at + 6] ~= 0 then
+      break
+    end
+    local key = RECORD .. name
+    local flat = call('HGETALL', key)
+    local current, long, holders = false, false, {}
+    for k = 1, #flat, 2 do
+      local f = flat[k]
+      if f == 'state' then
+        current = flat[k + 1] == prefix .. attempt
+      elseif f == 'data' then
+        long = flat[k + 1] == ''
+      elseif f ~= 'fn' then
+        local holder = holder_of[f]
+        if holder == nil then
+          holder = match(f, '^refs:([1-9]%d*)$') or false
+          holder_of[f] = holder
+        end
+        if not holder then
+          current = false
+          break
+        end
+        holders[#holders + 1] = holder
+      end
+    end
+    if not current then
+      break
+    end
+    local data = value
+    if #value > COMPACT then
+      call('SET', P .. 'data:' .. name, value)
+      data = ''
+    elseif long then
+      spent[#spent + 1] = P .. 'data:' .. name
+    end
+    call('HSET', key, 'state', 'memory', 'nbytes', nbytes, 'type', kind, 'data', data)
+    for k = 1, #holders do
+      local m = messages[holders[k]]
+      if not m then
+        m = { 's', 0 }
+        messages[holders[k]] = m
+      end
+      local n = #m
+      m[n + 1], m[n + 2], m[n + 3], m[n + 4], m[n + 5], m[n + 6] = name, 'memory', '0', nbytes, kind, ''
+      m[n + 7] = nbytes <= PUSH_LIMIT and value or ''
+    end
+    plain = plain + 1
+    at = at + 7
+  end
+  first_result = at
+  if spent[1] then
+    call('UNLINK', unpack(spent))
+  end
+  for ordinal, m in pairs(messages) do
+    m[2] = call('HINCRBY', P .. 'caller:' .. ordinal, 'pushed', 1)
+    call('PUBLISH', P .. 'to:' .. ordinal, cmsgpack.pack(m))
+  end
+  if plain == results and want >= 0 and call('EXISTS', P .. 'queues') == 0 then
+    -- A paused worker's executors are never idle.
+    local free = capacity - call('HLEN', P .. 'batches:' .. ME)
+    if free > 0 and not paused then
+      call('ZADD', P .. 'idle', free, ME)
+    else
+      call('ZREM', P .. 'idle', ME)
+    end
+    call('HSET', me, 'n', N)
+    return { 'OK', 0 }
+  end
+end
+
+-- @general
 if repeated then
   local list = { 'REPEAT', 0 }
   S.assigned(ME, list)
@@ -17,14 +109,10 @@ if repeated then
 end
 local list = { 'OK', 0 }
 queue_only = true
-local worker = lane[4]
-local paused, claims = lane[5], tonumber(lane[6] or 0) > 0
-local i = BODY + 2
 local quick = {}
-for k = i + 1, i + a[i] do
+for k = BODY + 3, finished - 1 do
   quick[a[k]] = true
 end
-i = i + 1 + a[i]
 
 -- Copies of dependencies that could not be read: `NAME\nWORKER.ATTEMPT\n...`
 local function report_missing(value)
@@ -58,65 +146,14 @@ local function hand_in(name, h, attempt, status, nbytes, kind, value, names)
   end
 end
 
--- The hot path: a short inline value of a task without dependencies, options or dependents, told to those who refer to it.
--- Returns false for anything else.
-local prefix = 'processing e' .. ME .. '.'
-local over = {} -- tasks so finished, by function
-local holder_of = {} -- refs:7 -> 7, read once; false for holders that are no callers
-need('outbox')
-local function hand_in_brief(name, attempt, nbytes, kind, value)
-  if cache[name] ~= nil or #value > COMPACT then
-    return false
-  end
-  local key = RECORD .. name
-  local flat = call('HGETALL', key)
-  local fn, holders = nil, {}
-  for k = 1, #flat, 2 do
-    local f = flat[k]
-    if f == 'state' then
-      if flat[k + 1] ~= prefix .. attempt then
-        return false
-      end
-    elseif f == 'fn' then
-      fn = flat[k + 1]
-    elseif f == 'data' then
-      if flat[k + 1] == '' then
-        return false
-      end
-    else
-      local holder = holder_of[f]
-      if holder == nil then
-        holder = match(f, '^refs:([1-9]%d*)$') or false
-        holder_of[f] = holder
-      end
-      if not holder then
-        return false
-      end
-      holders[#holders + 1] = holder
-    end
-  end
-  if not fn then
-    return false
-  end
-  call('HSET', key, 'state', 'memory', 'nbytes', nbytes, 'type', kind, 'data', value)
-  over[fn] = (over[fn] or 0) + 1
-  for k = 1, #holders do
-    S.push(holders[k], name, 'memory', '0', nbytes, kind, '', value)
-  end
-  return true
-end
-
-local finished = i
-i = i + 1 + a[i]
-local results = a[i]
-i = i + 1
-for k = finished + 1, finished + a[finished] do
-  if claims then
+if not express then
+  for k = finished + 1, finished + a[finished] do
     S.unclaim(ME, a[k])
+    call('HDEL', P .. 'batches:' .. ME, a[k])
   end
-  call('HDEL', P .. 'batches:' .. ME, a[k])
 end
-for _ = 1, results do
+local i = first_result
+for _ = plain + 1, results do
   local name, attempt, status, nbytes, kind, value, n = a[i], a[i + 1], a[i + 2], a[i + 3], a[i + 4], a[i + 5], a[i + 6]
   i = i + 7
   local names
@@ -127,16 +164,12 @@ for _ = 1, results do
     end
     i = i + n
   end
-  local done = status == 'memory' and value ~= '' and not names and hand_in_brief(name, attempt, nbytes, kind, value)
-  local h = not done and rec(name)
+  local h = rec(name)
   if h and h.state == prefix .. attempt then
     hand_in(name, h, attempt, status, nbytes, kind, value, names)
   elseif status == 'memory' and value == '' then
     S.evict(worker, name, attempt)
   end
-end
-for fn, count in pairs(over) do
-  S.use_function(fn, -count)
 end
 
 -- What became ready here goes through the queues: the turn's own executor takes first, then those that are idle.

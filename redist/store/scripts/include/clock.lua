@@ -1,4 +1,4 @@
--- @include names
+-- @include parts
 -- @lazy
 -- Milliseconds of the server's clock, read once a script.
 local clock

@@ -44,12 +44,8 @@ end
 
 -- A value has come: inline (`value` not empty), or as a segment of `worker`. `names` are the keys that it contains.
 function S.remember(name, h, attempt, worker, nbytes, kind, value, names)
-  local had_spec = S.has_spec(h)
   local long = h.data == ''
   if value ~= '' then
-    if had_spec then
-      S.use_function(h.fn, -1)
-    end
     local data = S.data_field(name, value)
     if long and data ~= '' then
       S.remove(P .. 'data:' .. name)

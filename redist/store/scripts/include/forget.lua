@@ -130,7 +130,7 @@ function S.drop_value(name, h)
 end
 
 local function forget(name, h)
-  if S.has_spec(h) then
+  if h.fn then
     S.use_function(h.fn, -1)
   end
   if h.class then

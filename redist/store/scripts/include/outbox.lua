@@ -1,4 +1,4 @@
--- @include names
+-- @include parts
 -- @include publish
 -- @include fields
 -- @lazy

@@ -1,4 +1,4 @@
--- @include names
+-- @include parts
 -- @lazy
 -- The one place that publishes; the loader turns the command into SPUBLISH for a Cluster.
 function S.publish(channel, list)

@@ -1,4 +1,4 @@
--- @include names
+-- @include parts
 -- The list of an unnumbered script, with its own items from index BODY.
 local a = cmsgpack.unpack(ARGV[1])
 local BODY = 6

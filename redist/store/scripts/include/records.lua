@@ -1,7 +1,5 @@
--- @include names
+-- @include parts
 -- Records of keys, read once a script. h is the hash as a table of strings; false stands for a key that is not known.
-local cache, gone = {}, {}
-local born = 0  -- records that this script made, less those that it removed; META's field `keys` is the sum
 
 local function rec(name)
   local h = cache[name]
