@@ -12,10 +12,8 @@ harm; the role only keeps the others asleep.
 from __future__ import annotations
 
 import logging
-import select
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,9 +21,10 @@ from redist.errors import ClientClosed, ConnectionLost, ForkedClientError, Redis
 from redist.session.blocking import BlockingRunner
 from redist.session.links import Links
 from redist.session.outcome import Outcome
+from redist.session.role import Parked, Polls, ReaderRole
 from redist.session.session import Session
 from redist.session.states import Condition, Waiter
-from redist.session.wakeup import Parked, Wakeup, drivers, runs
+from redist.session.wakeup import Wakeup, drivers, runs
 from redist.store.calls import Call
 from redist.store.connect import Endpoint
 
@@ -66,18 +65,15 @@ class ThreadDriver(BlockingRunner):
         session.lock = self.lock
         self.links = Links(session, endpoint, self._changed)
         self._check = check
-        self._reader: Waiter | None = None
-        self._reader_thread = 0
-        self._parked: deque[Parked] = deque()
+        self._role = ReaderRole()
         self._last_wait = 0.0
         self._dozing = False
         self._planned = 0.0  # when the background thread will look by itself
         self._closed: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._wakeup = Wakeup()
-        self._nudge = (
-            Wakeup()
-        )  # wakes who has the reader's role, when another thread received what it waits for
+        # Wakes who has the reader's role, when another thread received what it waits for.
+        self._nudge = Wakeup()
         session.ledger.wake = self._kick = self._wakeup.write
         self._changed()
         drivers.add(self)
@@ -143,9 +139,7 @@ class ThreadDriver(BlockingRunner):
             self._closed = error
             self.session.ledger.wake = None
             self.session.fail(error)
-            for parked in self._parked:
-                parked.wake()
-            self._parked.clear()
+            self._role.wake_all()
             self._kick()
             self._nudge.write()
             self.links.close()
@@ -164,8 +158,7 @@ class ThreadDriver(BlockingRunner):
         )
         self.session.failure = self._closed
         self.session.ledger.wake = None
-        self._reader = None
-        self._parked.clear()
+        self._role = ReaderRole()
         self.links.close()
         self._wakeup.close()
         self._nudge.close()
@@ -273,36 +266,20 @@ class ThreadDriver(BlockingRunner):
 
     def _look(self, mine: Waiter | None = None) -> None:
         """After something was received: wake other threads that have to do with it. Under the lock."""
-        if self._reader is not None and self._reader is not mine and self._reader.ready():
+        role = self._role
+        if role.holder is not None and role.holder is not mine and role.holder.ready():
             self._nudge.write()
         if self.session.deadline < self._planned:
             self._planned = 0.0
             self._kick()
-        for parked in list(self._parked):
-            if parked.waiter.ready():
-                self._parked.remove(parked)
-                parked.wake()
+        if role.parked:
+            role.wake_ready()
 
     def _changed(self) -> None:
         """Make the poll objects for the present descriptors, and have the background thread look. Under the lock."""
-        self._poll_pushes, self._poll_both = select.poll(), select.poll()
-        self._poll_idle, self._poll_wake = select.poll(), select.poll()
-        self._poll_pushes.register(self._nudge.reading, select.POLLIN)
-        self._poll_both.register(self._nudge.reading, select.POLLIN)
-        self._poll_idle.register(self._wakeup.reading, select.POLLIN)
-        self._poll_wake.register(self._wakeup.reading, select.POLLIN)
-        links = self.links
-        if links.push is not None and not links.push.closed:
-            for poll in (self._poll_pushes, self._poll_both, self._poll_idle):
-                poll.register(links.push.fileno(), select.POLLIN)
-        if links.command is not None and not links.command.closed:
-            fd = links.command.fileno()
-            self._poll_both.register(fd, select.POLLIN)
-            self._poll_idle.register(fd, select.POLLIN | (select.POLLOUT if links.rest else 0))
-            if links.rest:
-                self._poll_wake.register(fd, select.POLLIN | select.POLLOUT)
+        self._polls = Polls(self.links, self._nudge, self._wakeup)
         self._kick()
-        if self._reader is not None:
+        if self._role.holder is not None:
             # It may be about to poll descriptors that are closed, and already somebody else's.
             self._nudge.write()
 
@@ -333,6 +310,7 @@ class ThreadDriver(BlockingRunner):
             If the driver is closed meanwhile.
         """
         waiter = what if isinstance(what, Waiter) else Condition(what)
+        role = self._role
         deadline = None if timeout is None else _monotonic() + timeout
         parked = None
         if waiter.foreign:
@@ -343,11 +321,11 @@ class ThreadDriver(BlockingRunner):
                     return True
                 self.check_alive()
                 replies = self._before_wait() or replies
-                if self._reader is None and self.links.up:
-                    self._reader, self._reader_thread = waiter, threading.get_ident()
+                if role.holder is None and self.links.up:
+                    role.take(waiter)
                 else:
                     parked = Parked(waiter)
-                    self._parked.append(parked)
+                    role.parked.append(parked)
             while True:
                 if parked is not None:
                     if not self._stay(parked, deadline):
@@ -364,15 +342,14 @@ class ThreadDriver(BlockingRunner):
                     # The connection broke: the background thread makes it anew and passes the role on.
                     self._leave(waiter)
                     parked = Parked(waiter)
-                    self._parked.append(parked)
+                    role.parked.append(parked)
         except BaseException:
             self._kick()  # should one more Ctrl-C keep us from what follows, the background thread does it
             raise
         finally:
             with self.lock:
                 self._leave(waiter)
-                if parked is not None and parked in self._parked:
-                    self._parked.remove(parked)
+                role.unpark(parked)
 
     def nudge(self) -> None:
         """Have whoever waits look again: what it waits for came by another driver. From any thread, without the lock."""
@@ -398,7 +375,7 @@ class ThreadDriver(BlockingRunner):
     def _read(self, waiter: Waiter, deadline: float | None, replies: bool) -> bool:
         """Hold the role until `waiter` is ready, the deadline came or the connection broke; return whether it is ready."""
         lock = self.lock
-        poll = self._poll_both if replies else self._poll_pushes
+        poll = self._polls.both if replies else self._polls.pushes
         limit = None if replies else PUSHES_ONLY
         while True:
             span = limit
@@ -419,7 +396,7 @@ class ThreadDriver(BlockingRunner):
                     if deadline is not None and _monotonic() >= deadline:
                         return waiter.ready()
                     limit = None
-                poll = self._poll_both if limit is None else self._poll_pushes
+                poll = self._polls.both if limit is None else self._polls.pushes
 
     def _stay(self, parked: Parked, deadline: float | None) -> bool:
         """Stay parked; return True when the role was passed to us."""
@@ -438,29 +415,28 @@ class ThreadDriver(BlockingRunner):
 
     def _leave(self, waiter: Waiter) -> None:
         """Give up the reader's role, if we have it, to the next that waits. Under the lock."""
-        if self._reader is not waiter:
+        role = self._role
+        if role.holder is not waiter:
             return
-        self._reader = None
+        role.holder = None
         self._last_wait = _monotonic()
-        if self._parked:
+        if role.parked:
             self._look()
             self._promote()
-        if self._reader is None and not self._dozing:
+        if role.holder is None and not self._dozing:
             # The background thread sleeps without a look at the sockets; it is to take them back after a while.
             self._dozing = True
             self._kick()
 
     def _promote(self) -> None:
-        if self._parked and self._reader is None and self.links.up:
-            parked = self._parked.popleft()
-            self._reader, self._reader_thread = parked.waiter, parked.thread
-            parked.promoted = True
-            parked.wake()
+        if self.links.up:
+            self._role.pass_on()
 
     def _recall(self) -> None:
         """Take the role from a thread that left `wait` with it, because one more Ctrl-C came. Under the lock."""
-        while self._reader is not None and not runs(self._reader_thread, _WAIT, self):
-            self._leave(self._reader)
+        role = self._role
+        while role.holder is not None and not runs(role.thread, _WAIT, self):
+            self._leave(role.holder)
 
     # --- the background thread --------------------------------------------------------------------------------------
 
@@ -491,15 +467,15 @@ class ThreadDriver(BlockingRunner):
             self._dozing = False
             if not self.links.up:
                 span = min(span, self.links.retry_at - now)
-                poll = self._poll_idle
-            elif self._reader is not None:
-                poll = self._poll_wake
+                poll = self._polls.idle
+            elif self._role.holder is not None:
+                poll = self._polls.wake
             elif rest > 0:
                 self._dozing = True
                 span = min(span, rest)
-                poll = self._poll_wake
+                poll = self._polls.wake
             else:
-                poll = self._poll_idle
+                poll = self._polls.idle
             # Not later than the deadline by the moment that passed since, or the next look would wake us again.
             self._planned = min(session.deadline, session.clock() + max(span, 0.0))
         if span > 0:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import threading
 import weakref
 from types import CodeType
 from typing import Protocol
 
-from redist.session.states import Waiter
-
-__all__ = ["Parked", "Wakeup", "drivers", "runs"]
+__all__ = ["Wakeup", "drivers", "runs"]
 
 
 class Wakeup:
@@ -51,26 +48,6 @@ class Wakeup:
                 with contextlib.suppress(OSError):
                     os.close(fd)
         self.reading = self._writing = -1
-
-
-class Parked:
-    """A thread that waits without the reader's role."""
-
-    __slots__ = ("gate", "promoted", "thread", "waiter", "woken")
-
-    def __init__(self, waiter: Waiter) -> None:
-        self.waiter = waiter
-        self.gate = threading.Lock()
-        self.gate.acquire()
-        self.thread = threading.get_ident()
-        self.promoted = False
-        self.woken = False
-
-    def wake(self) -> None:
-        """Let it go on. Under the driver's lock."""
-        if not self.woken:
-            self.woken = True
-            self.gate.release()
 
 
 def runs(thread: int, code: CodeType, owner: object) -> bool:

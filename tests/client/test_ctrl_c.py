@@ -25,8 +25,8 @@ def payloads(client: Client) -> int:
 def test_in_scatter(client: Client, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
     client.scatter(bytes(100_000)).release()
     wait_until(lambda: payloads(client) == 0)
-    module: Any = scattering.calls
-    strike: Any = "commit" if moment == "written" else "parse_commit"
+    module: Any = scattering.calls if moment == "written" else scattering
+    strike = "commit" if moment == "written" else "parse_commit"
     real: Callable[..., Any] = getattr(module, strike)
 
     def struck(*args: Any) -> Any:

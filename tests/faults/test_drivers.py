@@ -51,7 +51,7 @@ def test_reader_whose_descriptor_became_somebody_elses(driver: ThreadDriver) -> 
     outcomes: list[bool] = []
     thread = threading.Thread(target=lambda: outcomes.append(driver.wait(waiter, 10, replies=True)))
     thread.start()
-    wait_until(lambda: driver._reader is waiter)
+    wait_until(lambda: driver._role.holder is waiter)
     time.sleep(0.05)  # it polls
     with driver.lock:
         old = driver.links.command

@@ -242,7 +242,7 @@ def test_close_wakes_who_waits(new_caller: Any, executor: Any) -> None:
     threads = [threading.Thread(target=wait, args=(state,)) for state in states]
     for thread in threads:
         thread.start()
-    wait_until(lambda: len(caller.driver._parked) == 2)
+    wait_until(lambda: len(caller.driver._role.parked) == 2)
     caller.close()
     for thread in threads:
         thread.join(10)
@@ -286,7 +286,7 @@ def test_ctrl_c_twice(caller: Any, executor: Any, monkeypatch: pytest.MonkeyPatc
     timer.join()
     assert strikes
     executor.gate.set()
-    wait_until(lambda: driver._reader is None, 5, "the role is free")
+    wait_until(lambda: driver._role.holder is None, 5, "the role is free")
     wait_until(lambda: state.status == "finished", 5, "the background thread receives")
     assert caller.wait(caller.submit("b"))
 
