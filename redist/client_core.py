@@ -1,0 +1,194 @@
+"""What a client does with its session, beneath its life and its methods: calls, counts, and what Futures ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from redist import gathering, scattering
+from redist.errors import ClientClosed
+from redist.future import DoneCallback, Future
+from redist.session.operations import Operation
+from redist.session.states import PENDING, FutureState
+from redist.store import calls
+from redist.submitting import call_site
+from redist.timeouts import seconds
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from redist.callbacks import Callbacks
+    from redist.client import Client
+    from redist.memory.broker_client import BrokerClient
+    from redist.peers import Peer
+    from redist.session.session import Session
+    from redist.store.calls import Call
+
+__all__ = ["ClientCore"]
+
+T = TypeVar("T")
+
+_SLICE = 500
+
+
+class ClientCore:
+    """A client that is connected; `redist.client_base` connects it."""
+
+    session: Session
+    asynchronous: bool
+    _driver: Any
+    _callbacks: Callbacks
+    _brokers: dict[int, BrokerClient]
+    _tasks: set[asyncio.Task[Any]]
+
+    @property
+    def _me(self) -> Client:
+        return cast("Client", self)
+
+    def _check_alive(self) -> None:
+        if not hasattr(self, "_driver"):
+            raise ClientClosed("the client has not been started: `await client` first")
+        self._driver.check_alive()
+
+    def _run(self, operation: Operation[T]) -> Any:
+        """Run an operation: return its result, or with an asynchronous client a coroutine."""
+        self._check_alive()
+        return self._driver.run(operation)
+
+    def _post(self, call: Call) -> None:
+        self._check_alive()
+        with self.session.lock:
+            self._driver.check_alive()
+            self.session.enqueue(call)
+            self._driver.push_out()
+
+    def _bind(self, name: str) -> FutureState:
+        """Count one more reference to a key and return its state."""
+        self._check_alive()
+        with self.session.lock:
+            self._driver.check_alive()
+            self.session.ledger.drain()  # what was released before is not ours any more
+            state = self.session.ledger.up(name)
+            if state.count == 1:
+                state.site = call_site()
+        self._wake_releases()
+        return state
+
+    def _settle(self) -> None:
+        """Return when the server has everything that was submitted and counted so far; a loop stands still meanwhile."""
+        self._driver.call_now(calls.noop())
+
+    def _wake_releases(self) -> None:
+        """Have counts that changed leave soon."""
+        ledger = self.session.ledger
+        if not ledger.armed:
+            ledger.armed = True
+            if ledger.wake is not None:
+                ledger.wake()
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        import asyncio
+
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _broker_of(self, peer: Peer) -> BrokerClient:
+        from redist.memory.broker_client import BrokerClient
+
+        broker = self._brokers.get(peer.ordinal)
+        if broker is None or broker.address != peer.socket:
+            broker = self._brokers[peer.ordinal] = BrokerClient(peer.socket)
+        return broker
+
+    # --- Futures ask ------------------------------------------------------------------------------------------------
+
+    def _result(self, future: Future[Any], timeout: Any, copy: bool, writable: bool) -> Any:
+        return self._run(self._result_of(future, seconds(timeout), copy, writable))
+
+    def _result_of(
+        self, future: Future[Any], timeout: float | None, copy: bool = False, writable: bool = False
+    ) -> Operation[Any]:
+        deadline = None if timeout is None else monotonic() + timeout
+        return (yield from gathering.result_of(self._me, future._state, deadline, copy, writable))
+
+    def _error_of(self, future: Future[Any], timeout: float | None, index: int) -> Operation[Any]:
+        state = future._state
+        deadline = None if timeout is None else monotonic() + timeout
+        yield from gathering.wait_for(self._me, [state], deadline, stop_on_error=False)
+        if state.status == "finished":
+            return None
+        return (yield from gathering.error_of(self._me, state))[index]
+
+    def _exception(self, future: Future[Any], timeout: Any) -> Any:
+        return self._run(self._error_of(future, seconds(timeout), 0))
+
+    def _traceback(self, future: Future[Any], timeout: Any) -> Any:
+        return self._run(self._error_of(future, seconds(timeout), 1))
+
+    async def _await_result(self, future: Future[T]) -> T:
+        import asyncio
+
+        self._check_alive()
+        operation = self._result_of(future, None)
+        if self.asynchronous:
+            result: T = await self._driver.run(operation)
+        else:
+            result = await asyncio.to_thread(self._driver.run, operation)
+        return result
+
+    def _on_done(self, future: Future[Any], fn: Callable[[Any], object]) -> None:
+        callback = DoneCallback(future, fn)
+        with self.session.lock:
+            if future._state.status == PENDING and not future._cleared:
+                future._state.add_waiter(callback)
+                return
+        self._call_back(fn, future)
+
+    def _call_back(self, fn: Callable[[Any], object], future: Future[Any]) -> None:
+        """Call ``fn(future)`` in the loop, or in the thread for callbacks. With or without the lock."""
+        if self.asynchronous:
+            self._driver.loop.call_soon(fn, future)
+        else:
+            self._in_background(partial(fn, future))
+
+    def _in_background(self, function: Callable[[], object]) -> None:
+        """Call a function that may block, in the thread for callbacks. From anywhere, with or without the lock."""
+        import asyncio
+
+        if self.asynchronous:
+            self._spawn(asyncio.to_thread(function))
+            return
+        self._callbacks.put(function)
+
+    def _post_from_thread(self, call: Call) -> None:
+        """Send a call from any thread."""
+        if self.asynchronous:
+            self._driver.loop.call_soon_threadsafe(self._post, call)
+        else:
+            self._post(call)
+
+    def _flush(self) -> None:
+        """Have all counts leave now. From any thread."""
+        if not self.asynchronous:
+            with self.session.lock:
+                self.session.flush(everything=True)
+                self._driver.push_out()
+
+    def _store(self, values: Sequence[Any]) -> list[Future[Any]]:
+        """Store large arguments of tasks; the Futures are to be kept until the tasks are on their way."""
+        items = scattering.prepare(self._me, values, [None] * len(values), unique=False)
+        futures = [Future._of(item.state, self._me) for item in items]
+        if self.asynchronous:
+            if any(item.payload is not None for item in items):
+                scattering.store_soon(self._me, items)
+        else:
+            self._driver.run(scattering.store(self._me, items, keep=True))
+        return futures
+
+    def _fire(self, futures: list[Future[Any]]) -> None:
+        names = [future.name for future in futures if not future._cleared]
+        for i in range(0, len(names), _SLICE):
+            self._post(calls.fire(names[i : i + _SLICE]))
