@@ -93,6 +93,9 @@ class Machine(RuleBasedStateMachine):
         self.tokens = 0
         self.handed: list[tuple[str, str]] = []
         self.attempts: set[int] = set()
+        self.ahead: set[tuple[int, str]] = (
+            set()
+        )  # (batch, name): inline values that the rest of a batch can be run with
         self.add_client()
         self.add_client()
         self.add_worker()
@@ -527,8 +530,8 @@ class Machine(RuleBasedStateMachine):
     # --- what executors and workers do ------------------------------------------------------------------------------
 
     @event(30, when=lambda self: self.executors, who=NUMBER, status=one_of(STATUSES),
-          contains=several(0, 2), more=one_of([True, True, True, False]))  # fmt: skip
-    def finish(self, who: int, status: str, contains: list[int], more: bool) -> None:
+          contains=several(0, 2), more=one_of([1, 1, 64, 64, 64, 0]))  # fmt: skip
+    def finish(self, who: int, status: str, contains: list[int], more: int) -> None:
         for x in self.executors:
             x.listen_up()
         busy = [x for x in self.executors if x.tasks]
@@ -537,6 +540,8 @@ class Machine(RuleBasedStateMachine):
         self._step("finish " + status)
         x = self._pick(busy, who)
         task = x.tasks[who % len(x.tasks)]
+        if any(where == "+" and (task.batch, d) not in self.ahead for d, where, _ in task.deps):
+            status = "back"  # what is ahead of it in its batch did not come to a value
         names = (DATA + TASKS)[: (DATA + TASKS).index(task.name)]
         inside = (
             {self._pick(names, c) for c in contains} if status in ("inline", "segment") and names else set()
@@ -558,7 +563,9 @@ class Machine(RuleBasedStateMachine):
         kind = "ValueError" if status == "erred" else "x"
         result = C.Result(task.name, task.attempt, told, 100, kind, value, sorted(inside))
         self.model.hand_in(x.ordinal, task.name, task.attempt, status, contains=inside, copy=copy)
-        x.turn([result], want=int(more or status == "missing"))
+        if status == "inline":
+            self.ahead.add((task.batch, task.name))
+        x.turn([result], want=more or int(status == "missing"), quick=["f", "g"] if more > 1 else [])
         self._settle()
 
     @event(1, when=lambda self: self.executors, who=NUMBER)

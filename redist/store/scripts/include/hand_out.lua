@@ -80,8 +80,9 @@ function S.not_idle(x)
   given[x] = nil
 end
 
--- The task as it travels to an executor.
-function S.append_task(list, batch, attempt, name, h)
+-- The task as it travels to an executor. Instead of where the value of `leader` lies it says `+`: that task is ahead in the
+-- same batch.
+function S.append_task(list, batch, attempt, name, h, leader)
   local n = #list
   local deps = h.deps and tonumber(h.deps) or 0
   local spec = h.data
@@ -91,16 +92,18 @@ function S.append_task(list, batch, attempt, name, h)
   list[n + 1], list[n + 2], list[n + 3], list[n + 4], list[n + 5], list[n + 6] = batch, attempt, name, h.fn, spec or '', deps
   if deps > 64 then
     list[n + 6] = -deps
+  elseif deps == 1 and leader then
+    list[n + 7], list[n + 8], list[n + 9] = leader, '+', ''
   elseif deps > 0 then
     n = n + 6
     for _, d in ipairs(call('SMEMBERS', P .. 'deps:' .. name)) do
-      local hd = rec(d)
-      local where = hd and S.where(hd) or ''
+      local hd = d ~= leader and rec(d)
+      local where = d == leader and '+' or hd and S.where(hd) or ''
       list[n + 1], list[n + 2] = d, where
       if where == '' then
         list[n + 3] = hd and word(hd.state) == 'memory' and S.read_data(d, hd) or ''
       else
-        list[n + 3] = hd.nbytes
+        list[n + 3] = hd and hd.nbytes or ''
       end
       n = n + 3
     end

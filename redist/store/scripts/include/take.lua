@@ -46,15 +46,15 @@ local function best_queue(x)
 end
 
 -- The task of a queue entry, if the entry is still good: its name, and of its record state, function, data, count of
--- dependencies and class.
+-- dependencies, class and count of dependents.
 local function current(entry)
   local number, name = match(entry, '^(%d+) %d+ (.*)$')
   local h = cache[name]
   local v
   if h then
-    v = { h.state, h.fn, h.data, h.deps, h.class }
+    v = { h.state, h.fn, h.data, h.deps, h.class, h.needed }
   else
-    v = call('HMGET', RECORD .. name, 'state', 'fn', 'data', 'deps', 'class')
+    v = call('HMGET', RECORD .. name, 'state', 'fn', 'data', 'deps', 'class', 'needed')
   end
   if v[1] == 'queued ' .. number then
     return name, v
@@ -81,8 +81,19 @@ local function first_current(x)
   unserved = true
 end
 
+-- The only dependent of a task that is about to run, if it can follow in the same batch: nothing else is missing there, and
+-- it is as quick and as free to go anywhere. Its name and record.
+local function follower(name, quick)
+  local next_name = call('SRANDMEMBER', P .. 'waiters:' .. name)
+  local h = next_name and rec(next_name)
+  if h and h.state == 'waiting' and h.missing == '1' and quick[h.fn]
+    and not (h.class or h.prio or h.home or h.reviving) and tonumber(h.deps) <= 64 then
+    return next_name, h
+  end
+end
+
 -- Take up to `want` tasks as one batch for executor x and append them to `list`. More than one only of `quick` functions
--- without a class, and never more than a fair share of what waits. Returns how many.
+-- without a class, never more than a fair share of what waits, and with each its chain of only dependents. Returns how many.
 function S.take(x, want, quick, list)
   local name, v, suffix = first_current(x)
   if not name then
@@ -90,7 +101,8 @@ function S.take(x, want, quick, list)
   end
   local key = P .. 'queue:' .. suffix
   local entries = {}
-  if want > 1 and quick[v[2]] and not v[5] then
+  local most = quick[v[2]] and not v[5] and want or 1
+  if most > 1 then
     want = math.min(want, math.ceil(call('LLEN', key) / (2 * math.max(1, call('HLEN', P .. 'executors')))))
     if want > 1 then
       entries = call('LPOP', key, want - 1) or {}
@@ -100,10 +112,14 @@ function S.take(x, want, quick, list)
   local batch = call('HINCRBY', META, 'attempt', #entries + 1) - #entries
   local first_attempt, prefix = int(batch), 'processing e' .. x .. '.'
   local names, n, class = {}, 0, v[5] or ''
+  local leaders = {} -- those of names that one task waits for
   local function assign()
     local attempt = n == 0 and first_attempt or int(batch + n)
     n = n + 1
     names[n] = name
+    if v[6] == '1' then
+      leaders[#leaders + 1] = name
+    end
     if v[4] or v[3] == '' then
       S.append_task(list, first_attempt, attempt, name, { fn = v[2], data = v[3], deps = v[4] })
     else
@@ -129,6 +145,28 @@ function S.take(x, want, quick, list)
   end
   if back then
     S.many('LPUSH', key, back)
+  end
+  local reserved = #entries + 1
+  local k = 1
+  while leaders[k] and n < most do
+    local leader = leaders[k]
+    local h
+    name, h = follower(leader, quick)
+    if name then
+      if n == reserved then
+        call('HINCRBY', META, 'attempt', most - reserved)
+        reserved = most
+      end
+      local attempt = int(batch + n)
+      n = n + 1
+      names[n] = name
+      if h.needed == '1' then
+        leaders[#leaders + 1] = name
+      end
+      S.set(name, h, 'state', prefix .. attempt)
+      S.append_task(list, first_attempt, attempt, name, h, leader)
+    end
+    k = k + 1
   end
   call('HSET', P .. 'batches:' .. x, first_attempt, concat(names, '\n'))
   if class ~= '' then
