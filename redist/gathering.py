@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from redist.current import as_current
 from redist.errors import DataLost, FutureCancelledError, RedistError, SegmentGone, TransferError
 from redist.future import Future
-from redist.hanging import hang_across
+from redist.hanging import hang_across, until_ready
 from redist.protocol import loads, loads_inline, unpack_error
 from redist.session.operations import Ask, AskAll, Operation, Run, Until
 from redist.session.states import CANCELLED, ERROR, FINISHED, LOST, PENDING, FutureState, Waiter, hang
@@ -76,21 +76,12 @@ def wait_for(
     else:
         with client.session.lock:
             waiter.remaining = hang(waiter, states)
-    try:
-        if waiter.remaining > 0:
-            timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if not (yield Until(waiter, timeout)):
-                pending = [state for state in states if state.status == PENDING]
-                what = repr(decode_key(pending[0].name)) if pending else "it"
-                more = f" and {len(pending) - 1} more" if len(pending) > 1 else ""
-                raise TimeoutError(f"{what}{more} did not finish in time")
-    finally:
-        if hung is not None:
-            hung.drop()
-        elif any(state.waiters is not None for state in states):
-            with client.session.lock:
-                for state in states:
-                    state.drop_waiter(waiter)
+    timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+    if not (yield from until_ready(client, waiter, states, hung, timeout)):
+        pending = [state for state in states if state.status == PENDING]
+        what = repr(decode_key(pending[0].name)) if pending else "it"
+        more = f" and {len(pending) - 1} more" if len(pending) > 1 else ""
+        raise TimeoutError(f"{what}{more} did not finish in time")
 
 
 def error_of(client: Client, state: FutureState) -> Operation[tuple[BaseException, TracebackType | None]]:

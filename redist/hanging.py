@@ -1,16 +1,17 @@
-"""Hanging a wait on records of several clients: each under its own client's lock, one lock after the other."""
+"""Waits on records: of one client under its lock, of several each under its own client's lock, one lock after the other."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from redist.session.operations import Operation, Until
 from redist.session.states import FutureState, Relay, Waiter, hang
 
 if TYPE_CHECKING:
     from redist.client import Client
 
-__all__ = ["hang_across"]
+__all__ = ["Hung", "hang_across", "until_ready"]
 
 
 class Hung:
@@ -41,3 +42,21 @@ def hang_across(waiter: Waiter, owners: Iterable[tuple[FutureState, Client]]) ->
             pending = hang(relay, states)
         relay.settled(len(states) - pending)
     return Hung(relay, groups)
+
+
+def until_ready(
+    client: Client, waiter: Waiter, states: Sequence[FutureState], hung: Hung | None, timeout: float | None
+) -> Operation[bool]:
+    """Wait for `waiter`, which hangs on `states` of `client`, or as `hung` says; whatever comes, it is taken down again.
+
+    False if the timeout came first.
+    """
+    try:
+        return waiter.remaining <= 0 or (yield Until(waiter, timeout))
+    finally:
+        if hung is not None:
+            hung.drop()
+        elif any(state.waiters is not None for state in states):
+            with client.session.lock:
+                for state in states:
+                    state.drop_waiter(waiter)

@@ -10,7 +10,7 @@ from redist.current import default_client
 from redist.errors import FutureCancelledError
 from redist.future import Future
 from redist.gathering import error_of, values_of
-from redist.hanging import hang_across
+from redist.hanging import hang_across, until_ready
 from redist.session.operations import Operation, Until
 from redist.session.states import CANCELLED, FINISHED, PENDING, Collector, FutureState, Waiter, hang
 from redist.timeouts import seconds
@@ -93,18 +93,10 @@ def _wait(
         with client.session.lock:
             pending = hang(waiter, states)
             waiter.remaining = 0 if first and pending < len(states) else pending
-    try:
-        if waiter.remaining > 0 and not (yield Until(waiter, timeout)):
-            raise TimeoutError(
-                f"{sum(state.status == PENDING for state in states)} Futures did not finish in time"
-            )
-    finally:
-        if hung is not None:
-            hung.drop()
-        elif any(state.waiters is not None for state in states):
-            with client.session.lock:
-                for state in states:
-                    state.drop_waiter(waiter)
+    if not (yield from until_ready(client, waiter, states, hung, timeout)):
+        raise TimeoutError(
+            f"{sum(state.status == PENDING for state in states)} Futures did not finish in time"
+        )
     done: set[Future[Any]] = set()
     not_done: set[Future[Any]] = set()
     for future in futures:

@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from redist.errors import ClientClosed, ConnectionLost, ForkedClientError, RedistError
-from redist.session.links import Links
+from redist.errors import ClientClosed, ConnectionLost, RedistError
+from redist.session.driver import Driver
 from redist.session.operations import Ask, AskAll, Operation, Post, Request, Run, Until
 from redist.session.outcome import Outcome
 from redist.session.session import Session
 from redist.session.states import Condition, Waiter
-from redist.session.wakeup import Wakeup, drivers
+from redist.session.wakeup import drivers
 from redist.store.calls import Call
 from redist.store.connect import Endpoint
 
@@ -31,7 +31,7 @@ T = TypeVar("T")
 logger = logging.getLogger("redist.session")
 
 
-class AsyncioDriver:
+class AsyncioDriver(Driver):
     """Runs a session in an event loop.
 
     Parameters
@@ -45,27 +45,15 @@ class AsyncioDriver:
     """
 
     def __init__(self, session: Session, endpoint: Endpoint, *, check: bool = True) -> None:
-        self.session = session
-        self.endpoint = endpoint
-        self.lock: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
-        session.lock = self.lock
-        self.links = Links(session, endpoint, self._changed)
-        self._check = check
+        super().__init__(session, endpoint, contextlib.nullcontext(), check)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._wakeup = Wakeup()
-        session.ledger.wake = self._wakeup.write
         self._readers: dict[int, bool] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._planned = float("inf")
         self._conditions: dict[Waiter, Callable[[], None]] = {}
         self._waits: set[asyncio.Future[None]] = set()
         self._connecting: asyncio.Task[None] | None = None
-        self._closed: BaseException | None = None
         drivers.add(self)
-
-    def __repr__(self) -> str:
-        state = "closed" if self._closed else "up" if self.links.up else "down"
-        return f"<AsyncioDriver of {self.session.kind} {self.session.name!r} {state}>"
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -165,24 +153,6 @@ class AsyncioDriver:
             self.session.ledger.wake = None
             self.links.close()
             self._wakeup.close()
-
-    def forked(self) -> None:
-        """In a forked child: drop what is the parent's."""
-        self._closed = None
-        self.abandon(
-            ForkedClientError("this client belongs to the parent process; make a new one in the child")
-        )
-        self.session.failure = self._closed
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called, or this is a forked child."""
-        return self._closed is not None
-
-    def check_alive(self) -> None:
-        """Raise if calls are not possible any more."""
-        if self._closed is not None:
-            raise self._closed.with_traceback(None)
 
     # --- sending ----------------------------------------------------------------------------------------------------
 

@@ -17,9 +17,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from redist.errors import ClientClosed, ConnectionLost, ForkedClientError, RedistError
+from redist.errors import ClientClosed, ConnectionLost, RedistError
 from redist.session.blocking import BlockingRunner
-from redist.session.links import Links
+from redist.session.driver import Driver
 from redist.session.outcome import Outcome
 from redist.session.role import Parked, Polls, ReaderRole
 from redist.session.session import Session
@@ -40,7 +40,7 @@ PUSHES_ONLY = 2.0
 _monotonic = time.monotonic
 
 
-class ThreadDriver(BlockingRunner):
+class ThreadDriver(Driver, BlockingRunner):
     """Runs a session for threads that block.
 
     Parameters
@@ -51,36 +51,20 @@ class ThreadDriver(BlockingRunner):
         Where to connect.
     check : bool
         Whether to see at the start if the server is fit.
-
-    Attributes
-    ----------
-    lock : threading.Lock
-        Guards the session. Not re-entrant.
     """
 
     def __init__(self, session: Session, endpoint: Endpoint, *, check: bool = True) -> None:
-        self.session = session
-        self.endpoint = endpoint
-        self.lock = threading.Lock()
-        session.lock = self.lock
-        self.links = Links(session, endpoint, self._changed)
-        self._check = check
+        super().__init__(session, endpoint, threading.Lock(), check)
         self._role = ReaderRole()
         self._last_wait = 0.0
         self._dozing = False
         self._planned = 0.0  # when the background thread will look by itself
-        self._closed: BaseException | None = None
         self._thread: threading.Thread | None = None
-        self._wakeup = Wakeup()
         # Wakes who has the reader's role, when another thread received what it waits for.
         self._nudge = Wakeup()
-        session.ledger.wake = self._kick = self._wakeup.write
+        self._kick = self._wakeup.write
         self._changed()
         drivers.add(self)
-
-    def __repr__(self) -> str:
-        state = "closed" if self._closed else "up" if self.links.up else "down"
-        return f"<ThreadDriver of {self.session.kind} {self.session.name!r} {state}>"
 
     # --- start and end ----------------------------------------------------------------------------------------------
 
@@ -153,31 +137,9 @@ class ThreadDriver(BlockingRunner):
     def forked(self) -> None:
         """In a forked child: drop what is the parent's without a word to the server."""
         self.lock = self.session.lock = threading.Lock()
-        self._closed = ForkedClientError(
-            "this client belongs to the parent process; make a new one in the child"
-        )
-        self.session.failure = self._closed
-        self.session.ledger.wake = None
         self._role = ReaderRole()
-        self.links.close()
-        self._wakeup.close()
         self._nudge.close()
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called, or this is a forked child."""
-        return self._closed is not None
-
-    def check_alive(self) -> None:
-        """Raise if calls are not possible any more.
-
-        Raises
-        ------
-        ClientClosed
-            After `close`; in a forked child `ForkedClientError`.
-        """
-        if self._closed is not None:
-            raise self._closed.with_traceback(None)
+        super().forked()
 
     # --- sending ----------------------------------------------------------------------------------------------------
 
