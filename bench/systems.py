@@ -33,7 +33,25 @@ class System(Protocol):
     def gather(self, futures: list[Any]) -> list[Any]: ...
 
 
-class Redist:
+class _WithClient:
+    """What redist and dask.distributed are asked in the same words."""
+
+    client: Any
+
+    def round_trip(self, x: int) -> int:
+        return int(self.client.submit(inc, x, pure=False).result())
+
+    def chain(self, n: int) -> int:
+        future = self.client.submit(inc, 0, pure=False)
+        for _ in range(n - 1):
+            future = self.client.submit(inc, future, pure=False)
+        return int(future.result())
+
+    def gather(self, futures: list[Any]) -> list[Any]:
+        return list(self.client.gather(futures))
+
+
+class Redist(_WithClient):
     """redist on its embedded server."""
 
     name = "redist"
@@ -54,20 +72,8 @@ class Redist:
         wait(futures)
         return futures
 
-    def round_trip(self, x: int) -> int:
-        return self.client.submit(inc, x, pure=False).result()
 
-    def chain(self, n: int) -> int:
-        future = self.client.submit(inc, 0, pure=False)
-        for _ in range(n - 1):
-            future = self.client.submit(inc, future, pure=False)
-        return int(future.result())
-
-    def gather(self, futures: list[Any]) -> list[Any]:
-        return list(self.client.gather(futures))
-
-
-class Dask:
+class Dask(_WithClient):
     """dask.distributed's LocalCluster with worker processes."""
 
     name = "dask.distributed"
@@ -88,18 +94,6 @@ class Dask:
         futures = self.client.map(inc, range(n), pure=pure)
         wait(futures)
         return list(futures)
-
-    def round_trip(self, x: int) -> int:
-        return int(self.client.submit(inc, x, pure=False).result())
-
-    def chain(self, n: int) -> int:
-        future = self.client.submit(inc, 0, pure=False)
-        for _ in range(n - 1):
-            future = self.client.submit(inc, future, pure=False)
-        return int(future.result())
-
-    def gather(self, futures: list[Any]) -> list[Any]:
-        return list(self.client.gather(futures))
 
 
 class Ray:

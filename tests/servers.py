@@ -21,6 +21,7 @@ import hiredis
 import psutil
 import pytest
 
+from redist import LocalCluster
 from redist.store.calls import Call, Header, pack, pack_eval
 from redist.store.connect import Endpoint, endpoint
 from redist.store.guard import Guard
@@ -47,6 +48,16 @@ def wait_until(condition: Callable[[], Any], timeout: float = 10.0, what: str = 
             pytest.fail(f"not within {timeout:g} s: {what or condition}")
         time.sleep(0.003)
     return value
+
+
+def keys_of(cluster: LocalCluster) -> list[str]:
+    """The keys that the cluster knows."""
+    prefix = f"{cluster.endpoint.prefix}key:"
+    wire = cluster.endpoint.open()
+    try:
+        return sorted(key.decode()[len(prefix) :] for key in wire.call("KEYS", f"{prefix}*"))
+    finally:
+        wire.close()
 
 
 def alive(pid: int) -> bool:

@@ -10,17 +10,7 @@ import pytest
 
 from redist import Client, LocalCluster
 from redist.diagnostics.doctor import examine
-from servers import wait_until
-
-
-def keys_of(cluster: LocalCluster) -> list[str]:
-    """The keys that the cluster knows."""
-    prefix = f"{cluster.endpoint.prefix}key:"
-    wire = cluster.endpoint.open()
-    try:
-        return sorted(key.decode()[len(prefix) :] for key in wire.call("KEYS", f"{prefix}*"))
-    finally:
-        wire.close()
+from servers import keys_of, wait_until
 
 
 def leaves_nothing(cluster: LocalCluster) -> None:

@@ -8,23 +8,13 @@ from typing import Any
 import pytest
 
 from redist import Client, LocalCluster
-from servers import wait_until
+from servers import keys_of, wait_until
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[LocalCluster]:
     with LocalCluster(n_workers=2, threads_per_worker=2) as cluster:
         yield cluster
-
-
-def keys_of(cluster: LocalCluster) -> list[str]:
-    """The keys that the cluster knows."""
-    prefix = f"{cluster.endpoint.prefix}key:"
-    wire = cluster.endpoint.open()
-    try:
-        return sorted(key.decode()[len(prefix) :] for key in wire.call("KEYS", f"{prefix}*"))
-    finally:
-        wire.close()
 
 
 @pytest.fixture
