@@ -17,10 +17,8 @@ from types import TracebackType
 from typing import Any
 
 from redist.errors import RedistError, TransferError
-from redist.memory.broker_conversation import Answer, Conversation
+from redist.memory.broker_conversation import Answer, Conversation, GrantHolder
 from redist.memory.broker_messages import (
-    ABORT,
-    COMMIT,
     DROP,
     FETCH,
     RESERVE,
@@ -30,7 +28,6 @@ from redist.memory.broker_messages import (
     Wanted,
     flat,
     grants_of,
-    of_connections,
     outcomes_of,
     sizes_of,
     sources_of,
@@ -43,7 +40,7 @@ from redist.memory.writer import PayloadLike, SegmentWriter, header_for
 __all__ = ["BrokerClient"]
 
 
-class BrokerClient:
+class BrokerClient(GrantHolder):
     """Asks a worker for space and for payloads, and blocks until it answers.
 
     Safe to use from several threads: each request takes an idle connection, or makes one. A connection that broke
@@ -143,16 +140,6 @@ class BrokerClient:
     def _reserve(self, headers: Sequence[Header], used: list[_Connection]) -> list[Grant]:
         connection, answer = self._ask(RESERVE, sizes_of(headers), self.timeout, used)
         return grants_of(answer, headers, connection)
-
-    def commit(self, grants: Sequence[Grant]) -> None:
-        """Say that the payloads of `grants` are published; waits for nothing."""
-        for connection, message in of_connections(COMMIT, grants):
-            connection.send(message)
-
-    def abort(self, grants: Sequence[Grant]) -> None:
-        """Give grants back; waits for nothing."""
-        for connection, message in of_connections(ABORT, grants):
-            connection.send(message)
 
     def fetch(self, wanted: Sequence[Wanted], *, timeout: float | None = None) -> list[RedistError | None]:
         """Have the worker bring payloads of other hosts into its segments.

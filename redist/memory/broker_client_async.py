@@ -7,10 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from redist.errors import RedistError, TransferError
-from redist.memory.broker_conversation import Answer, Conversation
+from redist.memory.broker_conversation import Answer, Conversation, GrantHolder
 from redist.memory.broker_messages import (
-    ABORT,
-    COMMIT,
     DROP,
     FETCH,
     RESERVE,
@@ -20,7 +18,6 @@ from redist.memory.broker_messages import (
     Wanted,
     flat,
     grants_of,
-    of_connections,
     outcomes_of,
     sizes_of,
     sources_of,
@@ -35,7 +32,7 @@ __all__ = ["AsyncBrokerClient"]
 _SLICE = 16 << 20
 
 
-class AsyncBrokerClient:
+class AsyncBrokerClient(GrantHolder):
     """`BrokerClient` for an event loop: the same requests as coroutines, on one connection, without a thread.
 
     Parameters
@@ -77,16 +74,6 @@ class AsyncBrokerClient:
         """Reserve space for payloads, all or none; see `BrokerClient.reserve`."""
         connection, answer = await self._ask(RESERVE, sizes_of(headers), self.timeout)
         return grants_of(answer, headers, connection)
-
-    def commit(self, grants: Sequence[Grant]) -> None:
-        """Say that the payloads of `grants` are published."""
-        for connection, message in of_connections(COMMIT, grants):
-            connection.send(message)
-
-    def abort(self, grants: Sequence[Grant]) -> None:
-        """Give grants back."""
-        for connection, message in of_connections(ABORT, grants):
-            connection.send(message)
 
     async def fetch(
         self, wanted: Sequence[Wanted], *, timeout: float | None = None

@@ -11,10 +11,30 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from redist.errors import TransferError
-from redist.memory.broker_messages import ABORT, RESERVE
+from redist.memory.broker_messages import ABORT, COMMIT, RESERVE, Grant
 from redist.memory.frames import FrameParser, error_of
 
-__all__ = ["Answer", "Conversation"]
+__all__ = ["Answer", "Conversation", "GrantHolder"]
+
+
+class GrantHolder:
+    """Says what became of grants, each on the connection of its own; nobody answers that."""
+
+    def commit(self, grants: Sequence[Grant]) -> None:
+        """Say that the payloads of `grants` are published; waits for nothing."""
+        _tell(COMMIT, grants)
+
+    def abort(self, grants: Sequence[Grant]) -> None:
+        """Give grants back; waits for nothing."""
+        _tell(ABORT, grants)
+
+
+def _tell(kind: int, grants: Sequence[Grant]) -> None:
+    numbers: dict[Any, list[int]] = {}
+    for grant in grants:
+        numbers.setdefault(grant.connection, []).append(grant.id)
+    for connection, ids in numbers.items():
+        connection.send([kind, 0, *ids])
 
 
 class Answer(NamedTuple):

@@ -18,7 +18,7 @@ not committed return. What one connection sends is obeyed in order.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,15 +97,6 @@ def grants_of(answer: Sequence[Any], headers: Sequence[Header], connection: obje
         Grant(answer[2 * index], answer[2 * index + 1], header, connection)
         for index, header in enumerate(headers)
     ]
-
-
-def of_connections(kind: int, grants: Sequence[Grant]) -> Iterator[tuple[Any, list[Any]]]:
-    """Yield, for each connection, the COMMIT or ABORT of its `grants`."""
-    numbers: dict[object, list[int]] = {}
-    for grant in grants:
-        numbers.setdefault(grant.connection, []).append(grant.id)
-    for connection, ids in numbers.items():
-        yield connection, [kind, 0, *ids]
 
 
 def sources_of(wanted: Sequence[Wanted]) -> list[Any]:

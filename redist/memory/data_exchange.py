@@ -85,17 +85,7 @@ Operation: TypeAlias = Generator[Open | Exchange[C], Any, T]
 
 
 class DataExchanges(Generic[C]):
-    """The operations of a client, and its idle connections.
-
-    Parameters
-    ----------
-    token : str
-        The secret of the namespace; a server that lost its memory makes another one, which is to be assigned to `token`.
-    tls : ssl.SSLContext, optional
-        Client-side context.
-    timeout : float
-        Seconds to wait for a connection, and for progress on one.
-    """
+    """The operations of a client, and its idle connections; `redist.memory.data_client` names the parameters."""
 
     token: str
     timeout: float

@@ -234,15 +234,20 @@ def test_slow_fetch_holds_nobody_up(worker: Worker, client: BrokerClient) -> Non
     assert client.stat().files == 1
 
 
-def test_given_up_reservation_returns(directory: SegmentDirectory, loop: Loop) -> None:
+def full_until(directory: SegmentDirectory, gate: asyncio.Event) -> Broker:
+    """Return a broker that can make room once `gate` is set."""
     store(directory, "old", 1, bytes(40 << 20))
-    gate = asyncio.Event()
 
     async def make_room(need: int) -> bool:
         await gate.wait()
         return directory.drop("old", 1)
 
-    broker = Broker(directory, make_room=make_room)
+    return Broker(directory, make_room=make_room)
+
+
+def test_given_up_reservation_returns(directory: SegmentDirectory, loop: Loop) -> None:
+    gate = asyncio.Event()
+    broker = full_until(directory, gate)
     with BrokerClient(loop.run(broker.start()), timeout=0.05) as client:
         with pytest.raises(TransferError, match="did not answer within"):
             client.reserve([Header("x", 1, 60 << 20)])
@@ -389,14 +394,8 @@ def test_asyncio_client_without_worker(parent: str) -> None:
 
 
 def test_given_up_reservation_of_an_asyncio_client_returns(directory: SegmentDirectory, loop: Loop) -> None:
-    store(directory, "old", 1, bytes(40 << 20))
     gate = asyncio.Event()
-
-    async def make_room(need: int) -> bool:
-        await gate.wait()
-        return directory.drop("old", 1)
-
-    broker = Broker(directory, make_room=make_room)
+    broker = full_until(directory, gate)
     address = loop.run(broker.start())
 
     async def main() -> None:
