@@ -350,7 +350,7 @@ class Segments:
                     else:
                         outcomes[name] = _Trouble(outcome)
             elif there:
-                for (name, _, _), received in zip(there, self._data_client(client).fetch(there)):
+                for (name, _, _), received in zip(there, self.data_client(client).fetch(there)):
                     if isinstance(received, RedistError):
                         outcomes[name] = _Trouble(received)
                     elif received.view is not None:
@@ -362,9 +362,6 @@ class Segments:
 
     def data_client(self, client: Client) -> DataClient:
         """Return the client of data servers."""
-        return self._data_client(client)
-
-    def _data_client(self, client: Client) -> DataClient:
         from redist.memory.data_client import DataClient
 
         if self._remote is None:
