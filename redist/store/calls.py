@@ -18,8 +18,8 @@ from redist.store.scripts import Script, load, sharded
 __all__ = [
     "Call", "EligibilityClass", "Header", "Result", "Task", "Value", "add_replicas", "cancel", "client_heartbeat",
     "close", "commit", "continue_", "dependencies", "distrust", "drop_functions", "drop_handoffs", "fire",
-    "get_dataset", "handoff", "held", "ledger", "lost_executor", "noop", "pack", "pack_eval", "place", "publish",
-    "register", "registered", "remove_replicas", "restart", "retry", "send", "states", "submit", "take_back", "turn",
+    "get_dataset", "hand_in_for", "handoff", "held", "ledger", "lost_executor", "noop", "pack", "pack_eval", "place",
+    "publish", "register", "registered", "remove_replicas", "restart", "retry", "send", "states", "submit", "turn",
     "unpublish", "worker_heartbeat",
 ]  # fmt: skip
 
@@ -444,12 +444,12 @@ def lost_executor(executor: int, reason: str, running: Sequence[int] = ()) -> Ca
     return Call(load("lost_executor"), [executor, reason, *running], ageless=True)
 
 
-def take_back(executor: int, tasks: Iterable[tuple[str, int]]) -> Call:
-    """Take (name, attempt) of tasks from an executor of this worker that will not start them; others get them."""
+def hand_in_for(executor: int, results: Iterable[Result]) -> Call:
+    """Hand in for an executor of this worker what it has finished, inline and without contents, or will not start."""
     body: list[Any] = [executor]
-    for task in tasks:
-        body += task
-    return Call(load("take_back"), body, ageless=True)
+    for name, attempt, status, nbytes, type_, value, _ in results:
+        body += (name, attempt, status, nbytes, type_, value)
+    return Call(load("hand_in_for"), body, ageless=True)
 
 
 def continue_() -> Call:

@@ -112,7 +112,7 @@ def test_a_worker_takes_back_what_will_not_start(world: World) -> None:
     for x in (busy, free):
         x.listen_up()
     held = busy.tasks[0]
-    worker.ok(C.take_back(busy.ordinal, [(held.name, held.attempt)]))
+    worker.ok(C.hand_in_for(busy.ordinal, [C.Result(held.name, held.attempt, "back")]))
     assert world.state(held.name) == "queued"
     got = free.turn([C.Result(free.tasks[0].name, free.tasks[0].attempt, "memory", 1, "int", b"1")])
     assert [task.name for task in got] == [held.name]
@@ -127,5 +127,28 @@ def test_only_the_own_worker_takes_back(world: World) -> None:
     client = world.client()
     client.ok(C.submit([C.Task("q", "f", b"s")], F))
     x.listen_up()
-    other.ok(C.take_back(x.ordinal, [("q", x.tasks[0].attempt)]))
+    other.ok(C.hand_in_for(x.ordinal, [C.Result("q", x.tasks[0].attempt, "back")]))
     assert world.state("q") == "processing"
+
+
+def test_a_worker_hands_in_what_its_executor_has_finished(world: World) -> None:
+    worker = world.worker("w")
+    x = world.executor(worker, 3)
+    client = world.client()
+    client.ok(C.submit([C.Task(name, "f", b"s") for name in ("good", "bad", "late")], F))
+    x.listen_up()
+    attempts = {task.name: task.attempt for task in x.tasks}
+    good = C.Result("good", attempts["good"], "memory", 1, "int", b"1")
+    bad = C.Result("bad", attempts["bad"], "erred", 1, "ValueError", b"E")
+    worker.ok(C.hand_in_for(x.ordinal, [good, bad]))
+    client.listen_up()
+    assert client.told["good"].state == "memory"
+    assert client.told["good"].value == b"1"
+    assert client.told["bad"].state == "erred"
+    assert world.state("late") == "processing"
+    # Whoever comes second is too late.
+    late = C.Result("late", attempts["late"], "memory", 1, "int", b"3")
+    x.turn([C.Result("good", attempts["good"], "memory", 1, "int", b"2"), bad, late])
+    worker.ok(C.hand_in_for(x.ordinal, [C.Result("late", attempts["late"], "back")]))
+    assert world.record("good")["data"] == "1"
+    assert world.record("late")["data"] == "3"

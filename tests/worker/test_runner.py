@@ -268,6 +268,24 @@ def test_what_is_finished_is_handed_in_before_a_task_that_may_hold_the_gil(make)
     assert {"y0", "y1"} <= set(seen)
 
 
+@pytest.mark.parametrize("after", [0.0, 10.0])
+def test_a_result_waits_for_its_batch_only_so_long(make, monkeypatch, after):
+    monkeypatch.setattr("redist_worker.runner._HAND_IN_AFTER", after)
+    finished = []
+    server, runner = make(lambda name, server: finished.append(len(server.done)))
+    first = [f"x{i}" for i in range(200)]
+    server.submit(first)
+    server.wait_for(lambda: len(server.done) == 200)
+    finished.clear()
+    with server.lock:
+        server.idle = 0
+        server.submit([f"y{i}" for i in range(10)])
+    runner.on_tasks([])
+    server.wake()
+    settled(server, runner, [*first, *(f"y{i}" for i in range(10))])
+    assert finished == ([200 + i for i in range(10)] if after == 0 else [200] * 10)
+
+
 def test_tasks_that_wait_for_tasks_never_starve(make):
     def body(name, server):
         depth = int(name)

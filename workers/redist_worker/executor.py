@@ -33,6 +33,7 @@ from redist_worker.local import Local, set_local
 from redist_worker.marks import Marks
 from redist_worker.output import Output
 from redist_worker.runner import Runner
+from redist_worker.shelf import Shelf, open_shelves
 from redist_worker.tasks import Tasks
 from redist_worker.tokens import Tokens
 from redist_worker.values import Values
@@ -97,7 +98,7 @@ def run(packed: bytes, fds: list[int]) -> int:
     packed : bytes
         Pickled `Options`.
     fds : list of int
-        The control socket; reading and writing descriptors of the threads' tokens.
+        The control socket; the threads' shelves; reading and writing descriptors of their tokens.
     """
     options: Options = pickle.loads(packed)
     control = socket.socket(fileno=fds[0])
@@ -105,8 +106,8 @@ def run(packed: bytes, fds: list[int]) -> int:
     signal.signal(signal.SIGINT, lambda *_: None)
     raise_file_limit()
     try:
-        tokens = [Tokens(*pipe) for pipe in zip(fds[1::2], fds[2::2])]
-        executor = Executor(options, tokens)
+        tokens = [Tokens(*pipe) for pipe in zip(fds[2::2], fds[3::2])]
+        executor = Executor(options, [*zip(tokens, open_shelves(fds[1], len(tokens)), strict=True)])
     except RedistError as error:
         logger.error("%s cannot start: %s", options.name, error)
         return UNREGISTERED
@@ -120,11 +121,11 @@ class Executor:
     ----------
     options : Options
         What the worker says.
-    tokens : list of Tokens
-        For its threads.
+    shares : list of (Tokens, Shelf)
+        What its threads share with the worker.
     """
 
-    def __init__(self, options: Options, tokens: list[Tokens]) -> None:
+    def __init__(self, options: Options, shares: list[tuple[Tokens, Shelf]]) -> None:
         self.options = options
         self.marks = Marks(options.marks)
         self.side = Side(options.endpoint)
@@ -145,7 +146,7 @@ class Executor:
             options.threads,
             self._before_hand_in,
             self._failed,
-            tokens,
+            shares,
         )
         self.session.on_tasks = self.runner.on_tasks
         self.session.on_beat = self._beat

@@ -16,8 +16,10 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from redist.store.calls import Result
 from redist_worker.forkserver import ForkServer
 from redist_worker.marks import Marks
+from redist_worker.shelf import make_shelves, open_shelves
 from redist_worker.tails import Tails
 from redist_worker.tokens import Tokens, token_pipes
 
@@ -93,7 +95,8 @@ class Executors:
     on_lost : callable
         Coroutine called with an executor that died, a text that says how, and the attempts that ran.
     on_taken : callable
-        Coroutine called with an executor and the attempts that it was given and will not start.
+        Coroutine called with an executor that does not go on, the attempts that it was given and will not start, and what
+        it has finished.
     """
 
     def __init__(
@@ -105,7 +108,7 @@ class Executors:
         segments: str,
         options: Callable[[Executor], object],
         on_lost: Callable[[Executor, str, list[int]], Awaitable[None]],
-        on_taken: Callable[[Executor, list[int]], Awaitable[None]],
+        on_taken: Callable[[Executor, list[int], list[Result]], Awaitable[None]],
     ) -> None:
         self._server = server
         self._count = count
@@ -140,16 +143,18 @@ class Executors:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         marks = Marks(os.path.join(self._segments, f"marks-{os.getpid()}-{number}"))
         pipes = token_pipes(self._threads)
+        shelves = make_shelves(len(pipes))
         tails = Tails(
             [Tokens(reading) for reading, _ in pipes],
+            open_shelves(os.dup(shelves), len(pipes)),
             marks,
-            lambda attempts: self._spawn(self._on_taken(executor, attempts)),
+            lambda attempts, finished: self._spawn(self._on_taken(executor, attempts, finished)),
         )
         executor = Executor(index, f"{self._name}-{index}", marks, ours, tails, generation=self.generation)
         self._living[number] = executor
         try:
             options = pickle.dumps(self._options(executor))
-            fds = [theirs.fileno(), *(fd for pipe in pipes for fd in pipe)]
+            fds = [theirs.fileno(), shelves, *(fd for pipe in pipes for fd in pipe)]
             executor.pid = await self._server.spawn(number, options, fds)
         except OSError as error:
             self._living.pop(number, None)
@@ -159,6 +164,7 @@ class Executors:
                 self._start_later(index)
         finally:
             theirs.close()
+            os.close(shelves)
             for _, writing in pipes:
                 os.close(writing)
 

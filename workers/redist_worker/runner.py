@@ -22,9 +22,11 @@ from redist.store import calls
 from redist.store.calls import Call, Result
 from redist.store.replies import HandOut, Turn, parse_turn
 from redist_worker.batches import Batches
+from redist_worker.chains import Chain
 from redist_worker.deadline import Deadline
 from redist_worker.marks import Marks
 from redist_worker.pace import Pace
+from redist_worker.shelf import Shelf
 from redist_worker.threads import Lane, TaskThread, take_next, take_results, take_tail
 from redist_worker.tokens import Tokens
 
@@ -34,7 +36,8 @@ logger = logging.getLogger("redist.worker")
 
 _SILENCE = 1.0  # s without a word from the server, after which an idle executor asks
 _DRAGS = 0.005  # s of one task, after which the rest of its batch goes back
-_HAND_IN_AFTER = 0.02  # s of a batch, after which it is cut short
+_CUT_AFTER = 0.02  # s of a batch, after which it is cut short
+_HAND_IN_AFTER = 0.0025  # s that a result waits for others of its batch, and for the task that runs then
 _SPARE_THREADS = 1
 
 
@@ -59,8 +62,8 @@ class Runner:
         Called before results leave.
     on_failure : callable
         Called when a thread ended because the session failed.
-    tokens : sequence of Tokens
-        For the first threads, by their slots.
+    shares : sequence of (Tokens, Shelf)
+        What the first threads, by their slots, share with the worker.
     """
 
     threads: int
@@ -73,7 +76,7 @@ class Runner:
         threads: int,
         before_hand_in: Callable[[], None],
         on_failure: Callable[[], None] = lambda: None,
-        tokens: Sequence[Tokens] = (),
+        shares: Sequence[tuple[Tokens, Shelf]] = (),
     ) -> None:
         self.threads = threads
         self._lane = lane
@@ -81,7 +84,7 @@ class Runner:
         self._marks = marks
         self._before_hand_in = before_hand_in
         self._on_failure = on_failure
-        self._tokens = tokens
+        self._shares = shares
         self._pace = Pace()
         self._lock = threading.Lock()
         self._slot_free = threading.Condition(self._lock)
@@ -254,8 +257,9 @@ class Runner:
 
     def _main(self) -> None:
         slot = self._marks.take_slot()
-        me = TaskThread(slot, tokens=self._tokens[slot] if slot < len(self._tokens) else None)
-        if me.tokens is not None:
+        me = TaskThread(slot)
+        if slot < len(self._shares):
+            me.tokens, me.shelf = self._shares[slot]
             me.tokens.take_all()  # of a predecessor that failed
         self._all.add(me)
         _local.thread = me
@@ -337,33 +341,39 @@ class Runner:
                 self._slot_free.notify()
 
     def _run(self, me: TaskThread, work: list[HandOut]) -> None:
-        queue = me.queue
         if len(work) == 1:
             self._run_one(me, work[0])
             return
         task: HandOut | None = work[0]
-        queue.extend(work[1:])
-        if me.tokens is not None:
-            me.tokens.put([one.attempt for one in queue])
+        me.begin(work[1:])
         self._deadline.arm()
-        begun = time.perf_counter()
+        begun = handed_in = time.perf_counter()
+        chain = Chain()
         while task is not None:
-            self._run_one(me, task)
-            if me.started - begun > _HAND_IN_AFTER:
+            linked = chain.link(task) if task.deps else task
+            if linked is None:
+                result = Result(task.name, task.attempt, "back")
+                me.results.append((result, task.batch, None))
+            else:
+                result = self._run_one(me, linked)
+                chain.note(result)
+            if me.started - begun > _CUT_AFTER:
                 break  # not as quick as they were: others get the rest
             task = take_next(me)
-            if task is not None and task.fn not in self._pace.quick:
-                self._hand_in(me)  # it may hold the GIL, and then nobody could
-        if queue:
-            with self._lock:  # whoever takes tokens takes the tasks before the lock is free
-                if me.tokens is not None:
-                    me.tokens.take_all()
-                back = list(queue)
-                queue.clear()
-            # The worker says the same of what it took; one of the two finds the attempt void.
-            me.results.extend((Result(task.name, task.attempt, "back"), task.batch, None) for task in back)
+            if task is not None and (
+                me.started - handed_in > _HAND_IN_AFTER
+                or task.fn not in self._pace.quick
+                or not me.lay_by(result)  # the task may hold the GIL, and then only the worker could
+            ):
+                self._hand_in(me)
+                me.handed_in()
+                handed_in = me.started
+        with self._lock:  # whoever takes tokens takes the tasks before the lock is free
+            back = me.end()
+        # The worker says the same of what it took; one of the two finds the attempt void.
+        me.results.extend((Result(task.name, task.attempt, "back"), task.batch, None) for task in back)
 
-    def _run_one(self, me: TaskThread, task: HandOut) -> None:
+    def _run_one(self, me: TaskThread, task: HandOut) -> Result:
         clock = time.perf_counter
         slot = me.slot
         me.task = task
@@ -379,6 +389,7 @@ class Runner:
             self._come_back_unslotted(me)
         else:
             self._pace.note(task.fn, ended - begun, 1, inline=result.value != b"")
+        return result
 
     def _come_back_unslotted(self, me: TaskThread) -> None:
         """Note that the task ended while it was seceded: its thread holds no slot, and looks for work like any other."""

@@ -1,21 +1,23 @@
-"""The worker's look at batches whose current task drags on while it may hold the GIL of its executor."""
+"""The worker's look at batches that do not go on: their current task may hold the GIL of its executor."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
 
+from redist.store.calls import Result
 from redist_worker.marks import Marks
+from redist_worker.shelf import Shelf
 from redist_worker.tokens import Tokens
 
 __all__ = ["DRAGS", "Tails"]
 
 DRAGS = 0.05
-"""Seconds without progress, after which the worker takes the rest of a batch."""
+"""Seconds without progress, after which the worker takes the rest of a batch, and hands in what is finished."""
 
 
 class Tails:
-    """Takes the unstarted rest of batches from the threads of one executor.
+    """Takes the unstarted rest of batches from the threads of one executor, and what lies finished on their shelves.
 
     A thread is looked at only while it has tokens out, and at most every `DRAGS` seconds.
 
@@ -23,18 +25,25 @@ class Tails:
     ----------
     tokens : sequence of Tokens
         One for each thread; closed with this.
+    shelves : sequence of Shelf
+        One for each thread; closed with this.
     marks : Marks
         What the threads run.
-    take_back : callable
-        Called with the attempts that the executor will not start.
+    on_taken : callable
+        Called with the attempts that the executor will not start, and what it has finished.
     """
 
     def __init__(
-        self, tokens: Sequence[Tokens], marks: Marks, take_back: Callable[[list[int]], object]
+        self,
+        tokens: Sequence[Tokens],
+        shelves: Sequence[Shelf],
+        marks: Marks,
+        on_taken: Callable[[list[int], list[Result]], object],
     ) -> None:
         self._tokens = list(tokens)
+        self._shelves = list(shelves)
         self._marks = marks
-        self._take_back = take_back
+        self._on_taken = on_taken
         self._loop = asyncio.get_running_loop()
         self._timers: dict[int, asyncio.TimerHandle] = {}
         for slot in range(len(self._tokens)):
@@ -51,10 +60,14 @@ class Tails:
 
     def _look(self, slot: int, began: int) -> None:
         if self._marks.began(slot) == began:
-            attempts = self._tokens[slot].take_all()
-            if attempts:
-                self._take_back(attempts)
+            attempts, finished = self._tokens[slot].take_all(), self._shelves[slot].read()
+            if attempts or finished:
+                self._on_taken(attempts, finished)
         self._wait(slot)
+
+    def finished(self) -> list[Result]:
+        """Return what lies on the shelves: all that is left of the batches of an executor that died."""
+        return [result for shelf in self._shelves for result in shelf.read()]
 
     def close(self) -> None:
         """Look no more."""
@@ -63,5 +76,8 @@ class Tails:
         for tokens in self._tokens:
             self._loop.remove_reader(tokens.reading)
             tokens.close()
+        for shelf in self._shelves:
+            shelf.close()
         self._tokens.clear()
+        self._shelves.clear()
         self._timers.clear()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from redist.store.calls import Call, Result
 from redist.store.replies import HandOut
+from redist_worker.shelf import Shelf
 from redist_worker.tokens import Tokens
 
 __all__ = ["Lane", "TaskThread", "take_next", "take_results", "take_tail"]
@@ -52,6 +53,32 @@ class TaskThread:
     seceded: bool = False
     #: None: more threads than pipes, or no worker that shares them
     tokens: Tokens | None = None
+    shelf: Shelf | None = None
+
+    def begin(self, tasks: Sequence[HandOut]) -> None:
+        """Take over the tasks behind the first of a batch."""
+        self.queue.extend(tasks)
+        if self.shelf is not None:
+            self.shelf.clear()
+        if self.tokens is not None:
+            self.tokens.put([task.attempt for task in tasks])
+
+    def lay_by(self, result: Result) -> bool:
+        """Put a result where the worker finds it should this executor be stuck; False if the worker cannot hand it in."""
+        return self.shelf is None or self.shelf.put(result)
+
+    def handed_in(self) -> None:
+        """Take away what was laid by."""
+        if self.shelf is not None:
+            self.shelf.clear()
+
+    def end(self) -> list[HandOut]:
+        """Return what is not to be started here; the worker looks no more. The runner's lock is held."""
+        if self.tokens is not None:
+            self.tokens.take_all()  # not as in `take_tail`: what the worker took is to be given back, too
+        rest = list(self.queue)
+        self.queue.clear()
+        return rest
 
 
 def take_next(thread: TaskThread) -> HandOut | None:

@@ -3,7 +3,7 @@
 A thread that has a batch puts a token for each task but the first into its pipe, which executor and worker share. Who
 starts a task, or takes the rest of the batch away, first takes tokens out; so each task is started or returned once, even if
 the executor's threads cannot run because a task holds the GIL. A token is the task's attempt, 8 bytes; who takes tasks away
-takes all tokens that there are.
+takes all tokens that there are. The last in the pipe is no task's: while it is there its batch is not over.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Tokens:
         self.writing = writing
 
     def put(self, attempts: list[int]) -> None:
-        """Put tokens for these attempts."""
-        os.write(self.writing, struct.pack(f"={len(attempts)}Q", *attempts))
+        """Put tokens for these attempts, of a batch that begins."""
+        os.write(self.writing, struct.pack(f"={len(attempts) + 1}Q", *attempts, 0))
 
     def take_one(self) -> bool:
         """Take the next token; False if somebody else took the rest."""
@@ -52,12 +52,12 @@ class Tokens:
             return False
 
     def take_all(self) -> list[int]:
-        """Take all tokens, and return the attempts."""
+        """Take all tokens, and return the attempts; with them the batch is over."""
         try:
             data = os.read(self.reading, _MOST)
         except BlockingIOError:
             return []
-        return list(struct.unpack(f"={len(data) // _SIZE}Q", data))
+        return [attempt for attempt in struct.unpack(f"={len(data) // _SIZE}Q", data) if attempt]
 
     def close(self) -> None:
         """Close the descriptors."""

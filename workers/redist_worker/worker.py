@@ -22,6 +22,7 @@ from redist.memory.locks import small_shm_warning
 from redist.session.asyncio_driver import AsyncioDriver
 from redist.session.session import Session
 from redist.store import calls
+from redist.store.calls import Result
 from redist.store.side import Side
 from redist_worker.control import Control
 from redist_worker.executor import Options as ExecutorOptions
@@ -305,22 +306,30 @@ class Worker:
     async def _lost(self, executor: Executor, reason: str, running: list[int]) -> None:
         """Tell the server that an executor died."""
         self._broker.disconnect(executor.pid)
+        finished = executor.tails.finished()
+        if finished and executor.ordinal:
+            self._post(calls.hand_in_for(executor.ordinal, finished))
         ordinals = [executor.ordinal] if executor.ordinal else await self._strangers()
         for ordinal in ordinals:
             self._post(calls.lost_executor(ordinal, reason, running))
 
-    async def _taken(self, executor: Executor, attempts: list[int]) -> None:
-        """Give to others what an executor holds and will not start; it says so itself once it can."""
-        batches = await asyncio.to_thread(self.side.fields, f"batches:{executor.ordinal}")
+    async def _taken(self, executor: Executor, attempts: list[int], finished: list[Result]) -> None:
+        """Hand in for an executor that does not come to it: what it will not start, and what it has finished."""
+        if finished:
+            self._post(calls.hand_in_for(executor.ordinal, finished))
+        if not attempts:
+            return
+        key = f"{self.endpoint.prefix}batches:{executor.ordinal}"
+        flat = iter(await asyncio.to_thread(self.side.command, "HGETALL", key))
         taken = set(attempts)
         tasks = [
-            (name, attempt)
-            for batch, names in batches.items()
-            for attempt, name in enumerate(names.split("\n"), int(batch))
+            Result(name.decode(), attempt, "back")
+            for batch, names in zip(flat, flat)
+            for attempt, name in enumerate(names.split(b"\n"), int(batch))
             if attempt in taken
         ]
         logger.info("%s does not come to %d of its tasks, others get them", executor.name, len(tasks))
-        self._post(calls.take_back(executor.ordinal, tasks))
+        self._post(calls.hand_in_for(executor.ordinal, tasks))
 
     async def _strangers(self) -> list[int]:
         """Return executors that the server counts as ours and we do not know: dead before they could say their ordinal."""

@@ -2,6 +2,7 @@
 -- @include freeing
 -- @include callers
 -- @include take
+-- @include hand_in
 -- @include clock
 -- An executor hands in what finished and takes what is next.
 -- A result of an attempt that its key no longer names is discarded, and its payload dropped.
@@ -114,38 +115,6 @@ for k = BODY + 3, finished - 1 do
   quick[a[k]] = true
 end
 
--- Copies of dependencies that could not be read: `NAME\nWORKER.ATTEMPT\n...`
-local function report_missing(value)
-  for name, w, attempt in string.gmatch(value, '([^\n]+)\n(%d+)%.(%d+)') do
-    local h = rec(name)
-    if h and h['w:' .. w] == attempt then
-      S.lose(name, h, w, 'worker ' .. w .. ' (the copy could not be read)')
-    end
-  end
-end
-
-local function hand_in(name, h, attempt, status, nbytes, kind, value, names)
-  if status == 'memory' then
-    S.remember(name, h, attempt, worker, int(nbytes), kind, value, names)
-  elseif status == 'erred' then
-    local retries = tonumber(h.retries or 0)
-    if retries > 0 then
-      S.bump(name, h, 'retries', -1)
-      S.again(name, h)
-    else
-      S.err(name, h, kind, value)
-    end
-  elseif status == 'missing' then
-    report_missing(value)
-    S.drain(SLICE)
-    if h.state == 'processing e' .. ME .. '.' .. attempt then
-      S.again(name, h)
-    end
-  else
-    S.again(name, h)
-  end
-end
-
 if not express then
   for k = finished + 1, finished + a[finished] do
     S.unclaim(ME, a[k])
@@ -164,12 +133,7 @@ for _ = plain + 1, results do
     end
     i = i + n
   end
-  local h = rec(name)
-  if h and h.state == prefix .. attempt then
-    hand_in(name, h, attempt, status, nbytes, kind, value, names)
-  elseif status == 'memory' and value == '' then
-    S.evict(worker, name, attempt)
-  end
+  S.hand_in(ME, worker, name, attempt, status, nbytes, kind, value, names)
 end
 
 -- What became ready here goes through the queues: the turn's own executor takes first, then those that are idle.
