@@ -13,6 +13,7 @@ from redist.client_core import ClientCore
 from redist.errors import ClientClosed
 from redist.explaining import Inbox
 from redist.peers import Peers
+from redist.protocol import names_inside
 from redist.session.session import Session
 from redist.session.states import FutureState
 from redist.session.thread_driver import ThreadDriver
@@ -163,6 +164,7 @@ class ClientBase(ClientCore):
         self._submitter = Submitter(self._me)
         self._inbox = Inbox(self._me)
         self.session.bring_functions = weakly(self._submitter.bring_functions)
+        self.session.contained = names_inside
 
     def _started(self) -> None:
         self.status = "running"

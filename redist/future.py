@@ -282,4 +282,4 @@ class DoneCallback(Waiter):
         self._future._client._call_back(self._fn, self._future)
 
 
-register_future_type(Future, _bare)
+register_future_type(Future, _bare, _rebuild)

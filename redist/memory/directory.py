@@ -70,12 +70,15 @@ class SegmentDirectory:
     space: Space
     #: (name, attempt) -> bytes of memory that the file takes
     files: dict[tuple[str, int], int]
+    #: the highest attempt of which there was a payload
+    newest: int
 
     def __init__(self, path: str, lock_fd: int) -> None:
         self.path = path
         self.hostid = read_host_id(path) or ""
         self.space = Space(os.path.join(path, SPACE_FILE))
         self.files = {}
+        self.newest = 0
         self._lock_fd = lock_fd
         self._mutex = threading.Lock()
         # a client may still write into a grant of the dead worker whose directory this was
@@ -160,6 +163,7 @@ class SegmentDirectory:
             return
         size = footprint(stat.st_size)
         self.files[header.name, header.attempt] = size
+        self.newest = max(self.newest, header.attempt)
         self._total += size
 
     # --- space and grants -------------------------------------------------------------------------------------------
@@ -220,6 +224,7 @@ class SegmentDirectory:
         with self._mutex:
             before = self.files.get((name, attempt), 0)
             self.files[name, attempt] = size
+            self.newest = max(self.newest, attempt)
             self._total += size - before
         if reserved + before != size:
             self.space.release(reserved + before - size)

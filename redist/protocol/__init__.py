@@ -8,6 +8,7 @@ from redist.protocol.arguments import Arguments, pack_arguments, unpack_argument
 from redist.protocol.calls import PackedCall, pack_calls
 from redist.protocol.functions import Function, function_of, load_function
 from redist.protocol.futures import FutureLike, collect, register_future_type
+from redist.protocol.inside import names_inside
 from redist.protocol.keys_of_calls import key_of_call
 from redist.protocol.names import function_label, type_name
 from redist.protocol.payload import Payload, dumps, loads, loads_inline
@@ -35,6 +36,7 @@ __all__ = [
     "load_function",
     "loads",
     "loads_inline",
+    "names_inside",
     "pack_arguments",
     "pack_calls",
     "pack_error",

@@ -16,6 +16,7 @@ __all__ = [
     "FutureLike",
     "Reduce",
     "collect",
+    "future_makers",
     "future_reducers",
     "is_future",
     "name_of",
@@ -37,6 +38,8 @@ Reduce = Callable[[Any], tuple[Any, ...]]
 
 #: class of Futures -> its bare reduction, which takes no hand-off
 future_reducers: dict[type, Reduce] = {}
+#: (module, name) of what makes a Future out of its wire name, as bare reductions in pickles name it
+future_makers: set[tuple[str, str]] = set()
 _types: tuple[type, ...] = ()
 
 
@@ -84,7 +87,7 @@ class Collector:
         return _reducer_of(type(future))(future)
 
 
-def register_future_type(cls: type, reduce: Reduce) -> None:
+def register_future_type(cls: type, reduce: Reduce, make: Callable[[str], object] | None = None) -> None:
     """Make the protocol treat instances of `cls` as Futures.
 
     Parameters
@@ -93,9 +96,13 @@ def register_future_type(cls: type, reduce: Reduce) -> None:
         A class with the attribute ``name``, the wire name of the key.
     reduce : callable
         Takes an instance, returns what ``__reduce__`` returns: its bare form, without a hand-off.
+    make : callable, optional
+        The function that the bare form calls with the wire name, so that names can be found in pickles.
     """
     global _types
     future_reducers[cls] = reduce
+    if make is not None:
+        future_makers.add((make.__module__, make.__qualname__))
     _types = tuple(future_reducers)
 
 

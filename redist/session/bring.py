@@ -9,6 +9,7 @@ from redist.session.lane import Entry
 from redist.session.states import FINISHED, PENDING, FutureState
 from redist.session.submissions import SLICE
 from redist.store import calls
+from redist.store.portions import portions
 
 if TYPE_CHECKING:
     from redist.session.session import Session
@@ -21,8 +22,9 @@ _BRINGS_COUNTS = ("submit", "commit", "cancel")
 def bring(session: Session, kept: list[Entry]) -> None:
     """Put on the new lane what `session` holds, then the calls in `kept`, which the server may not have applied.
 
-    In this order: what a face brings (files, running attempts), values that we have in hand, counts, tasks without a
-    result. So tasks find their dependencies, and what the old index alone still names can be released at the end.
+    In this order: what a face brings (files, running attempts), values that we have in hand with the keys that they
+    contain, counts, tasks without a value. So tasks find their dependencies, and what the old index alone still names can
+    be released at the end.
     """
     submissions, ledger = session.submissions, session.ledger
     submissions.forget_server()
@@ -32,16 +34,21 @@ def bring(session: Session, kept: list[Entry]) -> None:
     pending: list[FutureState] = []
     counts: list[tuple[str, int]] = []
     values: list[calls.Value] = []
+    contained = session.contained
     for name, count in ledger.pairs():
         state = session.states.records[name]
-        if state.status == PENDING and state.task is not None:
+        if state.task is not None and state.status in (PENDING, FINISHED):
+            state.unfinished()
             pending.append(state)
         elif state.status == FINISHED and state.value and not state.where:
-            values.append(calls.Value(name, count, 0, 0, state.nbytes, state.type, state.value))
+            inside = contained(state.value) if contained is not None else ()
+            values.append(
+                calls.Value(name, count, 0, 0, state.nbytes, state.type, state.value, contains=inside)
+            )
         else:
             counts.append((name, count))
-    for i in range(0, len(values), SLICE):
-        enqueue(calls.commit(values[i : i + SLICE]))
+    for part in portions(values, SLICE, lambda value: 1 + len(value.contains)):
+        enqueue(calls.commit(part))
     session.enqueue_counts(counts)
     again = submissions.again(pending)
     if session.bring_functions is not None:

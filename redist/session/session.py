@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from redist.errors import ClientClosed, SchemaMismatch, ServerFull, ServerRefused
@@ -80,6 +80,8 @@ class Session:
         Called when the server lost this caller; returns the calls that bring what it has besides counts and tasks.
     bring_functions : callable or None
         Called after a loss with the hashes of functions that tasks need again, to `add_function` them.
+    contained : callable or None
+        Called after a loss with an inline value; returns the wire names of the keys whose Futures are inside.
     """
 
     def __init__(
@@ -139,6 +141,7 @@ class Session:
         self.on_beat: Callable[[Beat], object] | None = None
         self.on_lost: Callable[[], Iterable[Call]] | None = None
         self.bring_functions: Callable[[set[str]], object] | None = None
+        self.contained: Callable[[bytes], Sequence[str]] | None = None
         #: Set by the driver: the command connection leads to the wrong server.
         self.reconnect: Callable[[str], object] | None = None
         self._was_registered = False
@@ -252,7 +255,7 @@ class Session:
         call = calls.register(
             self.kind, self.name, ordinal=lane.ordinal, parent=self.parent, attempt=self.attempt,
             generation=lane.generation, lease_ms=int(self.lease * 1000), named=self.named, lost=lane.lost_writes,
-            again=self._registering, details=self.details,
+            again=self._registering, secret=self.secret, details=self.details,
         )  # fmt: skip
         self._registering = True
         lane.transmit_registration(call, self._registered, self._register_failed)

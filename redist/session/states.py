@@ -137,7 +137,7 @@ class FutureState:
     fn : str
         Hash of the function that computes the key, empty for data.
     task : Task or None
-        What to submit again if the server loses it; None once it is finished or was never ours.
+        What to submit again if the server loses it; None once its value or a copy is known here, or if it was never ours.
     value : bytes or None
         The pickle of an inline value, or of an error, if it has arrived.
     where : str
@@ -218,7 +218,12 @@ class FutureState:
             self.value = value or None
         if self.status != FINISHED:
             self.cache = None
+            task = self.task
             self.settle(FINISHED)
+            if not (self.value or where):
+                self.task = task  # the server alone has the value
+        elif self.value or where:
+            self.task = None
 
     def err(self, type_: str, cause: str, value: bytes | None) -> None:
         """Note that the task failed or its data is lost; `cause` names the task that failed if it is another one."""
@@ -244,6 +249,11 @@ class FutureState:
         self.type = type(error).__name__
         self.cache = error
         self.settle(ERROR)
+
+    def unfinished(self) -> None:
+        """Note that the server lost the value, and that nobody else has it: the task is submitted again."""
+        self.status = PENDING
+        self.cache = None
 
     def again(self) -> None:
         """Note that an erred or lost task is being run again."""

@@ -16,10 +16,10 @@ import msgpack
 from redist.store.scripts import Script, load, sharded
 
 __all__ = [
-    "Call", "EligibilityClass", "Header", "Result", "Task", "Value", "add_replicas", "cancel", "client_heartbeat",
-    "close", "commit", "continue_", "dependencies", "distrust", "drop_functions", "drop_handoffs", "fire",
-    "get_dataset", "hand_in_for", "handoff", "held", "ledger", "lost_executor", "noop", "pack", "pack_eval", "place",
-    "publish", "register", "registered", "remove_replicas", "restart", "retry", "send", "states", "submit", "turn",
+    "Call", "EligibilityClass", "Header", "Replica", "Result", "Task", "Value", "add_replicas", "cancel",
+    "client_heartbeat", "close", "commit", "continue_", "dependencies", "distrust", "drop_functions", "drop_handoffs",
+    "fire", "get_dataset", "hand_in_for", "handoff", "held", "ledger", "lost_executor", "noop", "pack", "pack_eval",
+    "place", "publish", "register", "registered", "remove_replicas", "restart", "retry", "send", "states", "submit", "turn",
     "unpublish", "worker_heartbeat",
 ]  # fmt: skip
 
@@ -106,6 +106,7 @@ def register(
     named: bool = False,
     lost: bool = False,
     again: bool = False,
+    secret: str = "",
     details: Mapping[str, str] | None = None,
 ) -> Call:
     """Register a caller under the header's incarnation; unnumbered, and the header's other fields are ignored.
@@ -130,11 +131,13 @@ def register(
         The caller knows that the server lost writes: a ``GAP`` named a number older than the last answer that it read.
     again : bool
         An earlier registration of this process was not answered, and may have been carried out.
+    secret : str
+        What the server of before answered; one that has another lost its memory.
     details : mapping of str
         Further fields of ``caller:ORD``.
     """
     known = int(lost) + 2 * int(again)
-    body: list[Any] = [kind, name, ordinal, parent, attempt, generation, lease_ms, int(named), known]
+    body: list[Any] = [kind, name, ordinal, parent, attempt, generation, lease_ms, int(named), known, secret]
     for field, value in (details or {}).items():
         body += (field, value)
     return Call(load("register"), body, numbered=False, grows=True)
@@ -372,11 +375,21 @@ def commit(values: Sequence[Value]) -> Call:
     return Call(load("commit"), body, grows=True)
 
 
-def add_replicas(replicas: Iterable[tuple[str, int]]) -> Call:
-    """Record copies (name, attempt) that this worker fetched or, registering anew, found. Voided ones are evicted."""
-    body: list[Any] = []
-    for replica in replicas:
-        body += replica
+class Replica(NamedTuple):
+    """A copy that a worker has; what follows the attempt, and maybe a part of the contained keys, is told of found ones."""
+
+    name: str
+    attempt: int
+    nbytes: int = 0
+    type: str = ""
+    contains: Sequence[str] = ()
+
+
+def add_replicas(replicas: Iterable[Replica], *, found: bool = False) -> Call:
+    """Record copies that this worker fetched or, registering anew, `found`. Voided ones are evicted."""
+    body: list[Any] = [int(found)]
+    for name, attempt, nbytes, type_, contains in replicas:
+        body += (name, attempt, nbytes, type_, len(contains), *contains)
     return Call(load("add_replicas"), body, grows=True, ageless=True)
 
 

@@ -26,6 +26,15 @@ def large(i: int) -> bytes:
     return bytes([i % 256]) * 50_000
 
 
+def boxed(size: int) -> list[Any]:
+    """A container, of `size` bytes and the only Future of a value in a segment."""
+    from redist import get_client, wait
+
+    inner = get_client().submit(large, 7, pure=False)
+    wait(inner)
+    return [inner, bytes(size)]
+
+
 def total(values: Any) -> int:
     return sum(values) if not isinstance(values[0], bytes) else sum(map(len, values))
 

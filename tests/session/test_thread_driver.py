@@ -171,6 +171,24 @@ def test_server_that_forgot_everything(
     assert record(endpoint, "k3")[f"refs:{caller.session.ordinal}"] == "1"
 
 
+def test_what_only_the_server_had_is_computed_again(
+    caller: Any, endpoint: Endpoint, executor: Any, valkey: Server
+) -> None:
+    """A value that is too long to be pushed, and that nobody has read yet, is nowhere else."""
+    long, short = caller.submit("long", b"v" * 2000), caller.submit("short")
+    assert caller.wait(long, short)
+    assert long.value is None
+    valkey.forget(endpoint.namespace)
+    for session in (caller.session, executor.session, executor.worker.session):
+        session.heart.at = 0.0
+    executor.worker._kick()
+    caller.driver._kick()
+    executor.driver._kick()
+    wait_until(lambda: record(endpoint, "long").get("nbytes") == "2000")
+    wait_until(lambda: long.status == "finished")
+    assert record(endpoint, "short")["nbytes"] == "5"
+
+
 def test_restart_cancels(caller: Any, new_caller: Any, executor: Any) -> None:
     executor.gate.clear()
     mine = caller.submit("a")

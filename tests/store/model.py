@@ -647,7 +647,7 @@ class Machine(RuleBasedStateMachine):
             k.copies[worker.ordinal] = attempt
         elif k.copies.get(worker.ordinal) != attempt:
             self.model.evict(worker.ordinal, k.name, attempt)
-        worker.do(C.add_replicas([(k.name, attempt)]))
+        worker.do(C.add_replicas([C.Replica(k.name, attempt)]))
         self._settle()
 
     @event(when=lambda self: self.workers, who=NUMBER, which=NUMBER)

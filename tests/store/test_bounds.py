@@ -185,7 +185,7 @@ def test_a_full_server_refuses_what_grows_whole_and_frees(full: tuple[World, ser
         assert call.grows, call.script.name
         assert world.dump() == before, call.script.name
     with pytest.raises(hiredis.ReplyError, match="OOM"):
-        worker.send(C.add_replicas([("a", 1)]), n=worker.n + 1)
+        worker.send(C.add_replicas([C.Replica("a", 1)]), n=worker.n + 1)
     # What frees, and what only tells, goes through.
     client.ok(C.noop())
     client.ok(C.drop_handoffs([("t", "v")]))

@@ -237,7 +237,7 @@ def test_hand_offs_end_by_word_or_by_time(world: World, client: Caller, worker: 
 def test_copies_come_and_go(world: World, client: Caller, worker: Caller) -> None:
     other = world.worker("v")
     attempt = scatter(client, worker, "a")
-    other.ok(C.add_replicas([("a", attempt), ("a", attempt + 5), ("none", 7)]))
+    other.ok(C.add_replicas([C.Replica("a", attempt), C.Replica("a", attempt + 5), C.Replica("none", 7)]))
     other.listen_up()
     assert other.evicted == [("a", attempt + 5), ("none", 7)]
     assert R.parse_heartbeat(other.do(C.worker_heartbeat(1, other.n))).agree

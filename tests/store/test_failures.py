@@ -81,7 +81,7 @@ def test_a_worker_that_goes_takes_its_copies(world: World, client: Caller, worke
         finish(x, name, b"v" if name == "inline" else b"")
     submit(client, task("d", "only-here"))
     other = world.worker("v")
-    other.ok(C.add_replicas([("copied", int(world.record("copied")["attempt"]))]))
+    other.ok(C.add_replicas([C.Replica("copied", int(world.record("copied")["attempt"]))]))
     y = world.executor(other)
     world.expire(worker, by=client)
     world.drain()
@@ -224,7 +224,7 @@ def test_an_empty_server_is_filled_again(
 
     def workers() -> None:
         worker.register(attempt=mid)
-        worker.ok(C.add_replicas([("data", data), ("mid", mid), ("unwanted", 1)]))
+        worker.ok(C.add_replicas([C.Replica("data", data), C.Replica("mid", mid), C.Replica("unwanted", 1)]))
         x.options["parent"] = worker.ordinal
         x.register(attempt=mid)
         x.tasks.clear()

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from redist.errors import RedistError, SegmentError
+from redist.memory.headers import read_header
 from redist.store import calls
+from redist.store.calls import Replica
+from redist.store.portions import portions
 
 if TYPE_CHECKING:
     from redist.memory.directory import SegmentDirectory
@@ -25,6 +30,8 @@ Copy = tuple[str, int]
 _SLICE = 500
 #: A file is younger than this, s, while the call that names it may still be on its way.
 _ON_ITS_WAY = 60.0
+#: The same for a file that a dead predecessor left, s: only a client that lives can tell of it.
+_JUST_WRITTEN = 2.0
 
 
 def slices(copies: Sequence[Copy]) -> Iterable[Sequence[Copy]]:
@@ -53,7 +60,8 @@ class Replicas:
         self._disagreed = 0
         self._missing: set[Copy] = set()
         self._mending: asyncio.Task[None] | None = None
-        self._fetched: list[Copy] = []
+        self._bringing: asyncio.Task[None] | None = None
+        self._fetched: list[Replica] = []
 
     def evict(self, copies: Iterable[Copy]) -> None:
         """Drop payloads that nobody needs any more."""
@@ -64,11 +72,11 @@ class Replicas:
         """Note a payload that came from another worker; those of one moment are reported together."""
         if not self._fetched:
             asyncio.get_running_loop().call_soon(self._report_fetched)
-        self._fetched.append((name, attempt))
+        self._fetched.append(Replica(name, attempt, nbytes))
 
     def _report_fetched(self) -> None:
         copies, self._fetched = self._fetched, []
-        for part in slices(copies):
+        for part in portions(copies, _SLICE, _weight):
             self._post(calls.add_replicas(part))
 
     def beat(self, agree: bool, ordinal: int) -> None:
@@ -78,7 +86,8 @@ class Replicas:
             self._missing = set()
             return
         self._disagreed += 1
-        if self._disagreed >= 2 and (self._mending is None or self._mending.done()):
+        busy = any(task is not None and not task.done() for task in (self._mending, self._bringing))
+        if self._disagreed >= 2 and not busy:
             self._mending = asyncio.get_running_loop().create_task(self.compare(ordinal))
 
     async def compare(self, ordinal: int) -> None:
@@ -88,14 +97,43 @@ class Replicas:
         missing = {copy for copy in believed if copy not in files}
         surely = [copy for copy in missing if copy in self._missing]
         self._missing = missing
-        extra = [copy for copy in list(files) if copy not in believed and self._is_old(copy)]
+        extra = [copy for copy in list(files) if copy not in believed and self._age(copy) > _ON_ITS_WAY]
         if surely:
             logger.warning("the server believed in %d payloads that are not here", len(surely))
-        for part in slices(surely):
+        self._remove(surely)
+        self._offer(extra)
+
+    async def settle(self, ordinal: int, *, kept: bool) -> None:
+        """Mend what a predecessor left apart; nothing of what it said is on its way any more.
+
+        Parameters
+        ----------
+        ordinal : int
+            The worker's.
+        kept : bool
+            It is the predecessor's: a client may have written a payload just before that died, and be about to tell.
+        """
+        believed = await asyncio.to_thread(self._believed, ordinal)
+        files = set(self.directory.files)
+        self._remove(list(believed - files))
+        young = {copy for copy in files - believed if kept and self._age(copy) < _JUST_WRITTEN}
+        self._offer(list(files - believed - young))
+        if young:
+            self._mending = asyncio.get_running_loop().create_task(self._settle_young(ordinal, young))
+
+    async def _settle_young(self, ordinal: int, young: set[Copy]) -> None:
+        await asyncio.sleep(_JUST_WRITTEN)
+        believed = await asyncio.to_thread(self._believed, ordinal)
+        self._offer([copy for copy in young - believed if copy in self.directory.files])
+
+    def _remove(self, copies: Sequence[Copy]) -> None:
+        for part in slices(copies):
             self._post(calls.remove_replicas(part))
-        for part in slices(extra):
-            # voided ones are evicted in answer
-            self._post(calls.add_replicas(part))
+
+    def _offer(self, copies: Sequence[Copy]) -> None:
+        """Tell of copies; voided ones are evicted in answer."""
+        for part in slices(copies):
+            self._post(calls.add_replicas([Replica(*copy) for copy in part]))
 
     def _believed(self, ordinal: int) -> set[Copy]:
         prefix = self._side.endpoint.prefix
@@ -108,12 +146,46 @@ class Replicas:
             if int(cursor) == 0:
                 return found
 
-    def _is_old(self, copy: Copy) -> bool:
+    def _age(self, copy: Copy) -> float:
         try:
-            return time.time() - os.stat(self.directory.path_of(*copy)).st_ctime > _ON_ITS_WAY
+            return time.time() - os.stat(self.directory.path_of(*copy)).st_ctime
         except FileNotFoundError:
-            return False
+            return 0.0
 
-    def all_again(self) -> list[Call]:
-        """Return the calls that bring every file to a server that forgot this worker."""
-        return [calls.add_replicas(part) for part in slices(list(self.directory.files))]
+    # --- to a server that lost its memory ---------------------------------------------------------------------------
+
+    def bring(self) -> None:
+        """Begin to bring every file to a server that forgot this worker, from the first on if that is going on."""
+        if self._bringing is not None:
+            self._bringing.cancel()
+        self._bringing = asyncio.get_running_loop().create_task(self.bring_all())
+
+    async def bring_all(self) -> None:
+        """Bring every file, with what its header says; a part at a time, since each header is read from its file."""
+        for part in slices(list(self.directory.files)):
+            found = await asyncio.to_thread(self._described, part)
+            for replicas in portions(_pieces(found), _SLICE, _weight):
+                with contextlib.suppress(RedistError):  # the session has ended, or will register once more
+                    self._post(calls.add_replicas(replicas, found=True))
+
+    def _described(self, copies: Sequence[Copy]) -> list[Replica]:
+        described = []
+        for copy in copies:
+            try:
+                header = read_header(self.directory.path_of(*copy))
+            except SegmentError:  # dropped meanwhile
+                continue
+            described.append(Replica(*copy, header.nbytes, header.type, header.contains))
+        return described
+
+
+def _weight(replica: Replica) -> int:
+    return 1 + len(replica.contains)
+
+
+def _pieces(replicas: Iterable[Replica]) -> Iterator[Replica]:
+    """Yield `replicas`, those with many contained keys in several pieces."""
+    for replica in replicas:
+        contains = replica.contains
+        for at in range(0, max(len(contains), 1), _SLICE - 1):
+            yield replica._replace(contains=contains[at : at + _SLICE - 1])

@@ -41,6 +41,8 @@ class Home:
         The predecessor's name, or empty.
     ordinal : int
         The predecessor's ordinal, 0 for none.
+    secret : str
+        What tells the server that it knew from others, or empty.
     blamed : dict
         Executor ordinal -> attempts that it ran when the predecessor died.
     """
@@ -48,16 +50,17 @@ class Home:
     directory: SegmentDirectory
     name: str = ""
     ordinal: int = 0
+    secret: str = ""
     blamed: dict[int, list[int]] | None = None
 
-    def remember(self, name: str, ordinal: int, lease: float = 0.0) -> None:
-        """Write down whose directory this is and how long the worker's lease, for a successor and for sweepers."""
+    def remember(self, name: str, ordinal: int, lease: float = 0.0, secret: str = "") -> None:
+        """Write down for a successor whose directory this is and of which server, and for sweepers how long the lease."""
         path = os.path.join(self.directory.path, _RECORD)
         fd = os.open(
             path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
         )
         with open(fd, "w", encoding="utf-8") as file:
-            json.dump({"name": name, "ordinal": ordinal, "lease": lease}, file)
+            json.dump({"name": name, "ordinal": ordinal, "lease": lease, "secret": secret}, file)
         os.rename(path + ".new", path)
 
 
@@ -83,8 +86,8 @@ def find_home(endpoint: Endpoint, name: str, limit: int, parent: str | None = No
         directory = _adopt(dead.path, limit, dead.owner)
         if directory is None:
             continue  # another worker was faster
-        before, ordinal = _read_record(dead.path)
-        home = Home(directory, before or whose, ordinal, _read_marks(dead.path))
+        before, ordinal, secret = _read_record(dead.path)
+        home = Home(directory, before or whose, ordinal, secret, _read_marks(dead.path))
         logger.info(
             "taking over %s with %d payloads of worker %s", dead.path, len(directory.files), home.name
         )
@@ -184,13 +187,13 @@ def _read_lease(path: str) -> float:
         return 0.0
 
 
-def _read_record(path: str) -> tuple[str, int]:
+def _read_record(path: str) -> tuple[str, int, str]:
     try:
         with open(os.path.join(path, _RECORD), encoding="utf-8") as file:
             record = json.load(file)
-        return str(record["name"]), int(record["ordinal"])
+        return str(record["name"]), int(record["ordinal"]), str(record["secret"])
     except (OSError, ValueError, KeyError, TypeError):
-        return "", 0
+        return "", 0, ""
 
 
 def _read_marks(path: str) -> dict[int, list[int]]:

@@ -66,6 +66,7 @@ class Worker:
         self.name = options.name
         self.address = ""
         self._ordinal = 0
+        self._remembered = (0, "")
         self._orphaned = False
         self.home: Home
         self.session: Session
@@ -150,6 +151,7 @@ class Worker:
         self.session = session = Session(
             self.endpoint, "worker", self.name, details, ordinal=home.ordinal, lease=options.lease
         )
+        session.secret, session.attempt = home.secret, home.directory.newest
         session.on_evict = replicas.evict
         session.on_lost = lambda: self._lost_registration(replicas)
         self._bearers = client, data_server
@@ -166,9 +168,9 @@ class Worker:
         self.driver = AsyncioDriver(session, self.endpoint, check=False)
         await self.driver.start(timeout=options.connect_timeout)
         self._parts.push_async_callback(self.driver.close, _GOODBYE)
-        home.remember(self.name, session.ordinal, options.lease)
-        self.executors.generation = session.generation
         self._ordinal = session.ordinal
+        self._remember()
+        self.executors.generation = session.generation
         await self._settle_predecessor(replicas)
 
         self._parts.push_async_callback(self._stop_executors)
@@ -217,19 +219,17 @@ class Worker:
         home = self.home
         if not home.ordinal:
             return
-        for part in replicas.all_again():
-            self._post(part)
-        prefix = self.endpoint.prefix
-        before = await asyncio.to_thread(
-            self.side.command, "SMEMBERS", f"{prefix}executors:{self.session.ordinal}"
-        )
-        for ordinal in before:
-            running = (home.blamed or {}).get(int(ordinal), [])
+        prefix, ordinal = self.endpoint.prefix, self.session.ordinal
+        command = self.side.command
+        if await asyncio.to_thread(command, "HEXISTS", f"{prefix}meta", "recovering"):
+            await replicas.bring_all()
+        # Before its executors go: who gets what they ran shall not look for copies that are not there.
+        await replicas.settle(ordinal, kept=ordinal == home.ordinal)
+        for member in await asyncio.to_thread(command, "SMEMBERS", f"{prefix}executors:{ordinal}"):
+            running = (home.blamed or {}).get(int(member), [])
             self._post(
-                calls.lost_executor(int(ordinal), f"worker {self.name} died with its executors", running)
+                calls.lost_executor(int(member), f"worker {self.name} died with its executors", running)
             )
-        replicas._missing = await asyncio.to_thread(replicas._believed, self.session.ordinal)
-        await replicas.compare(self.session.ordinal)
 
     def _executor_options(self, executor: Executor) -> ExecutorOptions:
         return ExecutorOptions(
@@ -254,6 +254,7 @@ class Worker:
     def _heartbeat(self) -> Call:
         directory = self.home.directory
         directory.reap()
+        self.session.attempt = max(self.session.attempt, directory.newest)
         self.executors.sample()
         metrics = {
             "files": len(directory.files),
@@ -291,14 +292,20 @@ class Worker:
         for bearer in self._bearers:
             bearer.token = self.session.secret  # a server that lost its memory has made another one
         asyncio.get_running_loop().call_soon(self._check_ordinal)
-        return replicas.all_again()
+        replicas.bring()
+        return []
 
     def _check_ordinal(self) -> None:
         """Replace the executors if they belong to an ordinal that this worker has lost."""
-        if self.session.ordinal != self._ordinal:
-            self._ordinal = self.session.ordinal
-            self.home.remember(self.name, self._ordinal, self.options.lease)
+        before, self._ordinal = self._ordinal, self.session.ordinal
+        if self._remembered != (self._ordinal, self.session.secret):
+            self._remember()
+        if self._ordinal != before:
             self.executors.kill("was replaced, because its worker had to register anew")
+
+    def _remember(self) -> None:
+        self._remembered = self._ordinal, self.session.secret
+        self.home.remember(self.name, self._ordinal, self.options.lease, self.session.secret)
 
     def _new_generation(self, generation: int) -> None:
         self.executors.renew(generation)

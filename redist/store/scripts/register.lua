@@ -7,11 +7,13 @@
 -- KEYS[1] META
 -- ARGV[1] (0, incarnation, 0, 0, 0,) kind, name, ordinal held before or 0, parent worker or 0, highest attempt and generation
 --   seen, lease in ms, 1 for a named session, what the caller knows (1: the server lost writes, 2: an earlier registration of
---   this process was not answered, and may have been carried out), then pairs: further fields of caller:ORD
+--   this process was not answered, and may have been carried out), the secret of the server that it knew or '', then pairs:
+--   further fields of caller:ORD
 -- Reply OK 0 ordinal generation attempt adopted secret | NO code message
 local a = cmsgpack.unpack(ARGV[1])
 local incarnation = a[2]
-local kind, name, ordinal, parent, attempt, generation, lease, named, missed = unpack(a, 6, 14)
+local kind, name, ordinal, parent, attempt, generation, lease, named, missed, secret = unpack(a, 6, 15)
+local GRACE = 10000 -- ms: all who live have heard of a loss by then; a named session's lease may be hours
 local now = int(S.now())
 S.publish('to:0', { 'p' })
 S.publish('evict:0', { 'p' })
@@ -35,10 +37,11 @@ if not schema then
 end
 call('HSETNX', META, 'secret', a[2])
 
--- A caller that has seen more than the server knows tells that the server lost writes, if its lane did not tell it so.
-local known = call('HMGET', META, 'attempt', 'generation', 'ordinal')
+-- A caller that has seen more than the server knows, or has seen another, tells that the server lost writes, if its lane did
+-- not tell it so. (Numbers alone do not: after an empty start newcomers may have used them up.)
+local known = call('HMGET', META, 'attempt', 'generation', 'ordinal', 'secret', 'recovering')
 local lost = missed % 2 == 1 or attempt > tonumber(known[1] or 0) or generation > tonumber(known[2] or 1)
-  or ordinal > tonumber(known[3] or 0)
+  or ordinal > tonumber(known[3] or 0) or secret ~= '' and secret ~= known[4]
 if attempt > tonumber(known[1] or 0) then
   call('HSET', META, 'attempt', int(attempt))
 end
@@ -66,7 +69,7 @@ if ordinal > 0 then
 end
 if ordinal == 0 and missed >= 2 then
   local details = {}
-  for i = 15, #a, 2 do
+  for i = 16, #a, 2 do
     details[a[i]] = a[i + 1]
   end
   local flat = call('HGETALL', P .. kind .. 's')
@@ -84,13 +87,13 @@ if ordinal == 0 then
 end
 local ord = int(ordinal)
 if lost then
-  call('HSET', META, 'recovering', int(S.now() + lease))
+  call('HSET', META, 'recovering', int(math.max(tonumber(known[5] or 0), S.now() + math.min(lease, GRACE))))
 end
 
 local me = P .. 'caller:' .. ord
 local fields = { 'kind', kind, 'name', name, 'inc', incarnation, 'n', '0', 'since', now, 'seen', now,
   'lease', int(lease) }
-for i = 15, #a do
+for i = 16, #a do
   fields[#fields + 1] = a[i]
 end
 if parent > 0 then

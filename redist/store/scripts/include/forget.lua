@@ -129,6 +129,19 @@ function S.drop_value(name, h)
   end
 end
 
+-- A value goes, and its record stays.
+function S.hollow(name, h)
+  S.drop_value(name, h)
+  local fields = {}
+  for field in pairs(h) do
+    if sub(field, 1, 2) == 'w:' then
+      fields[#fields + 1] = field
+    end
+  end
+  S.unset(name, h, 'contains', unpack(fields))
+  S.set(name, h, 'state', 'released')
+end
+
 local function forget(name, h)
   if h.fn then
     S.use_function(h.fn, -1)
@@ -188,15 +201,7 @@ function S.rest(name, h)
     if not where or h.keep then
       return
     end
-    S.drop_value(name, h)
-    local fields = {}
-    for field in pairs(h) do
-      if sub(field, 1, 2) == 'w:' then
-        fields[#fields + 1] = field
-      end
-    end
-    S.unset(name, h, 'contains', unpack(fields))
-    S.set(name, h, 'state', 'released')
+    S.hollow(name, h)
   elseif state == 'waiting' or state == 'queued' or state == 'processing' then
     if state == 'queued' then
       S.void(h)
