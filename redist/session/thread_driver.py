@@ -3,7 +3,8 @@
 One lock guards a session. A caller that waits takes the *reader's role* and polls the sockets itself: the answer wakes the
 very thread that needs it (a reader thread in between would cost a third of the round trip). Others that wait meanwhile are
 parked, and the role passes on when its holder has what it came for. A background thread sends releases and heartbeats,
-connects again, and receives only while nobody waits: it takes the role back some 20 ms after the last wait.
+connects again, and receives only while nobody waits: it takes the role back some 20 ms after the last wait. For so long it
+looks every 2 ms: to wake it for each release would cost the thread that releases more than the release.
 
 Polling takes nothing away, and receiving is non-blocking and under the lock, so that two threads that poll at once do no
 harm; the role only keeps the others asleep.
@@ -34,6 +35,8 @@ logger = logging.getLogger("redist.session")
 
 #: How long after the last wait the background thread receives again, s.
 TAKE_BACK = 0.02
+#: How often the background thread looks for releases meanwhile, s.
+TICK = 0.002
 #: How long a wait looks only at the push socket before it looks at replies too, ms.
 PUSHES_ONLY = 2.0
 
@@ -57,12 +60,14 @@ class ThreadDriver(Driver, BlockingRunner):
         super().__init__(session, endpoint, threading.Lock(), check)
         self._role = ReaderRole()
         self._last_wait = 0.0
-        self._dozing = False
+        #: Whether the background thread looks within `TICK`, or was woken and has not looked yet.
+        self._ticking = False
         self._planned = 0.0  # when the background thread will look by itself
         self._thread: threading.Thread | None = None
         # Wakes who has the reader's role, when another thread received what it waits for.
         self._nudge = Wakeup()
         self._kick = self._wakeup.write
+        session.ledger.wake = self._released
         self._changed()
         drivers.add(self)
 
@@ -385,9 +390,14 @@ class ThreadDriver(Driver, BlockingRunner):
         if role.parked:
             self._look()
             self._promote()
-        if role.holder is None and not self._dozing:
+        if role.holder is None and not self._ticking:
             # The background thread sleeps without a look at the sockets; it is to take them back after a while.
-            self._dozing = True
+            self._ticking = True
+            self._kick()
+
+    def _released(self) -> None:
+        """Note a release; from any thread, inside garbage collections too, without the lock."""
+        if not self._ticking:
             self._kick()
 
     def _promote(self) -> None:
@@ -417,27 +427,28 @@ class ThreadDriver(Driver, BlockingRunner):
                 return False
             now = _monotonic()
             session = self.session
-            if session.ledger.armed:
-                session.dirty()
+            rest = self._last_wait + TAKE_BACK - now
+            ticked, self._ticking = self._ticking, rest > 0
+            if session.ledger.armed:  # after that: what is released now either shows here or wakes us
+                if ticked:
+                    session.flush()
+                else:
+                    session.dirty()
             session.tick()
             self.links.transmit()
             self._look()
             self._recall()
             self._promote()
-            rest = self._last_wait + TAKE_BACK - now
             span = session.deadline - session.clock()
-            self._dozing = False
             if not self.links.up:
                 span = min(span, self.links.retry_at - now)
                 poll = self._polls.idle
-            elif self._role.holder is not None:
-                poll = self._polls.wake
-            elif rest > 0:
-                self._dozing = True
-                span = min(span, rest)
+            elif rest > 0 or self._role.holder is not None:
                 poll = self._polls.wake
             else:
                 poll = self._polls.idle
+            if rest > 0:
+                span = min(span, rest, TICK)
             # Not later than the deadline by the moment that passed since, or the next look would wake us again.
             self._planned = min(session.deadline, session.clock() + max(span, 0.0))
         if span > 0:
