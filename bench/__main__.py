@@ -7,7 +7,9 @@ import platform
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -15,27 +17,56 @@ import click
 from bench.figures import FIGURES, Numbers
 from bench.systems import SYSTEMS, Unsupported
 
+PACKAGES = {"redist": "redist", "dask": "distributed", "ray": "ray", "pool": "concurrent.futures"}
+
+
+def _some_of(known: Iterable[str]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    def parse(_: click.Context, __: click.Parameter, value: str) -> list[str]:
+        names = [name.strip() for name in value.split(",")]
+        for name in names:
+            if name not in known:
+                raise click.BadParameter(f"{name!r} is none of {', '.join(known)}")
+        return names
+
+    return parse
+
 
 @click.command()
 @click.option(
     "--rounds", default=3, show_default=True, help="How often each figure is measured on each system."
 )
-@click.option("--figures", default=",".join(FIGURES), show_default=True, help="Which figures.")
-@click.option("--systems", default=",".join(SYSTEMS), show_default=True, help="Which systems.")
+@click.option(
+    "--figures",
+    default=",".join(FIGURES),
+    show_default=True,
+    callback=_some_of(FIGURES),
+    help="Which figures.",
+)
+@click.option(
+    "--systems",
+    default=",".join(SYSTEMS),
+    show_default=True,
+    callback=_some_of(SYSTEMS),
+    help="Which systems.",
+)
 @click.option("--output", type=click.Path(path_type=Path), help="Also write the medians as JSON.")
 @click.option("--one", hidden=True, help="Measure one system in this process and print JSON.")
-def main(rounds: int, figures: str, systems: str, output: Path | None, one: str | None) -> None:
+def main(rounds: int, figures: list[str], systems: list[str], output: Path | None, one: str | None) -> None:
     """Measure redist and its peers on the same work, in one run, and print medians and ratios."""
-    chosen = figures.split(",")
     if one:
-        click.echo(json.dumps(measure(one, chosen)))
+        click.echo(json.dumps(measure(one, figures)))
         return
+    missing = [name for name in systems if find_spec(PACKAGES[name]) is None]
+    if missing:
+        raise click.UsageError(
+            f"not installed: {', '.join(missing)}; pip install -e '.[bench]' brings all, --systems leaves some out"
+        )
     results: dict[str, dict[str, list[float]]] = {}
     for number in range(rounds):
-        for system in systems.split(","):
+        for system in systems:
             click.echo(f"round {number + 1} of {rounds}: {system}", err=True)
             run = subprocess.run(
-                [sys.executable, "-m", "bench", "--one", system, "--figures", figures],
+                [sys.executable, "-m", "bench", "--one", system, "--figures", ",".join(figures)],
                 check=False,
                 stdout=subprocess.PIPE,
                 stdin=subprocess.DEVNULL,
@@ -47,7 +78,7 @@ def main(rounds: int, figures: str, systems: str, output: Path | None, one: str 
             for figure, value in json.loads(run.stdout.splitlines()[-1]).items():
                 results.setdefault(figure, {}).setdefault(system, []).append(value)
     medians = {f: {s: statistics.median(v) for s, v in by.items()} for f, by in results.items()}
-    report(medians, systems.split(","))
+    report(medians, systems)
     if output:
         output.write_text(json.dumps(medians, indent=1) + "\n")
 
@@ -63,6 +94,8 @@ def measure(name: str, figures: list[str]) -> Numbers:
                 numbers |= FIGURES[figure](system)
             except Unsupported:
                 continue
+            except Exception as error:  # the others are measured all the same
+                click.echo(f"  {figure} of {name} failed: {error!r}", err=True)
     finally:
         system.stop()
     return numbers
