@@ -43,7 +43,9 @@ def bring(session: Session, kept: list[Entry]) -> None:
         elif state.status == FINISHED and state.value and not state.where:
             inside = contained(state.value) if contained is not None else ()
             values.append(
-                calls.Value(name, count, 0, 0, state.nbytes, state.type, state.value, contains=inside)
+                calls.Value(
+                    name, count, 0, 0, state.nbytes, state.type, state.value, contains=inside, again=True
+                )
             )
         else:
             counts.append((name, count))

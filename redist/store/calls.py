@@ -334,7 +334,8 @@ def turn(
 class Value(NamedTuple):
     """A scattered value: `worker` 0 and a `value` of pickle bytes (inline), or the worker that has the segment.
 
-    `keep`: an argument payload, kept while any known task depends on it.
+    `keep`: an argument payload, kept while any known task depends on it. `again`: the key is known to be ours, maybe a
+    task's, and the caller registers anew.
     """
 
     name: str
@@ -346,6 +347,7 @@ class Value(NamedTuple):
     value: bytes = b""
     keep: bool = False
     contains: Sequence[str] = ()
+    again: bool = False
 
 
 def place(count: int, nbytes: int, workers: Sequence[str] = (), local: str = "") -> Call:
@@ -368,7 +370,7 @@ def commit(values: Sequence[Value]) -> Call:
             v.nbytes,
             v.type,
             v.value,
-            int(v.keep),
+            int(v.keep) + 2 * int(v.again),
             len(v.contains),
         )
         body += v.contains

@@ -10,6 +10,7 @@ from redist.store import calls as C
 from store.kit import Caller, World
 from store.test_data import scatter
 from store.test_failures import forget_everything, over
+from store.test_tasks import finish, submit, task
 
 
 @pytest.fixture
@@ -171,3 +172,49 @@ def test_a_long_lease_makes_no_long_recovery(world: World, client: Caller) -> No
     seconds, _ = world.store.command("TIME")
     assert int(world.command("HGET", "meta", "recovering")) < (int(seconds) + 15) * 1000
     over(world, client)
+
+
+@pytest.mark.parametrize("before", ["waiting", "queued", "processing", "memory"])
+def test_a_value_comes_back_to_a_server_that_still_has_its_task(
+    world: World, client: Caller, worker: Caller, before: str
+) -> None:
+    """A replica missed the end of the task: what the client brings is the task's value, no scatter under its key."""
+    inner = scatter(client, worker, "inner")
+    submit(client, task("first"), task("a", "first") if before == "waiting" else task("a"))
+    if before in ("processing", "memory"):
+        x = world.executor(worker)
+        if before == "memory":
+            finish(x, "first")
+            finish(x, "a", b"another")
+        else:
+            finish(x, "first")
+    client.register(lost=True)
+    client.ok(C.ledger([("inner", 1), ("first", 1)]))
+    client.ok(C.commit([C.Value("a", 1, 0, 0, 1, "list", b"v", contains=["inner"], again=True)]))
+    client.ok(C.registered())
+    assert world.state("a") == "memory"
+    assert world.record("a")["data"] == ("another" if before == "memory" else "v")
+    assert world.record("inner").get("pins") == (None if before == "memory" else "1")
+    over(world, client)
+    client.listen_up()
+    assert client.told["a"].state == "memory"
+    if before == "processing":
+        x.listen_up()
+        x.turn([C.Result(t.name, t.attempt, "memory", 1, "int", b"late") for t in list(x.tasks)])
+        assert world.record("a")["data"] == "v"
+    client.ok(C.ledger([("a", 0), ("first", 0)]))
+    assert world.state("a") == "gone"
+    assert world.record("inner")["attempt"] == str(inner)
+
+
+def test_a_value_that_is_brought_anew_while_others_compute_it(
+    world: World, client: Caller, worker: Caller
+) -> None:
+    """The client was gone for longer than its lease, and somebody else submitted the same call."""
+    other = world.client()
+    submit(other, task("a"))
+    client.register()
+    client.ok(C.commit([C.Value("a", 1, 0, 0, 1, "list", b"v", again=True)]))
+    client.ok(C.registered())
+    assert world.state("a") == "queued"
+    assert world.record("a")[f"refs:{client.ordinal}"] == "1"

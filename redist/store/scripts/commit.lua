@@ -4,7 +4,8 @@
 -- @include clock
 -- Make scattered values known, with the caller's references.
 -- KEYS[1] META
--- ARGV[1] header, then per value: name, count, attempt, worker (0: inline), nbytes, type, value, keep, contained keys and their names
+-- ARGV[1] header, then per value: name, count, attempt, worker (0: inline), nbytes, type, value, flags (1: keep, 2: said again by
+--   who registers anew), contained keys and their names
 -- Reply OK more, names that were in memory already (their new payloads are dropped)
 if repeated then
   return { 'REPEAT', 0 }
@@ -13,7 +14,7 @@ local field = 'refs:' .. ME
 local held, known = {}, {}
 local i = BODY
 while i <= #a do
-  local name, count, attempt, worker, nbytes, kind, value, keep, n = unpack(a, i, i + 8)
+  local name, count, attempt, worker, nbytes, kind, value, flags, n = unpack(a, i, i + 8)
   i = i + 9
   local names
   if n > 0 then
@@ -29,8 +30,9 @@ while i <= #a do
     h = rec(name)
   end
   local state = h and word(h.state)
-  -- Who registers anew brings values that tasks computed: those are the same.
-  local same = state == 'memory' and (value ~= '' and S.read_data(name, h) == value or h['w:' .. int(worker)] == int(attempt))
+  -- Who registers anew brings values that tasks computed, too.
+  local again = flags >= 2
+  local same = again or state == 'memory' and (value ~= '' and S.read_data(name, h) == value or h['w:' .. int(worker)] == int(attempt))
   if h and h.fn and not same then
     S.push(ME, name, 'erred', '0', '0', 'KeyTaken', '', format(
       '!KeyTaken\0the key %s is in use by a task; scatter under another key', name))
@@ -45,13 +47,18 @@ while i <= #a do
       S.set(name, h, field, int(count))
       held[#held + 1] = name
     end
-    if keep == 1 then
+    if flags % 2 == 1 then
       S.set(name, h, 'keep', '1')
     end
     if state == 'memory' then
       known[#known + 1] = name
       S.tell_one(ME, name, h)
+    elseif again and h.fn and not recovering then
+      S.later('revive ' .. name) -- somebody else had it computed again meanwhile
     else
+      if state == 'queued' then
+        S.void(h)
+      end
       if attempt == 0 then
         attempt = call('HINCRBY', META, 'attempt', 1)
       end
