@@ -26,6 +26,14 @@ def large(i: int) -> bytes:
     return bytes([i % 256]) * 50_000
 
 
+def gated(path: str, i: int) -> int:
+    """Say that it runs, and end when the file `path` is there."""
+    note(path + "-ran", str(i))
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    return i
+
+
 def boxed(size: int) -> list[Any]:
     """A container, of `size` bytes and the only Future of a value in a segment."""
     from redist import get_client, wait

@@ -34,8 +34,17 @@ class Rig:
         self.pids: set[int] = set()
         self.counts = str(folder / "counts")
 
-    def worker(self, name: str, *, executors: int = 1, threads: int = 1) -> WorkerProcess:
-        args = ["--lease", "1", "--executors", str(executors), "--threads", str(threads), "--grace", "0"]
+    def worker(self, name: str, *, executors: int = 1, threads: int = 1, lease: float = 1.0) -> WorkerProcess:
+        args = [
+            "--lease",
+            str(lease),
+            "--executors",
+            str(executors),
+            "--threads",
+            str(threads),
+            "--grace",
+            "0",
+        ]
         worker = WorkerProcess(self.endpoint, str(self.folder), *args, name=name)
         self.workers.append(worker)
         self.pids.add(worker.pid)

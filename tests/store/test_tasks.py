@@ -365,6 +365,24 @@ def test_resources_are_taken_and_given_back(world: World, client: Caller, worker
     world.check()
 
 
+def test_a_worker_that_restarts_with_other_resources(
+    world: World, client: Caller, worker: Caller, x: Caller
+) -> None:
+    """What an executor of before has taken of them comes back when that is reported dead."""
+    client.ok(C.submit([task("a", cls="g")], F, [C.EligibilityClass("g", "", "GPU=1,MEM=0.5")]))
+    assert world.record("a")["state"].startswith(f"processing e{x.ordinal}")
+    worker.options["details"] = {**worker.options["details"], "resources": "GPU=3,DISK=1.25"}
+    worker.register()
+    fields = [f"free:{resource}" for resource in ("GPU", "MEM", "DISK")]
+    assert world.command("HMGET", f"caller:{worker.ordinal}", *fields) == [b"2", b"-0.5", b"1.25"]
+    world.check()
+    worker.ok(C.lost_executor(x.ordinal, "died with its worker"))
+    world.callers.remove(x)
+    assert world.command("HMGET", f"caller:{worker.ordinal}", *fields) == [b"3", b"0", b"1.25"]
+    worker.register()
+    assert world.command("HMGET", f"caller:{worker.ordinal}", *fields) == [b"3", b"0", b"1.25"]
+
+
 def test_a_dead_executors_resources_serve_others_at_once(
     world: World, client: Caller, worker: Caller, x: Caller
 ) -> None:

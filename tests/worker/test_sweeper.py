@@ -98,6 +98,30 @@ def test_a_living_executor_keeps_it(sweeper: Sweeper, clock: Clock, parent: str)
     assert looks(sweeper, clock, 20) == [path]
 
 
+@pytest.mark.parametrize("dies", [True, False])
+def test_who_adopts_waits_for_dying_executors(
+    clock: Clock, parent: str, monkeypatch: pytest.MonkeyPatch, dies: bool
+) -> None:
+    path = dead(parent)
+    marks = Marks(os.path.join(path, "marks-1-1"))
+    marks.ordinal = 9
+    slot = marks.take_slot()
+    marks.set(slot, 44)
+    ends = clock.now + 0.5
+
+    def sleep(seconds: float) -> None:
+        clock.now += seconds
+        if dies and clock.now >= ends and marks.ordinal:
+            marks.set(slot, 45)  # what it began at the last moment
+            marks.close()
+
+    monkeypatch.setattr(clock, "sleep", sleep, raising=False)
+    home = find_home(SERVER, "dead", 1 << 20, parent)
+    assert (home.ordinal, home.blamed) == (7, {9: [45 if dies else 44]})
+    assert not dies or clock.now < ends + 0.1
+    home.directory.close()
+
+
 def test_the_clock_begins_anew_after_the_server_was_away(sweeper: Sweeper, clock: Clock, parent: str) -> None:
     path = dead(parent)
     looks(sweeper, clock, 20)

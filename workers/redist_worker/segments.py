@@ -27,6 +27,8 @@ _SWEEP_PERIOD = 10.0
 _MARGIN = 20.0
 #: How long one of another server or namespace is kept: whether that server counts the lease is not known here.
 _FOREIGN = 300.0
+#: How long the executors of a dead worker get to follow it, s.
+_LAST_BREATH = 2.0
 
 
 @dataclass(slots=True)
@@ -86,6 +88,7 @@ def find_home(endpoint: Endpoint, name: str, limit: int, parent: str | None = No
         directory = _adopt(dead.path, limit, dead.owner)
         if directory is None:
             continue  # another worker was faster
+        _await_executors(dead.path)
         before, ordinal, secret = _read_record(dead.path)
         home = Home(directory, before or whose, ordinal, secret, _read_marks(dead.path))
         logger.info(
@@ -103,6 +106,16 @@ def _adopt(path: str, limit: int, owner: str) -> SegmentDirectory | None:
         except SegmentError:
             time.sleep(0.02)  # a sweeper that looks has the lock for a moment
     return None
+
+
+def _await_executors(path: str) -> None:
+    """Return when the executors of a dead worker are gone, which die with it: only then is certain what they ran."""
+    until = time.monotonic() + _LAST_BREATH
+    while _executors_live(path):
+        if time.monotonic() >= until:
+            logger.warning("%s: an executor of its dead worker is still there", path)
+            return
+        time.sleep(0.02)
 
 
 def _server(endpoint: Endpoint) -> str:

@@ -91,6 +91,13 @@ if lost then
 end
 
 local me = P .. 'caller:' .. ord
+local changes = {} -- of a worker's resources
+local function note_resources(factor)
+  for resource, amount in string.gmatch(call('HGET', me, 'resources') or '', '([^=,]+)=([%d%.]+)') do
+    changes[resource] = (changes[resource] or 0) + factor * amount
+  end
+end
+note_resources(-1)
 local fields = { 'kind', kind, 'name', name, 'inc', incarnation, 'n', '0', 'since', now, 'seen', now,
   'lease', int(lease) }
 for i = 16, #a do
@@ -120,8 +127,11 @@ else
   call('ZADD', P .. 'leases', int(S.now() + lease), ord)
 end
 if kind == 'worker' then
-  for resource, amount in string.gmatch(call('HGET', me, 'resources') or '', '([^=,]+)=([%d%.]+)') do
-    call('HSETNX', me, 'free:' .. resource, amount) -- what executors of before have taken they give back
+  note_resources(1)
+  for resource, change in pairs(changes) do -- what executors of before have taken they give back
+    if change ~= 0 then
+      call('HINCRBYFLOAT', me, 'free:' .. resource, change)
+    end
   end
   call('HSET', me, 'status', 'running')
   call('HSET', P .. 'hosts', ord, call('HGET', me, 'memory') or '')
