@@ -45,7 +45,10 @@ class Client(ClientBase):
     namespace : str, optional
         Namespace on the server.
     heartbeat_interval : float or str, optional
-        A fifth of the lease.
+        A fifth of the lease, after which a client without a connection is believed gone; default 2 s.
+    silence : float or str, optional
+        How long a client without heartbeats is believed to live while its connection stands, since a long hold of the
+        interpreter's lock is not death; default 300 s.
     loop, security, serializers, deserializers, extensions, direct_to_workers, connection_limit : object
         Accepted for Dask's sake.
 

@@ -54,6 +54,7 @@ class ClientBase(ClientCore):
         timeout: float | str = 10.0,
         namespace: str | None = None,
         heartbeat_interval: float | str | None = None,
+        silence: float | str | None = None,
         loop: object = None,
         security: object = None,
         serializers: object = None,
@@ -69,6 +70,7 @@ class ClientBase(ClientCore):
         self._owns_cluster = address is None
         lease = seconds(grace) or 5 * (seconds(heartbeat_interval) or 2.0)
         self._how = (address, namespace, lease, name is not None and grace is not None)
+        self._silence = seconds(silence)
         cluster_options: dict[str, Any] = {
             "n_workers": n_workers,
             "threads_per_worker": threads_per_worker,
@@ -140,6 +142,8 @@ class ClientBase(ClientCore):
         where = address if isinstance(address, Endpoint) else endpoint(address, namespace)
         name = self._name or f"Client-{socket.gethostname()}-{os.getpid()}-{os.urandom(2).hex()}"
         details = {"host": socket.gethostname(), "pid": str(os.getpid())}
+        if self._silence is not None:
+            details["silence"] = str(int(1000 * self._silence))
         session = Session(where, "client", name, details, lease=lease, named=named)
         driver: Any
         if self.asynchronous:

@@ -205,3 +205,30 @@ def test_a_named_session_is_taken_up(cluster: LocalCluster, keys: Callable[[], l
         assert Future(scattered, client).result(20) == b"x" * 100_000
         assert Future("n-3", client).result(20) == 3
     wait_until(lambda: not keys(), what="every key is gone")
+
+
+def test_a_client_that_stands_still_is_given_up_when_it_said(
+    cluster: LocalCluster, keys: Callable[[], list[str]]
+) -> None:
+    """Its connections stand all the time."""
+    process = script(
+        cluster,
+        """
+        import time
+        client = Client(client.url, silence="1s", heartbeat_interval=0.2)
+        held = client.submit(abs, -1, key="held")
+        held.result()
+        print("ready", flush=True)
+        time.sleep(60)
+        """,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline() == "ready\n"
+    assert "held" in keys()
+    process.send_signal(signal.SIGSTOP)
+    wait_until(lambda: "held" not in keys(), 30, "what it held is released")
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    process.stderr.close()

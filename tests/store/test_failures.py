@@ -136,6 +136,22 @@ def test_a_client_that_listens_is_not_gone(world: World, client: Caller) -> None
     world.callers.remove(client)
 
 
+def test_a_client_says_how_long_it_may_be_silent(world: World, client: Caller) -> None:
+    other = world.client(details={"silence": "60000"})
+    submit(other, task("a"))
+    seen = int(world.command("HGET", f"caller:{other.ordinal}", "seen"))
+    world.command("HSET", f"caller:{other.ordinal}", "seen", seen - 55_000)
+    world.expire(other, by=client)
+    assert world.state("a") == "queued"
+    due = int(world.command("ZSCORE", "leases", str(other.ordinal)))
+    assert due == seen + 5000  # before its next lease would end
+    world.command("HSET", f"caller:{other.ordinal}", "seen", seen - 61_000)
+    world.expire(other, by=client)
+    world.drain()
+    assert world.state("a") == "gone"
+    world.callers.remove(other)
+
+
 def test_nobody_expires_before_a_lease_when_nobody_swept(
     world: World, client: Caller, worker: Caller
 ) -> None:

@@ -3,7 +3,7 @@
 -- @lazy
 -- The share of the sweep that every heartbeat carries out.
 local ABSENT = 6000       -- ms without any sweep after which nobody expires until a lease has passed
-local CONNECTED = 300000  -- ms that a client lives without a heartbeat while it still listens
+local SILENCE = 300000    -- ms that a client lives without a heartbeat while it still listens, unless it asked for other
 
 local function expire(ordinal, now)
   local c = S.caller(ordinal)
@@ -13,8 +13,9 @@ local function expire(ordinal, now)
     S.gone_worker(ordinal, 'no heartbeat for ' .. int((now - c.seen) / 1000) .. ' s')
   else
     local listening = S.publish('to:' .. ordinal, { 'p' })
-    if listening > 0 and now < c.seen + CONNECTED then
-      call('ZADD', P .. 'leases', now + c.lease, ordinal)
+    local last = c.seen + (c.silence or SILENCE)
+    if listening > 0 and now < last then
+      call('ZADD', P .. 'leases', int(math.min(now + c.lease, last)), ordinal)
     else
       S.gone_client(ordinal)
     end
