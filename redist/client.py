@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
-from redist import datasets, describing, gathering, scattering, usage
+from redist import datasets, describing, gathering, scattering
 from redist.client_base import NO_DEFAULT, ClientBase
 from redist.future import Future
 from redist.session.operations import AskAll, Operation
@@ -365,7 +365,9 @@ class Client(ClientBase):
 
     def usage(self) -> Any:
         """Return how many keys the cluster knows, and the bytes of their payloads on workers (`redist.usage.Usage`)."""
-        return self._run(usage.usage(self))
+        from redist.usage import usage
+
+        return self._run(usage(self))
 
     def scheduler_info(self, n_workers: int = -1, **kwargs: Any) -> Any:
         """Return what is known of the cluster and its workers, as Dask has it."""

@@ -18,7 +18,6 @@ yielded     outcome
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 from redist.session.states import Waiter
@@ -29,41 +28,54 @@ __all__ = ["Ask", "AskAll", "Operation", "Post", "Request", "Run", "Until"]
 T = TypeVar("T")
 
 
-@dataclass(slots=True)
+# Plain classes: five dataclasses would take a millisecond of every start.
+
+
 class Ask:
     """Send one call and have its reply."""
 
-    call: Call
+    __slots__ = ("call",)
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
 
 
-@dataclass(slots=True)
 class AskAll:
     """Send several calls and have all replies."""
 
-    calls: Sequence[Call]
+    __slots__ = ("calls",)
+
+    def __init__(self, calls: Sequence[Call]) -> None:
+        self.calls = calls
 
 
-@dataclass(slots=True)
 class Post:
     """Send a call and go on."""
 
-    call: Call
+    __slots__ = ("call",)
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
 
 
-@dataclass(slots=True)
 class Until:
     """Wait for `waiter`, at most `timeout` seconds."""
 
-    waiter: Waiter
-    timeout: float | None = None
+    __slots__ = ("timeout", "waiter")
+
+    def __init__(self, waiter: Waiter, timeout: float | None = None) -> None:
+        self.waiter = waiter
+        self.timeout = timeout
 
 
-@dataclass(slots=True)
 class Run:
     """Call a function that may block."""
 
-    function: Callable[..., Any]
-    args: tuple[Any, ...] = ()
+    __slots__ = ("args", "function")
+
+    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...] = ()) -> None:
+        self.function = function
+        self.args = args
 
 
 Request: TypeAlias = Ask | AskAll | Post | Until | Run
