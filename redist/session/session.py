@@ -73,9 +73,10 @@ class Session:
         Why the session can never work again.
     attempt : int
         The highest attempt that was seen.
-    on_tasks, on_control, on_evict, on_output, on_worker, on_generation, on_beat : callable or None
-        What a face does with pushes: hand-outs, ``look at the inbox``, (name, attempt) pairs to drop, (stream, worker, text)
-        of printing tasks, an ordinal that joined or left, the new generation, a heartbeat's answer.
+    on_tasks, on_void, on_control, on_evict, on_output, on_worker, on_generation, on_beat : callable or None
+        What a face does with pushes: hand-outs, attempts that nobody wants any more, ``look at the inbox``, (name, attempt)
+        pairs to drop, (stream, worker, text) of printing tasks, an ordinal that joined or left, the new generation, a
+        heartbeat's answer.
     on_lost : callable or None
         Called when the server lost this caller; returns the calls that bring what it has besides counts and tasks.
     bring_functions : callable or None
@@ -133,6 +134,7 @@ class Session:
         self.lane.incarnation = _new_incarnation()
         self.lane.ordinal = ordinal
         self.on_tasks: Callable[[list[HandOut]], object] | None = None
+        self.on_void: Callable[[list[int]], object] | None = None
         self.on_control: Callable[[], object] | None = None
         self.on_evict: Callable[[list[tuple[str, int]]], object] | None = None
         self.on_output: Callable[[int, str, str], object] | None = None
@@ -388,6 +390,9 @@ class Session:
                 for task in tasks:
                     self.attempt = max(self.attempt, task.attempt)
                 self.on_tasks(tasks)
+        elif kind == b"x":
+            if self.on_void is not None:
+                self.on_void([int(attempt) for attempt in message[1:]])
         elif kind == b"c":
             if self.on_control is not None:
                 self.on_control()

@@ -292,6 +292,22 @@ def test_lineage_ends_at_an_inline_value(world: World, client: Caller, x: Caller
     assert [world.state(f"s{i}") for i in range(6)] == ["gone"] * 5 + ["memory"]
 
 
+@pytest.mark.parametrize("how", ["cancel", "release"])
+def test_an_executor_hears_what_it_need_not_start(
+    world: World, client: Caller, worker: Caller, how: str
+) -> None:
+    x = world.executor(worker, 3)
+    submit(client, task("a"), task("b"), task("c"))
+    x.listen_up()
+    attempts = {t.name: t.attempt for t in x.tasks}
+    client.ok(C.cancel(["a", "b"]) if how == "cancel" else C.ledger([("a", 0), ("b", 0)]))
+    (message,) = x.listen_up()
+    assert message[0] == b"x"
+    assert sorted(map(int, message[1:])) == sorted([attempts["a"], attempts["b"]])
+    x.turn([C.Result("a", attempts["a"], "back")])
+    assert not world.record("a")
+
+
 def test_cancel_drops_ones_own_references(world: World, client: Caller, x: Caller) -> None:
     other = world.client()
     submit(client, task("a"), task("b", "a"), task("c", "b"))

@@ -286,14 +286,44 @@ def test_a_result_waits_for_its_batch_only_so_long(make, monkeypatch, after):
     assert finished == ([200 + i for i in range(10)] if after == 0 else [200] * 10)
 
 
+def test_what_nobody_wants_any_more_is_not_started(make, monkeypatch):
+    monkeypatch.setattr("redist_worker.runner._DRAGS", 10.0)
+    started, go, ran = threading.Event(), threading.Event(), []
+
+    def body(name, server):
+        if name == "stuck":
+            started.set()
+            assert go.wait(10)
+        ran.append(name)
+
+    server, runner = make(body)
+    server.submit([f"x{i}" for i in range(200)])
+    server.wait_for(lambda: len(server.done) == 200)
+    names = ["stuck", *(f"y{i}" for i in range(20))]
+    with server.lock:
+        server.idle = 0
+        server.submit(names)
+    runner.on_tasks([])
+    server.wake()
+    assert started.wait(10)
+    void = [name for name in names if name in server.state and name != "stuck" and int(name[1:]) % 2]
+    with server.lock:
+        runner.on_void([server.state.pop(name) for name in void])
+    go.set()
+    server.wait_for(lambda: len(server.done) == 200 + len(names) - len(void))
+    server.wait_for(lambda: not server.batches and server.idle == 1)
+    assert not set(ran) & set(void)
+    assert set(names) == set(ran[200:]) | set(void)
+
+
 def test_tasks_that_wait_for_tasks_never_starve(make):
     def body(name, server):
         depth = int(name)
         if depth:
             server.submit([str(depth - 1)])
-            server.runner.block()
+            server.runner.places.block()
             server.wait_for(lambda: str(depth - 1) in server.done)
-            server.runner.unblock()
+            server.runner.places.unblock()
 
     server, runner = make(body)
     server.submit(["30"])
@@ -307,10 +337,10 @@ def test_seceded_tasks_leave_their_slot_until_they_rejoin(make):
 
     def body(name, server):
         if name == "long":
-            server.runner.secede()
-            server.runner.secede()
+            server.runner.places.secede()
+            server.runner.places.secede()
             assert go.wait(10)
-            server.runner.rejoin()
+            server.runner.places.rejoin()
         order.append(name)
 
     server, runner = make(body)
@@ -320,11 +350,13 @@ def test_seceded_tasks_leave_their_slot_until_they_rejoin(make):
     go.set()
     settled(server, runner, ["long", "a", "b"])
     with pytest.raises(ValueError, match="inside a task"):
-        runner.secede()
+        runner.places.secede()
 
 
 def test_a_task_may_end_while_it_is_seceded(make):
-    server, runner = make(lambda name, server: server.runner.secede() if name.startswith("s") else None)
+    server, runner = make(
+        lambda name, server: server.runner.places.secede() if name.startswith("s") else None
+    )
     names = [*(f"s{i}" for i in range(20)), *(f"x{i}" for i in range(20))]
     server.submit(names)
     settled(server, runner, names)
@@ -410,9 +442,9 @@ def test_a_mixture_ends_well(make, threads):
         i = int(name[1:])
         if name[0] == "p":
             server.submit([f"c{i}"])
-            server.runner.block()
+            server.runner.places.block()
             server.wait_for(lambda: f"c{i}" in server.done)
-            server.runner.unblock()
+            server.runner.places.unblock()
         elif i % 50 == 0:
             time.sleep(0.01)
 

@@ -149,9 +149,10 @@ class Executor:
             shares,
         )
         self.session.on_tasks = self.runner.on_tasks
+        self.session.on_void = self.runner.on_void
         self.session.on_beat = self._beat
-        self.driver.on_block = self.runner.block
-        self.driver.on_unblock = self.runner.unblock
+        self.driver.on_block = self.runner.places.block
+        self.driver.on_unblock = self.runner.places.unblock
         self.driver.start()
         self.marks.ordinal = self.session.ordinal
         self.local = Local(options, self.driver, self.runner)

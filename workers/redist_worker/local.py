@@ -115,7 +115,7 @@ def secede() -> None:
     ValueError
         Outside of a task.
     """
-    get_worker()._runner.secede()
+    get_worker()._runner.places.secede()
 
 
 def rejoin() -> None:
@@ -126,4 +126,4 @@ def rejoin() -> None:
     ValueError
         Outside of a task.
     """
-    get_worker()._runner.rejoin()
+    get_worker()._runner.places.rejoin()

@@ -15,7 +15,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 from redist.store import calls
@@ -26,6 +26,7 @@ from redist_worker.chains import Chain
 from redist_worker.deadline import Deadline
 from redist_worker.marks import Marks
 from redist_worker.pace import Pace
+from redist_worker.places import Places
 from redist_worker.shelf import Shelf
 from redist_worker.threads import Lane, TaskThread, take_next, take_results, take_tail
 from redist_worker.tokens import Tokens
@@ -40,8 +41,6 @@ _CUT_AFTER = 0.02  # s of a batch, after which it is cut short
 _HAND_IN_AFTER = 0.0025  # s that a result waits for others of its batch, and for the task that runs then
 _SPARE_THREADS = 1
 
-
-_local = threading.local()
 _Post: TypeAlias = Callable[[Call, Callable[[Any], None]], None]
 
 
@@ -64,9 +63,15 @@ class Runner:
         Called when a thread ended because the session failed.
     shares : sequence of (Tokens, Shelf)
         What the first threads, by their slots, share with the worker.
+
+    Attributes
+    ----------
+    places : Places
+        Where a task gives its slot up, and takes one again.
     """
 
     threads: int
+    places: Places
 
     def __init__(
         self,
@@ -85,6 +90,7 @@ class Runner:
         self._before_hand_in = before_hand_in
         self._on_failure = on_failure
         self._shares = shares
+        self.places = Places(self._secede, self._rejoin)
         self._pace = Pace()
         self._lock = threading.Lock()
         self._slot_free = threading.Condition(self._lock)
@@ -156,6 +162,19 @@ class Runner:
             surplus = self._surplus()
         if surplus:
             self._give_back(surplus, self._lane.enqueue)
+
+    def on_void(self, attempts: Iterable[int]) -> None:
+        """Skip what nobody wants any more, as far as it is here and not started. Called back by the session."""
+        void = frozenset(attempts)
+        with self._lock:
+            for thread in list(self._all):
+                thread.void.update(void.intersection(task.attempt for task in list(thread.queue)))
+            back = [task for batch in self._pending for task in batch if task.attempt in void]
+            if back:
+                left = ([task for task in batch if task.attempt not in void] for batch in self._pending)
+                self._pending = deque(batch for batch in left if batch)
+        if back:
+            self._give_back(back, self._lane.enqueue)
 
     def _surplus(self) -> list[HandOut]:
         """Return what no thread is free for, taken off the pending batches; the lock is held."""
@@ -262,8 +281,7 @@ class Runner:
             me.tokens, me.shelf = self._shares[slot]
             me.tokens.take_all()  # of a predecessor that failed
         self._all.add(me)
-        _local.thread = me
-        _local.runner = self
+        self.places.enter(me)
         try:
             while (work := self._next(me)) is not None:
                 self._run(me, work)
@@ -399,51 +417,6 @@ class Runner:
         me.blocks = 0
 
     # --- blocking ---------------------------------------------------------------------------------------------------
-
-    def block(self) -> None:
-        """Give up this thread's slot, because its task is about to wait; nested calls count."""
-        me = self._mine()
-        if me is None:
-            return
-        me.blocks += 1
-        if me.blocks == 1 and not me.seceded:
-            self._secede(me)
-
-    def unblock(self) -> None:
-        """Take a slot again, waiting until one is free."""
-        me = self._mine()
-        if me is None or not me.blocks:
-            return
-        me.blocks -= 1
-        if me.blocks == 0 and not me.seceded:
-            self._rejoin(me)
-
-    def secede(self) -> None:
-        """Run the current task outside of the slots, until it ends or `rejoin` is called."""
-        me = self._mine()
-        if me is None:
-            raise ValueError("secede() can only be called inside a task")
-        if not me.seceded:
-            me.seceded = True
-            if not me.blocks:
-                self._secede(me)
-
-    def rejoin(self) -> None:
-        """Take a slot again after `secede`, waiting until one is free."""
-        me = self._mine()
-        if me is None:
-            raise ValueError("rejoin() can only be called inside a task")
-        if me.seceded:
-            me.seceded = False
-            if not me.blocks:
-                self._rejoin(me)
-
-    def _mine(self) -> TaskThread | None:
-        """Return the calling thread's state if it runs a task of this executor."""
-        me: TaskThread | None = getattr(_local, "thread", None)
-        if me is None or me.task is None or getattr(_local, "runner", None) is not self:
-            return None
-        return me
 
     def _secede(self, me: TaskThread) -> None:
         with self._lock:

@@ -44,6 +44,8 @@ class TaskThread:
 
     slot: int = -1
     queue: deque[HandOut] = field(default_factory=deque)
+    #: attempts in the queue that nobody wants any more
+    void: set[int] = field(default_factory=set)
     started: float = 0.0
     # (result, its batch, what keeps Futures inside it alive until the turn that pins them is on the lane)
     results: deque[tuple[Result, int, object]] = field(default_factory=deque)
@@ -58,6 +60,7 @@ class TaskThread:
     def begin(self, tasks: Sequence[HandOut]) -> None:
         """Take over the tasks behind the first of a batch."""
         self.queue.extend(tasks)
+        self.void.clear()
         if self.shelf is not None:
             self.shelf.clear()
         if self.tokens is not None:
@@ -82,13 +85,16 @@ class TaskThread:
 
 
 def take_next(thread: TaskThread) -> HandOut | None:
-    """Take the next task of the thread's own batch; None if there is none, or others took the rest."""
-    if not thread.queue or (thread.tokens is not None and not thread.tokens.take_one()):
-        return None
-    try:
-        return thread.queue.popleft()
-    except IndexError:  # without tokens: taken in this moment
-        return None
+    """Take the next task of the thread's own batch; None if there is none, or others took the rest. Void ones go back."""
+    while thread.queue and (thread.tokens is None or thread.tokens.take_one()):
+        try:
+            task = thread.queue.popleft()
+        except IndexError:  # without tokens: taken in this moment
+            return None
+        if task.attempt not in thread.void:
+            return task
+        thread.results.append((Result(task.name, task.attempt, "back"), task.batch, None))
+    return None
 
 
 def take_results(thread: TaskThread) -> tuple[list[Result], list[int], list[object]]:

@@ -143,20 +143,23 @@ function S.hollow(name, h)
 end
 
 local function forget(name, h)
+  local state = word(h.state)
   if h.fn then
     S.use_function(h.fn, -1)
   end
   if h.class then
     S.use_function(h.class, -1)
   end
-  if word(h.state) == 'queued' then
+  if state == 'queued' then
     S.void(h)
+  elseif state == 'processing' then
+    S.skip(h)
   end
   S.drop_value(name, h)
   if h.data == '' then
     S.remove(P .. 'data:' .. name)
   end
-  if word(h.state) == 'erred' and not h.cause then
+  if state == 'erred' and not h.cause then
     S.remove(P .. 'error:' .. name)
   end
   if tonumber(h.deps or 0) >= SLICE then
@@ -205,6 +208,8 @@ function S.rest(name, h)
   elseif state == 'waiting' or state == 'queued' or state == 'processing' then
     if state == 'queued' then
       S.void(h)
+    elseif state == 'processing' then
+      S.skip(h)
     end
     S.set(name, h, 'state', 'released')
     S.unset(name, h, 'reviving')

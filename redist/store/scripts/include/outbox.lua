@@ -2,8 +2,9 @@
 -- @include publish
 -- @include fields
 -- @lazy
--- What the script tells others: states to clients, payloads to drop to workers. One message a receiver, sent at the end.
-local pushes, evictions = {}, {}
+-- What the script tells others: states to clients, payloads to drop to workers, void attempts to executors. One message a
+-- receiver, sent at the end.
+local pushes, evictions, skips = {}, {}, {}
 
 -- How a state travels: state, attempt, nbytes, type, where, value. Values above `limit` bytes are left out.
 function S.describe(name, h, limit, error_limit)
@@ -67,6 +68,15 @@ function S.evict(worker, name, attempt)
   m[#m + 1] = attempt
 end
 
+-- Nobody wants what is being run: an executor that has not started it need not.
+function S.skip(h)
+  local x, attempt = match(h.state, '^processing e(%d+)%.(%d+)$')
+  if x then
+    skips[x] = skips[x] or { 'x' }
+    table.insert(skips[x], attempt)
+  end
+end
+
 closers[#closers + 1] = function()
   for ordinal, m in pairs(pushes) do
     m[2] = call('HINCRBY', P .. 'caller:' .. ordinal, 'pushed', 1)
@@ -74,5 +84,8 @@ closers[#closers + 1] = function()
   end
   for worker, m in pairs(evictions) do
     S.publish('evict:' .. worker, m)
+  end
+  for x, m in pairs(skips) do
+    S.publish('to:' .. x, m)
   end
 end
