@@ -115,9 +115,20 @@ def _twin(error: BaseException) -> BaseException:
 
 
 def values_of(
-    client: Client, states: Sequence[FutureState], *, copy: bool = False, writable: bool = False
+    client: Client,
+    states: Sequence[FutureState],
+    deadline: float | None = None,
+    *,
+    copy: bool = False,
+    writable: bool = False,
 ) -> Operation[list[Any]]:
-    """Return the values of finished `states`."""
+    """Return the values of finished `states`.
+
+    Raises
+    ------
+    TimeoutError
+        If `deadline` (of `time.monotonic`) came before copies that moved, or are computed again, were there.
+    """
     values: list[Any] = [None] * len(states)
     rest: list[int] = []
     with as_current(client):
@@ -169,16 +180,18 @@ def values_of(
         rest = [i for i in rest if i not in done]
         if rest:
             # Evicted, moved or being computed again: ask how it stands.
-            if time.monotonic() > until:
-                name = decode_key(states[rest[0]].name)
+            now, name = time.monotonic(), decode_key(states[rest[0]].name)
+            if now > until:
                 raise trouble or TransferError(f"no copy of {name!r} can be reached")
-            yield Until(Waiter(1), pause)
+            if deadline is not None and now >= deadline:
+                raise TimeoutError(f"no copy of {name!r} could be reached in time") from trouble
+            yield Until(Waiter(1), pause if deadline is None else min(pause, deadline - now))
             pause = min(2 * pause, _LONGEST_PAUSE)
-            yield from _ask_again(client, [states[i] for i in rest])
+            yield from _ask_again(client, [states[i] for i in rest], deadline)
     return values
 
 
-def _ask_again(client: Client, states: list[FutureState]) -> Operation[None]:
+def _ask_again(client: Client, states: list[FutureState], deadline: float | None) -> Operation[None]:
     """Read where values are now; wait for those that are computed again, and raise for those that are lost."""
     names = [state.name for state in states]
     replies = yield AskAll([calls.states(names[i : i + SLICE]) for i in range(0, len(names), SLICE)])
@@ -196,7 +209,7 @@ def _ask_again(client: Client, states: list[FutureState]) -> Operation[None]:
                     state.status = PENDING
                     again.append(state)
     if again:
-        yield from wait_for(client, again, None, stop_on_error=True)
+        yield from wait_for(client, again, deadline, stop_on_error=True)
     for state in states:
         if state.status != FINISHED:
             yield from raise_error(client, state)
@@ -214,7 +227,7 @@ def result_of(
     if value:
         with as_current(client):
             return loads_inline(value)
-    return (yield from values_of(client, [state], copy=copy, writable=writable))[0]
+    return (yield from values_of(client, [state], deadline, copy=copy, writable=writable))[0]
 
 
 def gather(client: Client, futures: Any, errors: str, copy: bool, writable: bool) -> Operation[Any]:

@@ -250,7 +250,7 @@ class as_completed:
         if future._cleared:
             raise FutureCancelledError(future.key, "its reference was released")
         if state.status == FINISHED:
-            return future, (yield from values_of(client, [state]))[0]
+            return future, (yield from values_of(client, [state], self._deadline))[0]
         exception, traceback = yield from error_of(client, state)
         if self.raise_errors:
             raise exception.with_traceback(traceback)
