@@ -98,7 +98,7 @@ class AsyncioDriver(Driver):
         if self._closed is not None:
             return
         outcome = Outcome(1)
-        done = outcome.take(0)
+        done, _ = outcome.of(0)
         try:
             if self.session.failure is None and self._loop is not None:
                 self.session.close(lambda: done([]))
@@ -137,7 +137,7 @@ class AsyncioDriver(Driver):
         if self._closed is None and self.session.failure is None and self.links.up:
             self._loop = None
             outcome = Outcome(1)
-            done = outcome.take(0)
+            done, _ = outcome.of(0)
             try:
                 self.session.close(lambda: done([]))
                 self._stand_still(outcome, timeout)
@@ -176,7 +176,7 @@ class AsyncioDriver(Driver):
         self.check_alive()
         outcome = Outcome(len(calls))
         for i, call in enumerate(calls):
-            self.session.enqueue(call, outcome.take(i), outcome.fail)
+            self.session.enqueue(call, *outcome.of(i))
         self.push_out()
         if not await self.wait(outcome, timeout):
             raise TimeoutError(f"no reply from {self.endpoint.url} within {timeout:g} s")
@@ -188,7 +188,7 @@ class AsyncioDriver(Driver):
         if asyncio.get_running_loop() is not self._loop:
             raise RuntimeError("this client belongs to another event loop")
         outcome = Outcome(1)
-        self.session.enqueue(call, outcome.take(0), outcome.fail)
+        self.session.enqueue(call, *outcome.of(0))
         self._stand_still(outcome, self.endpoint.timeout)
         self._loop.call_soon(self._after)
         result: list[Any] = outcome.result()[0]

@@ -135,6 +135,8 @@ class Lane:
         self.round = 0
         self._inflight: deque[tuple[Entry, int]] = deque()
         self._loose: list[Entry] = []  # unnumbered ones that wait for a connection or a registration
+        self._untold: tuple[Callable[[Any], object], Any] | None = None
+        self._telling = False
         self._born = 0  # the round in which this incarnation began
         self._with_text: set[str] = set()
         self._resume_at: float | None = None
@@ -218,9 +220,11 @@ class Lane:
         self._resume_at = None
         self._helping = self._continuing = False
         self._with_text.clear()
+        self._tell_again()
 
     def connect(self) -> None:
         """Note that there is a connection again; what is unanswered goes out if we are registered."""
+        self._tell_again()
         self.connected = True
         self._backoff = _FIRST_BACKOFF
         if self.registered:
@@ -305,36 +309,62 @@ class Lane:
                 self._backoff = _FIRST_BACKOFF
                 # Answers of a lost incarnation are answers to nobody: its calls were taken over.
                 if not entry.done and (not entry.n or (self.unanswered and self.unanswered[0] is entry)):
-                    self._answered(entry)
-                    if entry.on_reply is not None:
-                        entry.on_reply(reply)
+                    self._settle(entry, entry.on_reply, reply)
                     if len(reply) > 1 and reply[1] == 1 and entry.call.script.name != "continue":
                         self.continue_()
             elif not entry.done:
                 self._other(entry, word, reply, news)
         else:
             raise ProtocolError(f"not the reply of a script: {reply!r:.100}")
-        # Last, so that a reply whose handling was interrupted is handled again after a reconnection.
         if self._inflight and self._inflight[0][0] is entry and self._inflight[0][1] == sent_in:
             self._inflight.popleft()
 
+    def _settle(self, entry: Entry, callback: Callable[[Any], object] | None, outcome: Any) -> None:
+        """End a call and tell. Before the first step a Ctrl-C leaves it to be sent again, behind that to be told again."""
+        if callback is not None and entry.call.script.name == "register":
+            self._answered(entry)
+            callback(outcome)  # a session registers once more, rather than hear twice of one registration
+            return
+        self._untold = None if callback is None else (callback, outcome)
+        self._answered(entry)
+        self._tell()
+
     def _answered(self, entry: Entry) -> None:
-        entry.done = True
+        # In this order: what is done but not gone would never be answered again.
         if entry.n:
             while self.unanswered and self.unanswered[0].n <= entry.n:
                 self.unanswered.popleft()
+        entry.done = True
+
+    def _tell(self) -> None:
+        """Tell what came of a call: again after a Ctrl-C, so that callbacks must bear to hear the same twice."""
+        if self._untold is None:
+            return
+        callback, outcome = self._untold
+        try:
+            self._telling = True
+            callback(outcome)
+        except Exception:
+            self._untold = None
+            raise
+        finally:
+            self._telling = False
+        self._untold = None
+
+    def _tell_again(self) -> None:
+        """Make up for what a Ctrl-C kept from being told."""
+        if not self._telling:  # the callback itself may have found the connection broken
+            self._tell()
 
     def _other(self, entry: Entry, word: bytes, reply: list[Any], news: bool) -> None:
         if word in (b"NO", b"OLD") and entry.n and not (self.unanswered and self.unanswered[0] is entry):
             return
         if word == b"NO":
-            self._answered(entry)
             code, message = (_text(part) for part in (*reply[1:3], b"", b"")[:2])
-            _fail(entry, Refused(code, message))
+            self._settle(entry, entry.on_error, Refused(code, message))
         elif word == b"OLD":
-            self._answered(entry)
             self._on_generation(int(reply[1]))
-            _fail(entry, OldGeneration())
+            self._settle(entry, entry.on_error, OldGeneration())
         elif not news:
             return
         elif word == b"GAP":
@@ -345,9 +375,7 @@ class Lane:
                 self._on_unregistered()
         elif word == b"UNKNOWN":
             if entry.call.script.name == "close":
-                self._answered(entry)
-                if entry.on_reply is not None:
-                    entry.on_reply(reply)
+                self._settle(entry, entry.on_reply, reply)
             else:
                 if not entry.n and not _is_own(entry):
                     self._loose.append(entry)
@@ -385,14 +413,15 @@ class Lane:
 
     def _give_up(self, entry: Entry, error: BaseException) -> None:
         """Drop a call that the server will never take: a no-op takes its number, so that it blocks nothing."""
-        on_error, entry.on_error, entry.on_reply = entry.on_error, None, None
+        if entry.on_error is not None:
+            self._untold = entry.on_error, error
+        entry.on_error = entry.on_reply = None
         if entry.n:
             entry.call = calls.noop()
             self._resume()
         else:
             entry.done = True
-        if on_error is not None:
-            on_error(error)
+        self._tell()
 
     # --- long work --------------------------------------------------------------------------------------------------
 
@@ -409,11 +438,6 @@ class Lane:
 
     def _stop(self, _: BaseException) -> None:
         self._continuing = False
-
-
-def _fail(entry: Entry, error: BaseException) -> None:
-    if entry.on_error is not None:
-        entry.on_error(error)
 
 
 def _is_own(entry: Entry) -> bool:

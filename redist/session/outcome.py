@@ -11,7 +11,7 @@ __all__ = ["Outcome"]
 
 
 class Outcome(Waiter):
-    """Collects the replies of `count` calls; ready when all were answered or refused."""
+    """Collects the replies of `count` calls; ready when all were answered or refused. The first error stays."""
 
     __slots__ = ("error", "replies")
 
@@ -20,20 +20,20 @@ class Outcome(Waiter):
         self.replies: list[Any] = [None] * count
         self.error: BaseException | None = None
 
-    def take(self, index: int) -> Callable[[list[Any]], None]:
-        """Return the callback for the reply of call `index`."""
+    def of(self, index: int) -> tuple[Callable[[list[Any]], None], Callable[[BaseException], None]]:
+        """Return the callbacks of call `index`, for its reply and for its error. What is said twice counts once."""
 
         def taken(reply: list[Any]) -> None:
             self.replies[index] = reply
             self._count()
 
-        return taken
+        def refused(error: BaseException) -> None:
+            if self.error is None:
+                self.error = error
+            self.replies[index] = error
+            self._count()
 
-    def fail(self, error: BaseException) -> None:
-        """Note that a call was refused; the first error stays."""
-        if self.error is None:
-            self.error = error
-        self._count()
+        return taken, refused
 
     def result(self) -> list[Any]:
         """Return the replies, or raise the first error."""
@@ -42,6 +42,6 @@ class Outcome(Waiter):
         return self.replies
 
     def _count(self) -> None:
-        self.remaining -= 1
+        self.remaining = self.replies.count(None)
         if self.remaining == 0 and self.wake is not None:
             self.wake()

@@ -108,7 +108,7 @@ class ThreadDriver(Driver, BlockingRunner):
         if self._closed is not None:
             return
         outcome = Outcome(1)
-        done = outcome.take(0)
+        done, _ = outcome.of(0)
         try:
             if self.session.failure is None and self._thread is not None:
                 with self.lock:
@@ -187,7 +187,7 @@ class ThreadDriver(Driver, BlockingRunner):
             self.check_alive()
             try:
                 for i, call in enumerate(calls):
-                    self.session.enqueue(call, outcome.take(i), outcome.fail)
+                    self.session.enqueue(call, *outcome.of(i))
                 self.links.transmit()
             except BaseException as error:
                 self.links.interrupted(error)

@@ -340,19 +340,98 @@ def test_reply_that_nobody_asked_for(bench: Bench) -> None:
         bench.reply(OK)
 
 
-def test_interrupted_handling_is_repeated_after_reconnection(bench: Bench) -> None:
-    """A Ctrl-C inside a callback loses nothing: the connection is made anew, and the answer comes again."""
+@pytest.mark.parametrize("moment", ["before", "in between", "inside", "behind"])
+@pytest.mark.parametrize(
+    ("reply", "word"), [(OK, b"OK"), ([b"NO", b"x", b"y"], Refused), ([b"OLD", 2], OldGeneration)]
+)
+def test_interrupted_handling_is_made_up_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, moment: str, reply: Any, word: Any
+) -> None:
+    """A Ctrl-C anywhere around a callback loses nothing: what was not told is told with the loss of the connection."""
+    lane = bench.lane
+    answers: list[Any] = []
+    strikes = [KeyboardInterrupt]
 
-    def interrupted(_: object) -> None:
-        raise KeyboardInterrupt
+    def strike(name: str, *, first: bool) -> None:
+        real = getattr(lane, name)
 
-    entry = bench.lane.enqueue(calls.fire(["a"]), interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        bench.reply(OK)
-    assert not bench.lane.unanswered
-    assert entry.done
+        def struck(*args: Any) -> None:
+            if first and strikes:
+                raise strikes.pop()
+            real(*args)
+            if strikes:
+                raise strikes.pop()
+
+        monkeypatch.setattr(lane, name, struck)
+
+    def hear(answer: Any) -> None:
+        if moment == "inside" and strikes:
+            raise strikes.pop()
+        answers.append(answer)
+
+    if moment != "inside":
+        strike("_tell" if moment == "behind" else "_answered", first=moment == "before")
+    lane.enqueue(calls.fire(["a"]), hear, hear)
     bench.call("b")
     bench.sent()
+    with pytest.raises(KeyboardInterrupt):
+        bench.reply(reply)
+    lane.lost()
+    lane.connect()
+    sent = bench.sent()
+    assert sent[-1] == ("b", 2)
+    for what, _ in sent:
+        bench.reply(reply if what == "a" else OK)
+    heard = [answer[0] if isinstance(answer, list) else type(answer) for answer in answers]
+    assert heard in ([word], [word, word])
+    assert bench.answers == [("b", b"OK")]
+    assert not lane.unanswered
+    assert not lane.due
+
+
+def test_interrupted_refusal_of_a_full_server(bench: Bench) -> None:
+    errors: list[BaseException] = []
+
+    def hear(error: BaseException) -> None:
+        if not errors:
+            errors.append(error)
+            raise KeyboardInterrupt
+        errors.append(error)
+
+    bench.lane.enqueue(calls.submit([]), None, hear)
+    bench.sent()
+    with pytest.raises(KeyboardInterrupt):
+        bench.reply(hiredis.ReplyError("OOM no"))
     bench.lane.lost()
     bench.lane.connect()
-    assert bench.sent() == [("b", 2)]
+    assert [type(error) for error in errors] == [ServerFull, ServerFull]
+
+
+def test_a_callback_that_fails_is_not_told_again(bench: Bench) -> None:
+    heard = []
+
+    def fail(reply: Any) -> None:
+        heard.append(reply)
+        raise ValueError
+
+    bench.lane.enqueue(calls.fire(["a"]), fail)
+    bench.sent()
+    with pytest.raises(ValueError):
+        bench.reply(OK)
+    bench.lane.lost()
+    bench.lane.connect()
+    assert heard == [OK]
+
+
+def test_a_lost_connection_inside_a_callback_tells_once(bench: Bench) -> None:
+    heard = []
+
+    def lose(reply: Any) -> None:
+        heard.append(reply)
+        bench.lane.lost()
+
+    bench.lane.enqueue(calls.fire(["a"]), lose)
+    bench.sent()
+    bench.reply(OK)
+    bench.lane.connect()
+    assert heard == [OK]

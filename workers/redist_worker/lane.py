@@ -37,7 +37,7 @@ class DriverLane:
         with driver.lock:
             driver.check_alive()
             # Behind the tasks and counts of this executor's own client: a result may contain their Futures.
-            self._session.enqueue(call, outcome.take(0), outcome.fail)
+            self._session.enqueue(call, *outcome.of(0))
             driver.push_out()
         # looked at now and then: a session that fails for good answers nothing
         while not driver.wait(outcome, _LOOK_AGAIN, replies=True):
