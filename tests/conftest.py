@@ -1,4 +1,4 @@
-"""Servers, namespaces and stores that tests ask for. What they are is in servers.py."""
+"""Servers, namespaces and stores that tests ask for (see servers.py), and looks at what they leave (see leftovers.py)."""
 
 from __future__ import annotations
 
@@ -7,28 +7,51 @@ from collections.abc import Iterator
 import pytest
 
 import servers
+from leftovers import host, started
 from servers import FakeStore, SentinelServer, Server, Store, WireStore
+
+started.watch()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left_on_the_host_at_the_end() -> Iterator[None]:
+    before = host.traces()
+    yield
+    host.kept.clear()
+    host.leaves_nothing(before)
+    host.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_left_on_the_host() -> Iterator[None]:
+    before = host.traces()
+    yield
+    host.leaves_nothing(before)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_in_a_server() -> Iterator[None]:
+    started.begin()
+    yield
+    started.end()
 
 
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[Server]:
     """The embedded Valkey."""
-    with servers.running("valkey") as server:
-        yield server
+    yield from host.keep(servers.running("valkey"))
 
 
 @pytest.fixture(scope="session")
 def redis7() -> Iterator[Server]:
     """Debian's redis-server."""
-    with servers.running("redis7") as server:
-        yield server
+    yield from host.keep(servers.running("redis7"))
 
 
 @pytest.fixture(scope="session")
 def cluster3() -> Iterator[Server]:
     """A Cluster of three nodes."""
-    with servers.running_cluster() as server:
-        yield server
+    yield from host.keep(servers.running_cluster())
 
 
 @pytest.fixture
@@ -72,4 +95,4 @@ def store(request: pytest.FixtureRequest, namespace: str) -> Iterator[Store]:
     store = WireStore(server.endpoint(namespace), request.param)
     yield store
     store.close()
-    server.forget(namespace)
+    server.forget(namespace)  # raw keys too; who plays a namespace's part is looked at by its world

@@ -14,8 +14,6 @@ from redist import Client, Future, LocalCluster
 from redist.store.server import EmbeddedServer
 from servers import wait_until
 
-from .conftest import leaves_nothing
-
 PARTS, SIZE = 40, 10_000
 
 
@@ -53,7 +51,6 @@ def test_the_server_with_a_log(tmp_path: Path) -> None:
                 assert whole.result(40) == RESULT
                 assert kept.result(20)[-1] == SIZE - 1
                 assert client.submit(part, 1).result(20)[0] == 1
-            leaves_nothing(cluster)
 
 
 def test_workers_and_executors(cluster: LocalCluster, client: Client) -> None:

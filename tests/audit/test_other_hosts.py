@@ -13,8 +13,6 @@ import redist
 from redist import Client, LocalCluster, wait
 from servers import wait_until
 
-from .conftest import leaves_nothing
-
 
 def make(n: int) -> Any:
     return np.arange(n)
@@ -35,7 +33,6 @@ def cluster() -> Iterator[LocalCluster]:
             wire.call("HSET", f"{prefix}hosts", ordinal, host)
         wire.close()
         yield cluster
-        leaves_nothing(cluster)
 
 
 @pytest.fixture

@@ -11,14 +11,11 @@ import pytest
 from redist import Client, LocalCluster, wait
 from servers import wait_until
 
-from .conftest import leaves_nothing
-
 
 @pytest.fixture
 def cluster() -> Iterator[LocalCluster]:
     with LocalCluster(n_workers=2, threads_per_worker=1) as cluster:
         yield cluster
-        leaves_nothing(cluster)
 
 
 def test_sole_copies_outlive_their_worker(cluster: LocalCluster) -> None:

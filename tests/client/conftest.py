@@ -11,7 +11,7 @@ from redist import Client, LocalCluster
 from servers import keys_of, wait_until
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
     with LocalCluster(n_workers=2, threads_per_worker=2) as cluster:
         yield cluster

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from faults.rig import Rig
 from faults.transport import Proxy
+from leftovers import host
 from redist.store.connect import endpoint as make_endpoint
 from redist.store.server import EmbeddedServer
 from servers import Server, fresh_namespace
@@ -18,8 +20,13 @@ from servers import Server, fresh_namespace
 
 @pytest.fixture(scope="session")
 def proxy(valkey: Server) -> Iterator[Proxy]:
+    yield from host.keep(running(valkey.url.removeprefix("unix://")))
+
+
+@contextmanager
+def running(server: str) -> Iterator[Proxy]:
     directory = tempfile.mkdtemp(prefix="redist-")
-    proxy = Proxy(valkey.url.removeprefix("unix://"), directory)
+    proxy = Proxy(server, directory)
     yield proxy
     proxy.close()
     shutil.rmtree(directory)
@@ -30,7 +37,6 @@ def rig(valkey: Server, namespace: str, tmp_path: Path) -> Iterator[Rig]:
     rig = Rig(valkey.endpoint(namespace), tmp_path)
     yield rig
     rig.clear()
-    valkey.forget(namespace)
 
 
 @pytest.fixture

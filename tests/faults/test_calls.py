@@ -62,7 +62,6 @@ class Stage:
                 story.finish()
             finally:
                 story.clear()
-                self.server.forget(namespace)
         return story
 
     def without(self, steps: Any) -> Story:

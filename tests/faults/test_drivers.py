@@ -162,7 +162,6 @@ def test_full_server_does_not_end_a_session_that_registers_anew(
     )
     wire.close()
     driver.close()
-    valkey.forget(namespace)
 
 
 def test_server_that_stays_away_fails_no_task() -> None:

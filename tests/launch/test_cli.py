@@ -184,7 +184,6 @@ def test_worker(valkey: Server, namespace: str) -> None:
     assert wire.call("HLEN", f"{prefix}workers") == 0
     assert "no living worker" in run("ping", valkey.url, "--namespace", namespace, "--worker", code=69)
     wire.close()
-    valkey.forget(namespace)
 
 
 def test_a_password_leaves_the_command_line(acl_server: Server, namespace: str) -> None:
@@ -196,7 +195,6 @@ def test_a_password_leaves_the_command_line(acl_server: Server, namespace: str) 
     wire.close()
     assert "secret" not in " ".join(psutil.Process(command.process.pid).cmdline())
     assert command.end()[0] == 0
-    acl_server.forget(namespace)
 
 
 def test_worker_refused() -> None:
@@ -254,4 +252,3 @@ def test_a_tenant_can_look(acl_server: Server, namespace: str) -> None:
         assert "healthy" in run("doctor", acl_server.url, "--namespace", namespace)
         run("why", "nothing", acl_server.url, "--namespace", namespace, code=1)
         assert "is well" in run("ping", acl_server.url, "--namespace", namespace, "--worker")
-    acl_server.forget(namespace)

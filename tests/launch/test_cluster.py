@@ -138,7 +138,6 @@ def test_on_a_server_that_runs(valkey: Server, namespace: str) -> None:
     wire = valkey.endpoint(namespace).open()
     assert wire.call("HLEN", f"redist:{{{namespace}}}:workers") == 0
     wire.close()
-    valkey.forget(namespace)
 
 
 def test_as_a_tenant(acl_server: Server, namespace: str) -> None:
@@ -146,7 +145,6 @@ def test_as_a_tenant(acl_server: Server, namespace: str) -> None:
         assert len(members(cluster)) == 1
         command = psutil.Process(next(iter(cluster.workers.values())).pid).cmdline()
         assert "secret" not in " ".join(command)
-    acl_server.forget(namespace)
 
 
 def test_no_workers() -> None:

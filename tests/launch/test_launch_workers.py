@@ -80,7 +80,6 @@ def seen(valkey: Server) -> Iterator[Seen]:
     seen = Seen(valkey)
     yield seen
     seen.wire.close()
-    valkey.forget(seen.namespace)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
