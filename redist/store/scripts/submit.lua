@@ -99,9 +99,13 @@ if plain > 0 then
   for hash, by in pairs(uses) do
     call('HINCRBY', P .. 'fns', hash, by)
   end
+  local beyond = entries[1] and #idle == 2 * 128 -- more executors may be idle, which are to look
   if entries[1] then
     call('RPUSH', P .. 'queue:0', unpack(entries))
     call('ZADD', P .. 'queues', 0, '0')
+  end
+  if beyond then
+    call('RPUSH', P .. 'work', 'seek 0 0')
   end
   for y = 1, x, 2 do
     if y == x and left > 0 then
@@ -113,7 +117,7 @@ if plain > 0 then
   end
   if plain == tasks then
     call('HSET', me, 'n', N, 'sum', format('%d', sum))
-    return { 'OK', 0 }
+    return { 'OK', beyond and 1 or 0 }
   end
 end
 

@@ -145,7 +145,9 @@ local waiting = call('EXISTS', P .. 'queues') == 1
 if not paused and want ~= 0 and (want > 0 and waiting or want < 0) then
   need('take')
   if want > 0 or S.assigned(ME, list) == 0 then
-    S.take(ME, math.max(want, 1), quick, list)
+    if S.take(ME, math.max(want, 1), quick, list) == 0 then
+      S.look_further(ME)
+    end
   end
 end
 -- A paused worker's executors are never idle.

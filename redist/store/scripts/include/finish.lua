@@ -1,5 +1,5 @@
 -- @include forget
--- @include hand_out
+-- @include seek
 -- @lazy
 -- How a task ends: in memory, erred, or back to where it came from; and what that means for those that wait.
 

@@ -3,7 +3,9 @@
 -- @include locality
 -- @lazy
 -- From ready to processing: straight to an idle executor, else into a queue.
+local PAGE = 128                       -- idle executors that a script looks at
 local idle, idle_changed               -- {executor, free threads}, most free first
+local beyond                           -- there may be more idle ones
 local numbers                          -- a stretch of enqueue numbers reserved by this script
 local queued, fronts = {}, {}          -- entries by queue suffix
 local given = {}                       -- messages by executor
@@ -12,12 +14,13 @@ local later = {}                       -- executors that are told to look again 
 function S.load_idle()
   if not idle then
     idle, idle_changed = {}, {}
-    local flat = call('ZREVRANGE', P .. 'idle', 0, 127, 'WITHSCORES')
+    local flat = call('ZREVRANGE', P .. 'idle', 0, PAGE - 1, 'WITHSCORES')
     for i = 1, #flat, 2 do
       idle[#idle + 1] = { flat[i], tonumber(flat[i + 1]) }
     end
+    beyond = #idle == PAGE
   end
-  return idle, idle_changed, given
+  return idle, idle_changed, given, beyond
 end
 
 -- An idle executor that may run the class, or nil; one of its free threads is taken. Executors of the host `home`, then those
@@ -173,6 +176,9 @@ function S.route(name, h, front)
       wait_for_home(class)
     end
   end
+  if beyond and not queue_only then
+    S.seek_for(S.suffix(h))
+  end
   return S.enqueue(name, h, front)
 end
 
@@ -222,15 +228,21 @@ function S.sift(suffix)
   return SLICE
 end
 
+-- What is in a queue that this script made longer, and how often any was: S.grown = { times, QUEUE = true }.
+local function add_to_queues(command, lists)
+  for suffix, list in pairs(lists) do
+    S.many(command, P .. 'queue:' .. suffix, list)
+    call('ZADD', P .. 'queues', -tonumber(match(suffix, '^-?%d+')), suffix)
+    local grown = rawget(S, 'grown') or { 0 }
+    S.grown = grown
+    grown[1] = grown[1] + 1
+    grown[suffix] = true
+  end
+end
+
 function S.flush_queues()
-  for suffix, list in pairs(queued) do
-    S.many('RPUSH', P .. 'queue:' .. suffix, list)
-    call('ZADD', P .. 'queues', -tonumber(match(suffix, '^-?%d+')), suffix)
-  end
-  for suffix, list in pairs(fronts) do
-    S.many('LPUSH', P .. 'queue:' .. suffix, list)
-    call('ZADD', P .. 'queues', -tonumber(match(suffix, '^-?%d+')), suffix)
-  end
+  add_to_queues('RPUSH', queued)
+  add_to_queues('LPUSH', fronts)
   queued, fronts = {}, {}
 end
 

@@ -2,16 +2,53 @@
 -- @lazy
 -- What an executor takes from the queues: the best head among those that it may serve.
 
+local WINDOW = 256    -- queues that one look goes through; where there are more, the first ones and then others in turn
+local window, partial -- queues, each with minus its priority, highest priority first; whether there are more
+local heads = {}      -- by queue: number and time of its first entry; false where it is empty
+local read_at         -- how often queues had grown in this script when these were read
+
+-- The window, and whether there are more queues.
+function S.queues()
+  local grown = rawget(S, 'grown')
+  if grown and grown[1] ~= read_at then
+    window, heads, read_at = nil, {}, grown[1]
+  end
+  if not window then
+    window = call('ZRANGE', P .. 'queues', 0, WINDOW, 'WITHSCORES')
+    partial = #window > 2 * WINDOW
+    if partial then
+      window = S.queues_in_turn(WINDOW / 2)
+    end
+  end
+  return window, partial
+end
+
+-- Number and time of the first entry of a queue, or false.
+function S.head(suffix)
+  local found = heads[suffix]
+  if found == nil then
+    local entry = call('LINDEX', P .. 'queue:' .. suffix, 0)
+    if entry then
+      local number, since = match(entry, '^(%d+) (%d+)')
+      found = { tonumber(number), tonumber(since) }
+    else
+      found = false
+      call('ZREM', P .. 'queues', suffix)
+    end
+    heads[suffix] = found
+  end
+  return found
+end
+
 -- Executor x may take the head of a queue.
-local function may_serve(x, suffix)
+function S.may_serve(x, suffix)
   if not string.find(suffix, '[:@]') then
     return true
   end
   local host = match(suffix, '@(.*)$')
   if host and S.host_of(x) ~= host then
-    local head = call('LINDEX', P .. 'queue:' .. suffix, 0)
-    local since = head and match(head, '^%d+ (%d+)')
-    local left = since and since + S.away() - S.now()
+    local first_entry = S.head(suffix)
+    local left = first_entry and first_entry[2] + S.away() - S.now()
     if left and left > 0 then
       S.look_later(x, left)
       return false
@@ -22,23 +59,20 @@ end
 
 -- The non-empty queue with the highest priority, and of equals the one whose head waits longest.
 local function best_queue(x)
-  local flat = call('ZRANGE', P .. 'queues', 0, 255, 'WITHSCORES')
-  if #flat == 2 then
-    return may_serve(x, flat[1]) and flat[1] or nil
+  local list = S.queues()
+  if #list == 2 then
+    return heads[list[1]] ~= false and S.may_serve(x, list[1]) and list[1] or nil
   end
   local best, best_score, best_number
-  for i = 1, #flat, 2 do
-    local suffix, score = flat[i], tonumber(flat[i + 1])
+  for i = 1, #list, 2 do
+    local suffix, score = list[i], tonumber(list[i + 1])
     if best and score > best_score then
       break
     end
-    if may_serve(x, suffix) then
-      local head = call('LINDEX', P .. 'queue:' .. suffix, 0)
-      local number = head and tonumber(match(head, '^%d+'))
-      if not number then
-        call('ZREM', P .. 'queues', suffix)
-      elseif not best or number < best_number then
-        best, best_score, best_number = suffix, score, number
+    if heads[suffix] ~= false and S.may_serve(x, suffix) then
+      local first_entry = S.head(suffix)
+      if first_entry and (not best or first_entry[1] < best_number) then
+        best, best_score, best_number = suffix, score, first_entry[1]
       end
     end
   end
@@ -61,16 +95,22 @@ local function current(entry)
   end
 end
 
--- The first good entry of the best queue of executor x, its record, and the queue. Stale ones are skipped, a slice at most.
-local function first_current(x)
+-- The first good entry of the best queue of executor x, or of the one that is given, its record, and the queue. Stale ones
+-- are skipped, a slice at most.
+local function first_current(x, given_queue)
   for _ = 1, SLICE do
-    local suffix = best_queue(x)
+    local suffix = given_queue or best_queue(x)
     if not suffix then
       return nil
     end
     local entry = call('LPOP', P .. 'queue:' .. suffix)
+    heads[suffix] = nil
     if not entry then
       call('ZREM', P .. 'queues', suffix)
+      heads[suffix] = false
+      if given_queue then
+        return nil
+      end
     else
       local name, v = current(entry)
       if name then
@@ -93,9 +133,10 @@ local function follower(name, quick)
 end
 
 -- Take up to `want` tasks as one batch for executor x and append them to `list`. More than one only of `quick` functions
--- without a class, never more than a fair share of what waits, and with each its chain of only dependents. Returns how many.
-function S.take(x, want, quick, list)
-  local name, v, suffix = first_current(x)
+-- without a class, never more than a fair share of what waits, and with each its chain of only dependents; from the best
+-- queue, or from the one that is given. Returns how many.
+function S.take(x, want, quick, list, given_queue)
+  local name, v, suffix = first_current(x, given_queue)
   if not name then
     return 0
   end
@@ -146,6 +187,9 @@ function S.take(x, want, quick, list)
   if back then
     S.many('LPUSH', key, back)
   end
+  if want > 1 then
+    heads[suffix] = nil
+  end
   local reserved = #entries + 1
   local k = 1
   while leaders[k] and n < most do
@@ -193,26 +237,21 @@ function S.assigned(x, list)
   return count
 end
 
--- Idle executors take what was queued although they were idle.
-function S.serve_idle()
-  local idle, idle_changed, given = S.load_idle()
-  for _, entry in ipairs(idle) do
+-- Idle executors, those loaded or the one that is given, take what they have threads for, from the best queue or the one
+-- that is given.
+function S.serve_idle(only, given_queue)
+  local idle, idle_changed, given, beyond = S.load_idle()
+  for i = 1, only and 1 or #idle do
+    local entry = only or idle[i]
     local x = entry[1]
     local m = given[x] or { 't', 0 }
-    while entry[2] > 0 and not unserved and S.take(x, 1, {}, m) > 0 do
+    while entry[2] > 0 and not unserved and S.take(x, 1, {}, m, given_queue) > 0 do
       entry[2] = entry[2] - 1
       idle_changed[x] = entry[2]
       given[x] = m
     end
   end
-end
-
--- As work: idle executors look again, where too many entries were void to find a good one at once, or resources came free.
-function S.serve()
-  unserved = false
-  S.serve_idle()
-  if unserved then
-    S.later('serve -')
+  if beyond and not only then
+    S.seek_further()
   end
-  return SLICE
 end
