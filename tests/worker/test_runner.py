@@ -412,7 +412,7 @@ def test_stop_finishes_what_runs_and_gives_back_the_rest(make):
     assert started.wait(5)
     stopper = threading.Thread(target=runner.stop, args=(10,))
     stopper.start()
-    server.wait_for(lambda: runner._stopping)
+    server.wait_for(lambda: runner._turns.stopping)
     go.set()
     stopper.join(10)
     server.wait_for(lambda: not server.batches)
