@@ -51,6 +51,13 @@ def fail(message: str = "oops") -> None:
     raise ValueError(message)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def imported(cluster: LocalCluster) -> None:
+    """Have every executor import this module, which takes long where much else runs: tests tell slow from quick."""
+    with Client(cluster, set_as_default=False) as client:
+        wait(client.map(slowly, range(4), pure=False))
+
+
 # --- submit and result ----------------------------------------------------------------------------------------------
 
 
