@@ -6,6 +6,7 @@ A system that is not installed is left out of the run; what a system has no equi
 from __future__ import annotations
 
 import concurrent.futures
+import logging
 import os
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
@@ -68,7 +69,7 @@ class Redist(_WithClient):
     def map_wait(self, n: int, pure: bool) -> list[Any]:
         from redist import wait
 
-        futures = self.client.map(inc, range(n), pure=pure)
+        futures: list[Any] = self.client.map(inc, range(n), pure=pure)
         wait(futures)
         return futures
 
@@ -79,9 +80,10 @@ class Dask(_WithClient):
     name = "dask.distributed"
 
     def start(self) -> None:
-        from distributed import Client
+        import distributed
 
-        self.client = Client(n_workers=2, threads_per_worker=1, dashboard_address=None)
+        client: Any = distributed.Client
+        self.client = client(n_workers=2, threads_per_worker=1, dashboard_address=None)
         self.gather(self.map_wait(200, False))
 
     def stop(self) -> None:
@@ -89,8 +91,9 @@ class Dask(_WithClient):
         self.client.cluster.close()
 
     def map_wait(self, n: int, pure: bool) -> list[Any]:
-        from distributed import wait
+        import distributed
 
+        wait: Any = distributed.wait
         futures = self.client.map(inc, range(n), pure=pure)
         wait(futures)
         return list(futures)
@@ -106,7 +109,7 @@ class Ray:
         import ray
 
         self.ray = ray
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         self.inc = ray.remote(inc)
         self.gather(self.map_wait(200, False))
 
