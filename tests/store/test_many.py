@@ -82,6 +82,17 @@ def test_more_tasks_than_one_script_gives_out(many: World) -> None:
     assert not many.exists("idle")
 
 
+def test_a_call_with_tasks_of_both_kinds(many: World) -> None:
+    client, worker = many.client(), many.worker()
+    for _ in range(135):
+        many.executor(worker)
+    reply = client.do(C.submit([*(task(f"t{i}") for i in range(134)), task("last", retries=1)], F))
+    while reply[1]:
+        reply = many.reader.send(C.continue_())
+    assert not many.lines("work")
+    assert {many.state(f"t{i}") for i in range(134)} | {many.state("last")} == {"processing"}
+
+
 def test_more_tasks_become_ready_than_one_script_gives_out(many: World) -> None:
     client = many.client()
     executors(many, EXECUTORS)

@@ -16,6 +16,7 @@ local tasks, functions, classes_given, trust = a[BODY], a[BODY + 1], a[BODY + 2]
 local first_task = BODY + 4 + 2 * functions + 4 * classes_given
 local field = 'refs:' .. ME
 local plain = 0 -- so many tasks from the first on are of the plain case: no dependencies, no options, a new name
+local beyond    -- some were queued, and more executors than were looked at may be idle
 
 do
   local unsure, seen = {}, {}
@@ -99,13 +100,10 @@ if plain > 0 then
   for hash, by in pairs(uses) do
     call('HINCRBY', P .. 'fns', hash, by)
   end
-  local beyond = entries[1] and #idle == 2 * 128 -- more executors may be idle, which are to look
+  beyond = entries[1] and #idle == 2 * 128
   if entries[1] then
     call('RPUSH', P .. 'queue:0', unpack(entries))
     call('ZADD', P .. 'queues', 0, '0')
-  end
-  if beyond then
-    call('RPUSH', P .. 'work', 'seek 0 0')
   end
   for y = 1, x, 2 do
     if y == x and left > 0 then
@@ -116,12 +114,18 @@ if plain > 0 then
     call('PUBLISH', P .. 'to:' .. idle[y], cmsgpack.pack(messages[y]))
   end
   if plain == tasks then
+    if beyond then
+      call('RPUSH', P .. 'work', 'seek 0 0')
+    end
     call('HSET', me, 'n', N, 'sum', format('%d', sum))
     return { 'OK', beyond and 1 or 0 }
   end
 end
 
 -- @general
+if beyond then
+  S.later('seek 0 0')
+end
 local hashes, held = {}, {}
 local i = BODY + 4
 for f = 1, functions do
