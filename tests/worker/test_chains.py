@@ -7,6 +7,8 @@ import pytest
 from redist.store.calls import Result
 from redist.store.replies import HandOut
 from redist_worker.chains import Chain
+from redist_worker.runner import Runner
+from redist_worker.threads import TaskThread
 
 FIRST = HandOut(7, 7, "a", "f", b"spec", [], 0)
 
@@ -36,3 +38,10 @@ def test_without_it_the_rest_goes_back(result: Result) -> None:
     chain = Chain()
     chain.note(result)
     assert chain.link(following(("a", "+", b""))) is None
+
+
+def test_a_tail_that_another_thread_took_goes_back() -> None:
+    thread = TaskThread()
+    Runner.__new__(Runner)._run(thread, [following(("a", "+", b""))])
+    ((result, batch, _),) = thread.results
+    assert (result.name, result.status, batch) == ("b", "back", 7)

@@ -197,29 +197,25 @@ class Runner:
                 resync = turns.silent()
 
     def _run(self, me: TaskThread, work: list[HandOut]) -> None:
+        chain = Chain()
         if len(work) == 1:
-            self._run_one(me, work[0])
+            self._run_link(me, work[0], chain)
             return
         task: HandOut | None = work[0]
         me.begin(work[1:])
         self._deadline.arm()
         begun = handed_in = time.perf_counter()
-        chain = Chain()
         while task is not None:
-            linked = chain.link(task) if task.deps else task
-            if linked is None:
-                result = Result(task.name, task.attempt, "back")
-                me.results.append((result, task.batch, None))
-            else:
-                result = self._run_one(me, linked)
-                chain.note(result)
+            result = self._run_link(me, task, chain)
+            chain.note(result)
             if me.started - begun > _CUT_AFTER:
                 break  # not as quick as they were: others get the rest
             task = take_next(me)
             if task is not None and (
                 me.started - handed_in > _HAND_IN_AFTER
                 or task.fn not in self._turns.pace.quick
-                or not me.lay_by(result)  # the task may hold the GIL, and then only the worker could
+                # the task may hold the GIL, and then only the worker could; what goes back has time
+                or not (result.status == "back" or me.lay_by(result))
             ):
                 self._turns.hand_in(me)
                 me.handed_in()
@@ -228,6 +224,15 @@ class Runner:
             back = me.end()
         # The worker says the same of what it took; one of the two finds the attempt void.
         me.results.extend((Result(task.name, task.attempt, "back"), task.batch, None) for task in back)
+
+    def _run_link(self, me: TaskThread, task: HandOut, chain: Chain) -> Result:
+        """Run `task`, or give it back where what it waits for was not computed ahead of it."""
+        linked = chain.link(task) if task.deps else task
+        if linked is not None:
+            return self._run_one(me, linked)
+        result = Result(task.name, task.attempt, "back")
+        me.results.append((result, task.batch, None))
+        return result
 
     def _run_one(self, me: TaskThread, task: HandOut) -> Result:
         clock = time.perf_counter

@@ -7,7 +7,7 @@ thread puts what it finished in memory that it shares with the worker, a shelf a
     word 1   end of what lies on it, in bytes from its start
     then a msgpack list a result: name, attempt, status, nbytes, type, value
 
-Only its thread writes to a shelf. Who reads looks at both words again afterwards. What the worker hands in and the
+Only its thread writes to a shelf. Who reads looks at word 0 again afterwards. What the worker hands in and the
 executor hands in too is void the second time, as every result of an attempt that is over.
 """
 
