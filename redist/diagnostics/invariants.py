@@ -18,8 +18,8 @@ __all__ = ["Violation", "check"]
 
 _STATE = re.compile(r"waiting|queued \d+|processing e\d+\.\d+|memory|erred|released|forgetting")
 _FIELD = re.compile(
-    r"state|refs:(\d+|d|h)|pins|missing|needed|deps|w:\d+|data|nbytes|type|fn|retries|deaths|class|prio|home|cause|keep|since|"
-    r"contains|attempt|lost|fan|reviving|home"
+    r"state|refs:(\d+|d|h)|pins|missing|needed|deps|w:\d+|data|nbytes|type|fn|retries|deaths|class|prio|home|cause|keep|contains|"
+    r"attempt|lost|fan|reviving"
 )
 _COUNTS = (
     "pins",
