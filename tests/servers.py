@@ -143,7 +143,7 @@ class FakeStore:
 
         os.environ["LUA_PATH"] = f"{LUA}/?.lua"
         self.prefix = f"redist:{{{namespace}}}:"
-        self._redis = fakeredis.FakeRedis(lua_modules={"cmsgpack"}, version=(7, 0), protocol=2)
+        self._redis = fakeredis.FakeRedis(lua_modules={"cmsgpack"}, version=(6, 2), protocol=2)
         self._connection = self._redis.connection_pool.get_connection()
         self._subscriptions: list[Any] = []
 
