@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from typing import Any, TypeVar, overload
 
 from redist import datasets, describing, gathering, scattering
 from redist.client_base import NO_DEFAULT, ClientBase
@@ -64,9 +64,45 @@ class Client(ClientBase):
 
     # --- tasks ------------------------------------------------------------------------------------------------------
 
+    @overload
+    def submit(
+        self,
+        func: Callable[..., Coroutine[Any, Any, T]],
+        *args: Any,
+        key: Key | None = ...,
+        workers: str | Iterable[str] | None = ...,
+        resources: Mapping[str, float] | None = ...,
+        retries: int | None = ...,
+        priority: int = ...,
+        fifo_timeout: str = ...,
+        allow_other_workers: bool = ...,
+        actor: bool = ...,
+        actors: bool = ...,
+        pure: bool = ...,
+        **kwargs: Any,
+    ) -> Future[T]: ...
+
+    @overload
     def submit(
         self,
         func: Callable[..., T],
+        *args: Any,
+        key: Key | None = ...,
+        workers: str | Iterable[str] | None = ...,
+        resources: Mapping[str, float] | None = ...,
+        retries: int | None = ...,
+        priority: int = ...,
+        fifo_timeout: str = ...,
+        allow_other_workers: bool = ...,
+        actor: bool = ...,
+        actors: bool = ...,
+        pure: bool = ...,
+        **kwargs: Any,
+    ) -> Future[T]: ...
+
+    def submit(
+        self,
+        func: Callable[..., Any],
         *args: Any,
         key: Key | None = None,
         workers: str | Iterable[str] | None = None,
@@ -79,7 +115,7 @@ class Client(ClientBase):
         actors: bool = False,
         pure: bool = True,
         **kwargs: Any,
-    ) -> Future[T]:
+    ) -> Future[Any]:
         """Submit ``func(*args, **kwargs)`` and return its Future at once.
 
         Parameters
@@ -122,9 +158,47 @@ class Client(ClientBase):
             options = Options(workers, resources, retries, priority, allow_other_workers)
         return self._submitter.submit(func, args, kwargs, key, options, pure)
 
+    @overload
+    def map(
+        self,
+        func: Callable[..., Coroutine[Any, Any, T]],
+        *iterables: Iterable[Any],
+        key: str | list[Any] | None = ...,
+        workers: str | Iterable[str] | None = ...,
+        retries: int | None = ...,
+        resources: Mapping[str, float] | None = ...,
+        priority: int = ...,
+        allow_other_workers: bool = ...,
+        fifo_timeout: str = ...,
+        actor: bool = ...,
+        actors: bool = ...,
+        pure: bool = ...,
+        batch_size: int | None = ...,
+        **kwargs: Any,
+    ) -> list[Future[T]]: ...
+
+    @overload
     def map(
         self,
         func: Callable[..., T],
+        *iterables: Iterable[Any],
+        key: str | list[Any] | None = ...,
+        workers: str | Iterable[str] | None = ...,
+        retries: int | None = ...,
+        resources: Mapping[str, float] | None = ...,
+        priority: int = ...,
+        allow_other_workers: bool = ...,
+        fifo_timeout: str = ...,
+        actor: bool = ...,
+        actors: bool = ...,
+        pure: bool = ...,
+        batch_size: int | None = ...,
+        **kwargs: Any,
+    ) -> list[Future[T]]: ...
+
+    def map(
+        self,
+        func: Callable[..., Any],
         *iterables: Iterable[Any],
         key: str | list[Any] | None = None,
         workers: str | Iterable[str] | None = None,
@@ -138,7 +212,7 @@ class Client(ClientBase):
         pure: bool = True,
         batch_size: int | None = None,
         **kwargs: Any,
-    ) -> list[Future[T]]:
+    ) -> list[Future[Any]]:
         """Submit one call for each item of `iterables`, zipped as by `map`, and return the Futures in order.
 
         Parameters

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 PROGRAM = """
 from functools import partial
-from typing import assert_type
+from typing import Any, assert_type
 from redist import Client, Future
 
 def f(x: int, y: str = "") -> float:
@@ -21,6 +21,16 @@ def f(x: int, y: str = "") -> float:
 class C:
     def method(self) -> bytes:
         return b""
+
+    async def coroutine(self) -> bytes:
+        return b""
+
+async def coroutine(x: int) -> float:
+    return 1.0
+
+async def nothing() -> None: ...
+
+untyped: Any = None
 
 def check(client: Client) -> None:
     assert_type(client.submit(f, 1), Future[float])
@@ -31,9 +41,18 @@ def check(client: Client) -> None:
     assert_type(client.submit(C), Future[C])
     assert_type(client.submit(C().method), Future[bytes])
     assert_type(client.map(f, [1, 2]), list[Future[float]])
+    assert_type(client.submit(untyped, 1), Future[Any])
+    assert_type(client.submit(coroutine, 1), Future[float])
+    assert_type(client.submit(coroutine, 1, key="k", retries=2, pure=False), Future[float])
+    assert_type(client.submit(coroutine, 1).result(), float)
+    assert_type(client.submit(partial(coroutine, 1)), Future[float])
+    assert_type(client.submit(C().coroutine), Future[bytes])
+    assert_type(client.map(coroutine, [1, 2], pure=False), list[Future[float]])
+    assert_type(client.submit(nothing), Future[None])
 
 async def check_awaited(client: Client) -> None:
     assert_type(await client.submit(f, 1), float)
+    assert_type(await client.submit(coroutine, 1), float)
 """
 
 
