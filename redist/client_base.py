@@ -344,3 +344,8 @@ class ClientBase(ClientCore):
         if not hasattr(self, "session"):
             return f"<Client: {self.status}>"
         return f"<Client: {self.name!r} of {self.url} namespace={self.namespace!r}, {self.status}>"
+
+    def _repr_html_(self) -> str:
+        from redist.showing import client_html
+
+        return client_html(self._me)

@@ -265,27 +265,17 @@ class LocalCluster:
         )
 
     def _repr_html_(self) -> str:
-        from html import escape
+        from redist.showing import page, table
 
-        rows = [
+        facts = [
             ("Server", self.endpoint.url if hasattr(self, "endpoint") else "not started"),
             ("Namespace", self.endpoint.namespace if hasattr(self, "endpoint") else ""),
             ("Workers", len(self.workers)),
             ("Threads", len(self.workers) * self._settings.executors * self.threads_per_worker),
             ("Status", self.status),
         ]
-        workers = "".join(
-            f"<tr><td>{escape(w.name)}</td><td>{w.pid or 'starts again'}</td><td>{w.restarts}</td></tr>"
-            for w in self.workers.values()
-        )
-        cells = "".join(
-            f"<tr><th style='text-align:left'>{escape(name)}</th><td style='text-align:left'>{escape(str(value))}</td></tr>"
-            for name, value in rows
-        )
-        return (
-            f"<div><b>LocalCluster</b> {escape(self.name)}<table>{cells}</table><details><summary>Workers</summary>"
-            f"<table><tr><th>Name</th><th>Process</th><th>Restarts</th></tr>{workers}</table></details></div>"
-        )
+        rows = [(w.name, w.pid or "starts again", w.restarts) for w in self.workers.values()]
+        return page("LocalCluster", self.name, facts, table(("Name", "Process", "Restarts"), rows))
 
     # --- change and end ---------------------------------------------------------------------------------------------
 
