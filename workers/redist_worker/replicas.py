@@ -51,10 +51,19 @@ class Replicas:
         For reading what the server believes.
     post : callable
         Puts a call on the worker's lane.
+    on_its_way : float
+        Age in seconds at which a file of which the server does not know may be one too many.
     """
 
-    def __init__(self, directory: SegmentDirectory, side: Side, post: Callable[[Call], None]) -> None:
+    def __init__(
+        self,
+        directory: SegmentDirectory,
+        side: Side,
+        post: Callable[[Call], None],
+        on_its_way: float = _ON_ITS_WAY,
+    ) -> None:
         self.directory = directory
+        self._on_its_way = on_its_way
         self._side = side
         self._post = post
         self._disagreed = 0
@@ -97,7 +106,7 @@ class Replicas:
         missing = {copy for copy in believed if copy not in files}
         surely = [copy for copy in missing if copy in self._missing]
         self._missing = missing
-        extra = [copy for copy in list(files) if copy not in believed and self._age(copy) > _ON_ITS_WAY]
+        extra = [copy for copy in list(files) if copy not in believed and self._age(copy) > self._on_its_way]
         if surely:
             logger.warning("the server believed in %d payloads that are not here", len(surely))
         self._remove(surely)
