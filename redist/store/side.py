@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import inf
 from typing import TYPE_CHECKING, Any
 
-from redist.errors import ConnectionLost
+import hiredis
+
+from redist.errors import ConnectionLost, ServerRefused, StoreError
 
 if TYPE_CHECKING:
     from redist.store.connect import Endpoint
     from redist.store.wire import Wire
 
 __all__ = ["Side"]
+
+_LATER = frozenset(["LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN"])
+_ELSEWHERE = frozenset(["MOVED", "ASK"])
+_NEVER = frozenset(["READONLY", "NOAUTH", "NOPERM", "WRONGPASS"])
+_PAUSE = 0.05
 
 
 class Side:
@@ -23,14 +34,27 @@ class Side:
     ----------
     endpoint : Endpoint
         The server.
+    timeout : float, optional
+        Seconds until a command is given up; default: the endpoint's.
     """
 
     endpoint: Endpoint
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, timeout: float | None = None) -> None:
         self.endpoint = endpoint
+        self.timeout = endpoint.timeout if timeout is None else timeout
+        self._limits = threading.local()
         self._lock = threading.Lock()
         self._wire: Wire | None = None
+
+    @contextmanager
+    def within(self, until: float | None) -> Iterator[None]:
+        """Give up what this thread sends in the ``with`` block at `until` (of `time.monotonic`), if that comes first."""
+        self._limits.until = inf if until is None else until
+        try:
+            yield
+        finally:
+            self._limits.until = inf
 
     def command(self, *args: str | bytes | int) -> Any:
         """Send one command and return its reply.
@@ -38,19 +62,50 @@ class Side:
         Raises
         ------
         ConnectionLost
-            If the server cannot be reached within the endpoint's timeout.
+            If the server cannot be reached in time.
+        ServerRefused
+            If it does not let us in, or does not take the command now: it is loading its data, busy, or a replica.
         hiredis.ReplyError
-            If the reply is an error.
+            If the reply is another error.
         """
-        with self._lock:
-            if self._wire is not None:
-                try:
-                    return self._wire.call(*args)
-                except ConnectionLost:
-                    self._wire.close()
-                    self._wire = None
-            self._wire = self.endpoint.open(retry=True)
-            return self._wire.call(*args)
+        deadline = min(time.monotonic() + self.timeout, getattr(self._limits, "until", inf))
+        if not self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise ConnectionLost(
+                f"{self.endpoint.url} could not be asked in time: another thread waits for its answer"
+            )
+        try:
+            return self._send(args, deadline)
+        finally:
+            self._lock.release()
+
+    def _send(self, args: tuple[str | bytes | int, ...], deadline: float) -> Any:
+        kept = self._wire is not None
+        while True:
+            left = max(0.001, deadline - time.monotonic())
+            try:
+                wire = self._wire = self._wire or self.endpoint.open(left, retry=True)
+                wire.timeout = max(0.001, deadline - time.monotonic())
+                return wire.call(*args)
+            except ConnectionLost:
+                self._drop()
+                # A kept connection may have broken long ago; a new one has just been tried until the deadline, or was cut.
+                if not kept or time.monotonic() >= deadline:
+                    raise
+                kept = False
+            except hiredis.ReplyError as error:
+                word = str(error).split(" ", 1)[0]
+                if word not in _LATER and word not in _ELSEWHERE and word not in _NEVER:
+                    raise
+                if word in _NEVER or time.monotonic() + _PAUSE > deadline:
+                    raise self._refused(error) from error
+                if word in _ELSEWHERE:
+                    self._drop()
+                time.sleep(_PAUSE)
+
+    def _refused(self, error: hiredis.ReplyError) -> StoreError:
+        return ServerRefused(
+            f"{self.endpoint.url} does not take a command: {error}. See the server's log, and `redist acl USER` for rights"
+        )
 
     def fields(self, key: str) -> dict[str, str]:
         """Return the hash at `key`, which is below the namespace's prefix."""
@@ -60,9 +115,12 @@ class Side:
     def close(self) -> None:
         """Close the connection."""
         with self._lock:
-            if self._wire is not None:
-                self._wire.close()
-                self._wire = None
+            self._drop()
+
+    def _drop(self) -> None:
+        if self._wire is not None:
+            self._wire.close()
+            self._wire = None
 
     def forked(self) -> None:
         """In a forked child: drop the parent's connection."""
