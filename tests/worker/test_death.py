@@ -1,6 +1,7 @@
 """Worker and executor processes: what happens when they die or end."""
 
 import os
+import re
 import signal
 import time
 
@@ -37,11 +38,16 @@ def test_a_task_that_kills_its_process_ends_in_killed_worker(start, client):
     def die():
         import ctypes
 
+        held = b"x" * (32 << 20)
+        assert held
         ctypes.string_at(0)
 
     with pytest.raises(errors.KilledWorker, match="SIGSEGV") as info:
         client.result(client.submit(die, key="deadly"), timeout=40)
     assert "deadly" in str(info.value)
+    # No executor lived until the first heartbeat.
+    (peak,) = re.findall(r"at most it had (\d+) MiB", str(info.value))
+    assert int(peak) > 32
     assert client.result(client.submit(lambda: "fine")) == "fine"
 
 

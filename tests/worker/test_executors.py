@@ -44,7 +44,7 @@ def test_one_that_dies_right_after_it_registered_is_started_again_with_pauses(tm
     def end(server, number):
         for executor in server.executors:
             executor.marks.ordinal = 7
-        server.on_exit(number, 1)
+        server.on_exit(number, 1, 0)
 
     assert 2 <= run(tmp_path, end) <= 6
 
@@ -54,6 +54,6 @@ def test_one_that_dies_of_what_it_runs_is_started_again_at_once(tmp_path):
         for executor in server.executors:
             executor.marks.ordinal = 7
             executor.marks.set(0, 4711)
-        server.on_exit(number, -11)
+        server.on_exit(number, -11, 0)
 
     assert run(tmp_path, end, 0.2) > 6

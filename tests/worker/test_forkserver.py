@@ -23,6 +23,9 @@ def job(options, fds):
     if options.startswith(b"write "):
         os.write(fds[0], options[6:])
         return 0
+    if options == b"memory":
+        assert b"x" * (100 << 20)
+        return 0
     if options == b"family":
         child = subprocess.Popen(["sleep", "1000"])
         os.write(fds[0], str(child.pid).encode())
@@ -67,11 +70,16 @@ async def until(condition, timeout=10.0):
         await asyncio.sleep(0.005)
 
 
-def run(server, body):
+def run(server, body, peaks=None):
     exits = {}
 
+    def on_exit(number, status, peak):
+        exits[number] = status
+        if peaks is not None:
+            peaks[number] = peak
+
     async def main():
-        server.on_exit = exits.__setitem__
+        server.on_exit = on_exit
         server.attach(asyncio.get_running_loop())
         await asyncio.wait_for(body(exits), 20)
 
@@ -103,6 +111,18 @@ def test_children_get_descriptors_and_a_session_of_their_own(server):
         await until(lambda: os.getsid(pid) == pid)
 
     run(server, body)
+
+
+def test_the_most_memory_that_a_child_had_is_known(server):
+    peaks = {}
+
+    async def body(exits):
+        await server.spawn(1, b"0")
+        await server.spawn(2, b"memory")
+        await until(lambda: len(exits) == 2)
+
+    run(server, body, peaks)
+    assert 1 << 20 < peaks[1] < peaks[2] - (60 << 20)
 
 
 def test_what_a_child_started_goes_with_it(server):

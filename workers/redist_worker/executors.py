@@ -60,6 +60,8 @@ class Executor:
     #: resident bytes and monotonic time of the last sample
     rss: int = 0
     sampled: float = 0.0
+    #: the most memory that it had, bytes; known when it is dead
+    peak: int = 0
     #: generation of the cluster in which it was started
     generation: int = 0
     #: why it is being killed, for the report
@@ -156,6 +158,7 @@ class Executors:
             options = pickle.dumps(self._options(executor))
             fds = [theirs.fileno(), shelves, *(fd for pipe in pipes for fd in pipe)]
             executor.pid = await self._server.spawn(number, options, fds)
+            self._sample(executor)  # it may die before a heartbeat does so
         except OSError as error:
             self._living.pop(number, None)
             self._discard(executor)
@@ -180,9 +183,10 @@ class Executors:
 
     # --- death ------------------------------------------------------------------------------------------------------
 
-    def _exited(self, number: int, status: int) -> None:
+    def _exited(self, number: int, status: int, peak: int) -> None:
         executor = self._living.pop(number, None)
         if executor is not None:
+            executor.peak = peak
             self._spawn(self._bury(executor, _how(status), clean=executor.stopping and status == 0))
 
     def _server_lost(self) -> None:
@@ -223,6 +227,8 @@ class Executors:
         if executor.rss:
             ago = time.monotonic() - executor.sampled
             text += f"; its last memory sample, {ago:.1f} s before, was {executor.rss / 2**20:.0f} MiB"
+        if executor.peak:
+            text += f"; at most it had {executor.peak / 2**20:.0f} MiB"
         return text
 
     def _discard(self, executor: Executor) -> None:
@@ -234,11 +240,13 @@ class Executors:
 
     def sample(self) -> None:
         """Note how much memory each executor has."""
-        now = time.monotonic()
         for executor in self._living.values():
-            rss = resident_bytes(executor.pid)
-            if rss:
-                executor.rss, executor.sampled = rss, now
+            self._sample(executor)
+
+    def _sample(self, executor: Executor) -> None:
+        rss = resident_bytes(executor.pid)
+        if rss:
+            executor.rss, executor.sampled = rss, time.monotonic()
 
     def kill(self, why: str, ordinals: list[int] | None = None) -> None:
         """Kill executors, all or those with `ordinals`; successors are started.

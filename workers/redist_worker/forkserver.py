@@ -7,8 +7,8 @@ itself, `ForkServer` starts another one by exec, since the worker has threads by
 Requests and reports are datagrams over a socket pair; the server does not look into the options::
 
     worker -> server   id (8 bytes), options; with descriptors for the child
-    server -> worker   JSON ["started", ID, PID] | ["failed", ID, TEXT] | ["exited", ID, STATUS]
-                       STATUS: exit code, or -SIGNAL
+    server -> worker   JSON ["started", ID, PID] | ["failed", ID, TEXT] | ["exited", ID, STATUS, PEAK]
+                       STATUS: exit code, or -SIGNAL; PEAK: the most memory it had, bytes
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class ForkServer:
     """
 
     pid: int
-    #: called with the id given to `spawn` and the exit status (negative: signal) of a child that ended
-    on_exit: Callable[[int, int], None] | None
+    #: called with the id given to `spawn`, the exit status (negative: signal) and the peak of memory of a child that ended
+    on_exit: Callable[[int, int, int], None] | None
     #: called when the server itself has died, and with it all children
     on_lost: Callable[[], None] | None
 
@@ -141,14 +141,14 @@ class ForkServer:
                 return
             self._report(*json.loads(data))
 
-    def _report(self, what: str, number: int, detail: Any) -> None:
+    def _report(self, what: str, number: int, detail: Any, peak: int = 0) -> None:
         started = self._starting.get(number)
         if what == "started" and started is not None and not started.done():
             started.set_result(detail)
         elif what == "failed" and started is not None and not started.done():
             started.set_exception(OSError(f"an executor cannot be forked: {detail}"))
         elif what == "exited" and self.on_exit is not None:
-            self.on_exit(number, detail)
+            self.on_exit(number, detail, peak)
 
     def _lost(self) -> None:
         self._detach()
@@ -233,10 +233,10 @@ def _report_exits(sock: socket.socket, children: dict[int, int]) -> None:
         # what the child started goes with it; until it is reaped nobody else can have its number
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
-        _, status = os.waitpid(pid, 0)
+        _, status, used = os.wait4(pid, 0)
         number = children.pop(pid, None)
         if number is not None:
-            _tell(sock, ["exited", number, os.waitstatus_to_exitcode(status)])
+            _tell(sock, ["exited", number, os.waitstatus_to_exitcode(status), used.ru_maxrss * 1024])
 
 
 def _end(children: dict[int, int]) -> None:
