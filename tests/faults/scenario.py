@@ -31,6 +31,7 @@ __all__ = ["Story"]
 LEASE = 1000.0
 STALLED = 0.15
 TIMEOUT = 15.0
+MANY = 16  # tasks that a turn takes where they are quick
 
 
 def work(*args: Any) -> None:
@@ -132,17 +133,19 @@ class Story:
         futures = [self.futures[name] for name in names]
         self.wait(lambda: all(future.done() for future in futures), f"{names} are done")
 
-    def run(self) -> None:
-        """Have the executor run everything that there is."""
-        results: list[calls.Result] = []
-        batches: list[int] = []
+    def run(self, *, quick: bool = False) -> None:
+        """Have the executor run everything that there is; `quick` has it take several tasks a turn, and chains of them."""
+        tasks: list[HandOut] = []
         while True:
-            turn = calls.turn(1, calls.RESYNC, [], batches, results)
+            results = [self.result(task) for task in tasks]
+            batches = sorted({task.batch for task in tasks})
+            functions = sorted({task.fn for task in tasks}) if quick else []
+            turn = calls.turn(1, MANY if functions else calls.RESYNC, functions, batches, results)
             tasks = parse_turn(self.executor.call(turn, TIMEOUT)).tasks
             if not tasks:
                 return
-            results = [self.result(task) for task in tasks]
-            batches = sorted({task.batch for task in tasks})
+            if along := [task.name for task in tasks if any(where == "+" for _, where, _ in task.deps)]:
+                self.seen.append(("taken along", along))
 
     def result(self, task: HandOut) -> calls.Result:
         name = task.name
@@ -290,6 +293,15 @@ class Story:
         step("value bad 2", lambda: self.value("bad"))
         step("value on bad 2", lambda: self.value("on bad"))
 
+        self.submit("q0")
+        for i in range(1, 5):
+            self.submit(f"q{i}", f"q{i - 1}")
+        self.run(quick=True)
+        self.settle()
+        step("value of the chain", lambda: self.value("q4"))
+        step("release the chain", lambda: self.drop("q0", "q1", "q2", "q3", "q4"))
+        self.settle()
+
         step(
             "scatter", lambda: futures.update(zip(("s", "t"), self.c1.scatter([b"s" * 200, [futures["c"]]])))
         )
@@ -385,7 +397,7 @@ def _busy(driver: ThreadDriver) -> bool:
 #: Fields that tell how it came about, not how it stands.
 _HISTORY = frozenset((
     "since", "seen", "n", "inc", "pushed", "checked", "checksum", "enqueued",
-    "attempt", "ordinal", "secret", "swept", "revivals", "version", "placed", "void",
+    "attempt", "ordinal", "secret", "swept", "revivals", "version", "placed",
     "grown", "quiet_until", "lease", "metrics",
 ))  # fmt: skip
 
@@ -428,7 +440,7 @@ def normalised(snapshot: Snapshot) -> dict[str, Any]:
     for key in snapshot.keys():  # noqa: SIM118
         kind = kind_of(key)
         family = key.partition(":")[0]
-        if family in ("answers", "void", "grown"):
+        if family == "answers":
             continue
         if kind == "hash":
             fields = snapshot.hgetall(key)

@@ -49,6 +49,7 @@ class Stage:
         self.play()  # so that the server knows all scripts
         first = self.play()
         assert first.failed == {}
+        assert ("taken along", ["q2", "q3", "q4"]) in first.seen
         self.events = list(proxy.events)
         self.undisturbed = {(): first}
 
@@ -84,10 +85,10 @@ def chosen(stage: Stage, kind: str) -> list[Event]:
     ]
     if kind == "OOM":
         events = [
-            event
-            for event in events
-            if event.what != "register" and load(event.what).text.find("'grown'") >= 0
+            event for event in events if event.what != "register" and "META, 'grown'" in load(event.what).text
         ]
+    if kind == "repeat":  # a registration takes no number: who repeats one does so under another incarnation
+        events = [event for event in events if event.what != "register"]
     if LONG or pushes:
         return events
     last = {(event.caller, event.what): event for event in events if event.number % 4 != 3}
@@ -113,8 +114,8 @@ def test_end_state_is_the_undisturbed_one(stage: Stage, kind: str) -> None:
 
 
 def compare(story: Story, expected: Story, fault: Fault) -> None:
-    # How releases are grouped is a matter of moments.
-    assert fault.fired or fault.event.what == "ledger"
+    # How releases are grouped, and how often the story stands still, is a matter of moments.
+    assert fault.fired or fault.event.what in ("ledger", "heartbeat")
     if fault.kind != "OOM":
         assert story.failed == {}
         assert [repr(seen) for seen in story.seen] == [repr(seen) for seen in expected.seen]

@@ -8,10 +8,12 @@ script call and every push is known by who sends (or gets) it, by what it is, an
 ``cut-before``  the connection breaks before the command reaches the server, with all that is pipelined behind it
 ``cut-after``   the command is applied, its reply is lost and the connection with it
 ``delay``       the reply, and all behind it, come late
+``repeat``      the command arrives twice, and only the reply to its repeat comes back
 ``NOSCRIPT`` ``BUSY`` ``OOM`` ``LOADING``   the server's own words instead of the command's reply; it is not applied
 ``drop-push``   one message of a subscription is lost
 ``cut-push``    the subscription breaks where one message was to come
 ``delay-push``  the message, and all behind it, come late
+``repeat-push`` the message comes twice
 ============  ==========================================================================================================
 """
 
@@ -41,8 +43,8 @@ ERRORS = {
     "OOM": b"-OOM command not allowed when used memory > 'maxmemory'.\r\n",
     "LOADING": b"-LOADING Redis is loading the dataset in memory\r\n",
 }
-CALL_FAULTS = ("cut-before", "cut-after", "delay", "NOSCRIPT", "BUSY", "LOADING")
-PUSH_FAULTS = ("drop-push", "cut-push", "delay-push")
+CALL_FAULTS = ("cut-before", "cut-after", "delay", "repeat", "NOSCRIPT", "BUSY", "LOADING")
+PUSH_FAULTS = ("drop-push", "cut-push", "delay-push", "repeat-push")
 DELAY = 0.03
 
 _SCRIPTS = {load(name).sha: name for name in names()}
@@ -79,12 +81,14 @@ class Fault:
 
 
 class _Slot:
-    """A reply that is to come; `data` once it has."""
+    """A reply that is to come; `data` once it has. One that is `lost` is not passed on."""
 
-    __slots__ = ("cut", "data", "late")
+    __slots__ = ("cut", "data", "late", "lost")
 
-    def __init__(self, data: bytes | None = None, *, cut: bool = False, late: bool = False) -> None:
-        self.data, self.cut, self.late = data, cut, late
+    def __init__(
+        self, data: bytes | None = None, *, cut: bool = False, late: bool = False, lost: bool = False
+    ) -> None:
+        self.data, self.cut, self.late, self.lost = data, cut, late, lost
 
 
 class _Link:
@@ -236,6 +240,9 @@ class Proxy:
                     slot = _Slot(cut=True)
                 elif fault.kind == "delay":
                     slot = _Slot(late=True)
+                elif fault.kind == "repeat":
+                    link.slots.append(_Slot(lost=True))
+                    link.far.sendall(raw)
                 else:
                     slot = _Slot(ERRORS[fault.kind])
         link.slots.append(slot)
@@ -296,13 +303,18 @@ class Proxy:
                 if fault.kind == "cut-push":
                     self._cut(link)
                     return
-                link.until = time.monotonic() + DELAY
+                if fault.kind == "repeat-push":
+                    link.held.append(encode(frame))
+                else:
+                    link.until = time.monotonic() + DELAY
         link.held.append(encode(frame))
         self._flush(link)
 
     def _deliver(self, link: _Link) -> None:
         while link.slots and link.slots[0].data is not None:
             slot = link.slots.popleft()
+            if slot.lost:
+                continue
             if slot.cut:
                 self._flush(link, now=True)
                 self._cut(link)
