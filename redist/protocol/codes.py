@@ -6,14 +6,15 @@ wherever its file lies. The pickle has numbers in their place, and the names fol
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import CodeType
-from typing import Any
+from typing import Any, cast
+
+import msgpack
 
 __all__ = ["Files", "make_code", "split", "using"]
 
@@ -40,7 +41,7 @@ class Files:
         """Return the bytes that follow the pickle."""
         if not self._numbers:
             return b""
-        names = json.dumps(list(self._numbers)).encode()
+        names: bytes = msgpack.packb(list(self._numbers), unicode_errors="surrogatepass")
         return names + _LENGTH.pack(len(names)) + _MAGIC
 
 
@@ -50,7 +51,8 @@ def split(data: bytes | memoryview) -> tuple[bytes | memoryview, Sequence[str]]:
         return data, ()
     end = len(data) - len(_MAGIC) - _LENGTH.size
     begin = end - _LENGTH.unpack_from(data, end)[0]
-    return data[:begin], json.loads(bytes(data[begin:end]))
+    names = msgpack.unpackb(data[begin:end], unicode_errors="surrogatepass")
+    return data[:begin], cast("list[str]", names)
 
 
 @contextmanager
