@@ -167,7 +167,6 @@ class ClientBase(ClientCore):
         self._segments = gathering.Segments(self._peers)
         self._submitter = Submitter(self._me)
         self._inbox = Inbox(self._me)
-        self.session.bring_functions = weakly(self._submitter.bring_functions)
         self.session.contained = names_inside
 
     def _started(self) -> None:

@@ -129,15 +129,6 @@ class Submitter:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        #: Functions whose tasks may have to be sent again.
-        self._functions: dict[str, bytes] = {}
-
-    def bring_functions(self, hashes: set[str]) -> None:
-        """After a loss: have the functions of tasks that leave again leave with them."""
-        for fn in hashes:
-            data = self._functions.get(fn)
-            if data is not None:
-                self._client.session.submissions.add_function(fn, data)
 
     def dependency_of(self, future: Future[Any]) -> str:
         """Return the wire name of a Future among arguments, if it can be one."""
@@ -223,8 +214,6 @@ class Submitter:
         """Have a function above the inline limit travel as a payload, the first argument of `apply`."""
         if function.nbytes > INLINE_LIMIT and func is not apply:
             return function_of(apply), (func, *args)
-        if function.hash not in self._functions:
-            self._functions[function.hash] = function.data
         return function, args
 
     def _task(

@@ -93,6 +93,12 @@ def functions(space: Namespace) -> Iterator[Violation]:
             )
     for hash_ in {*space.keys["fn:"], *space.keys["class:"]} - counted.keys():
         yield Violation("functions", hash_, "is kept without a user")
+    for name, h in space.known.items():
+        lost = h.get("class") and h.get("state") != "forgetting" and h["class"] not in space.keys["class:"]
+        if lost:
+            yield Violation(
+                "functions", name, f"names the class {h['class']}, which is lost: nobody may run it"
+            )
 
 
 def callers(space: Namespace, settled: bool) -> Iterator[Violation]:

@@ -61,6 +61,8 @@ def _queued(reader: _Hashes, class_: str) -> str:
     if not workers:
         return "no worker is registered"
     eligible = reader.hash(f"class:{class_}") if class_ else {}
+    if class_ and not eligible:
+        return "waits for ever: which workers may run it is not known any more"
     named = [name for name in eligible.get("workers", "").split("\n") if name]
     wanted = _amounts(eligible.get("resources", ""))
     ordinals = list(workers) if eligible else list(workers)[:_SHOWN]

@@ -52,10 +52,7 @@ def bring(session: Session, kept: list[Entry]) -> None:
     for part in portions(values, SLICE, lambda value: 1 + len(value.contains)):
         enqueue(calls.commit(part))
     session.enqueue_counts(counts)
-    again = submissions.again(pending)
-    if session.bring_functions is not None:
-        session.bring_functions({task.fn for _, task in again})
-    submissions.send_again(again)
+    submissions.send_again(submissions.again(pending))
     for entry in kept:
         # Counts are said above, in their present form.
         if entry.call.script.name == "submit":

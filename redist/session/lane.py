@@ -416,12 +416,15 @@ class Lane:
         if entry.on_error is not None:
             self._untold = entry.on_error, error
         entry.on_error = entry.on_reply = None
-        if entry.n:
-            entry.call = calls.noop()
-            self._resume()
-        else:
+        if not entry.n:
             entry.done = True
+            self._tell()
+            return
+        entry.call = calls.noop()
+        # Told before others leave: they may have relied on what the call was to bring. A Ctrl-C here leaves it to `tick`.
+        self._resume_at = self._clock()
         self._tell()
+        self._resume()
 
     # --- long work --------------------------------------------------------------------------------------------------
 

@@ -79,8 +79,6 @@ class Session:
         heartbeat's answer.
     on_lost : callable or None
         Called when the server lost this caller; returns the calls that bring what it has besides counts and tasks.
-    bring_functions : callable or None
-        Called after a loss with the hashes of functions that tasks need again, to `add_function` them.
     contained : callable or None
         Called after a loss with an inline value; returns the wire names of the keys whose Futures are inside.
     """
@@ -142,7 +140,6 @@ class Session:
         self.on_generation: Callable[[int], object] | None = None
         self.on_beat: Callable[[Beat], object] | None = None
         self.on_lost: Callable[[], Iterable[Call]] | None = None
-        self.bring_functions: Callable[[set[str]], object] | None = None
         self.contained: Callable[[bytes], Sequence[str]] | None = None
         #: Set by the driver: the command connection leads to the wrong server.
         self.reconnect: Callable[[str], object] | None = None

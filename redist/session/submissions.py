@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection
 from functools import partial
+from operator import itemgetter
 
 from redist.session.lane import Entry, Lane, OldGeneration
 from redist.session.ledger import Ledger
 from redist.session.states import PENDING, FutureState
 from redist.store import calls
-from redist.store.calls import FRESH, EligibilityClass, Task
+from redist.store.calls import FRESH, Call, EligibilityClass, Task
+from redist.store.supplies import brought, supply
 
 __all__ = ["SLICE", "Submissions"]
 
@@ -24,6 +26,9 @@ SLICE = 500
 #: Bytes of run specs of one submission.
 BULK = 1 << 20
 
+_FN = itemgetter(Task._fields.index("fn"))
+_CLS = itemgetter(Task._fields.index("cls"))
+
 
 class Submissions:
     """The tasks that wait to leave, and what has to leave with them.
@@ -32,8 +37,8 @@ class Submissions:
     ----------
     outbox : deque of (FutureState, Task)
         What is collected.
-    functions : set of str
-        Hashes of functions whose pickles are on the lane or about to be.
+    functions : dict of bytes
+        Pickles of functions by their hashes. One leaves with the first task of each registration that needs it.
     unanswered : int
         Submissions that are on the lane.
     held : int
@@ -44,8 +49,7 @@ class Submissions:
         "_classes",
         "_lane",
         "_ledger",
-        "_new_classes",
-        "_new_functions",
+        "_there",
         "functions",
         "held",
         "outbox",
@@ -56,24 +60,21 @@ class Submissions:
         self._lane = lane
         self._ledger = ledger
         self.outbox: deque[tuple[FutureState, Task]] = deque()
-        self.functions: set[str] = set()
+        self.functions: dict[str, bytes] = {}
         self.unanswered = 0
         self.held = 0
-        self._new_functions: dict[str, bytes] = {}
-        self._classes: set[str] = set()
-        self._new_classes: dict[str, EligibilityClass] = {}
+        #: Functions whose pickles the server has, once it took what is on the lane.
+        self._there: set[str] = set()
+        #: They are short: every submission brings those of its tasks.
+        self._classes: dict[str, EligibilityClass] = {}
 
     def add_function(self, fn: str, data: bytes) -> None:
-        """Have the pickle of function `fn` leave with the next submission, unless it did already."""
-        if fn not in self.functions:
-            self._new_functions[fn] = data
-            self.functions.add(fn)
+        """Have the pickle of function `fn` leave with the tasks that need it."""
+        self.functions.setdefault(fn, data)
 
     def add_class(self, eligibility: EligibilityClass) -> None:
-        """Have an eligibility class leave with the next submission, unless it did already."""
-        if eligibility.hash not in self._classes:
-            self._new_classes[eligibility.hash] = eligibility
-            self._classes.add(eligibility.hash)
+        """Have an eligibility class leave with the tasks that name it."""
+        self._classes[eligibility.hash] = eligibility
 
     def add(self, state: FutureState, task: Task) -> None:
         """Collect a task."""
@@ -103,9 +104,8 @@ class Submissions:
     # --- after a loss, after a restart ------------------------------------------------------------------------------
 
     def forget_server(self) -> None:
-        """Note that the server knows no function or class of ours any more."""
-        self.functions.clear()
-        self._classes.clear()
+        """Note that the server knows no function of ours any more."""
+        self._there.clear()
         self.unanswered = 0
 
     def again(self, states: Collection[FutureState]) -> list[tuple[FutureState, Task]]:
@@ -123,13 +123,13 @@ class Submissions:
         """Put a submission that was unanswered on the lane anew."""
         self.unanswered += 1
         calls.distrust(entry.call)
+        supply(entry.call, self.functions, self._there)
         self._lane.enqueue(entry.call, entry.on_reply, entry.on_error)
 
     def drop(self) -> None:
         """Forget everything that has not left."""
         self.outbox.clear()
-        self.functions.clear()
-        self._new_functions.clear()
+        self._there.clear()
 
     # --- sending ----------------------------------------------------------------------------------------------------
 
@@ -158,18 +158,16 @@ class Submissions:
             settled(state, count)
             size += len(task.spec)
         if tasks:
-            functions = list(self._new_functions.items())
-            classes = list(self._new_classes.values())
+            there = self._there
+            functions = [
+                (fn, self.functions[fn]) for fn in {*map(_FN, tasks)} - there if fn in self.functions
+            ]
+            classes = [self._classes[hash_] for hash_ in {*map(_CLS, tasks)} if hash_ in self._classes]
             call = calls.submit(tasks, functions, classes)
-            self._lane.enqueue(
-                call, self._answered, partial(self._refused, states, [fn for fn, _ in functions])
-            )
+            self._lane.enqueue(call, self._answered, partial(self._refused, states, call))
             # Behind it, so that a Ctrl-C in between counts too few and not too many.
             self.unanswered += 1
-            for fn, _ in functions:
-                del self._new_functions[fn]
-            for eligibility in classes:
-                del self._new_classes[eligibility.hash]
+            there.update(fn for fn, _ in functions)
         if taken == len(source):
             source.clear()
         else:
@@ -181,8 +179,12 @@ class Submissions:
         if self.outbox:
             self.pump()
 
-    def _refused(self, states: list[FutureState], functions: list[str], error: BaseException) -> None:
-        self.functions.difference_update(functions)
+    def _refused(self, states: list[FutureState], call: Call, error: BaseException) -> None:
+        self._there.difference_update(brought(call))
+        for entry in self._lane.unanswered:
+            # What is on the lane already may rely on it.
+            if entry.call.script.name == "submit":
+                supply(entry.call, self.functions, self._there)
         for state in states:
             self._ledger.forfeit(state)
             if state.status != PENDING:

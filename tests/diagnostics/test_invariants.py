@@ -119,6 +119,7 @@ TABLE = [
     Row("HSET caller:3 free:GPU 2", "resources", "worker 3", "GPU: 2.0 free, 1.0 taken"),
     Row("HINCRBY fns f 1", "functions", "f", "times, used"),
     Row("SET fn:g 1", "functions", "g", "without a user"),
+    Row("DEL class:gpu2", "functions", "queued", "nobody may run it"),
     # who lives
     Row("HSET caller:1 inc ''", "callers", "client 1", "has the record"),
     Row("ZREM leases 1", "callers", "client 1", "no lease"),

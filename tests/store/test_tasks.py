@@ -355,6 +355,20 @@ def test_classes_name_workers(world: World, client: Caller, x: Caller, workers: 
     assert [t.name for t in x.tasks] == (["b"] if fits else [])
 
 
+def test_a_task_whose_class_is_lost_waits_for_it(world: World, client: Caller, x: Caller) -> None:
+    world.checking = False
+    client.ok(C.submit([task("a", cls="k")], F))
+    x.listen_up()
+    x.ok(C.turn(1, 0))
+    assert not x.tasks
+    assert world.state("a") == "queued"
+    client.ok(C.submit([task("b", cls="k")], F, [C.EligibilityClass("k", "w", "")]))
+    world.checking = True
+    x.listen_up()
+    finish(x, "b")
+    assert [t.name for t in x.tasks] == ["a"]
+
+
 def test_others_may_run_what_names_a_worker_loosely(world: World, client: Caller, x: Caller) -> None:
     y = world.executor(world.worker("v"))
     client.ok(

@@ -5,8 +5,8 @@
 -- Make tasks known, count the caller's references, and hand out or queue what is ready.
 -- A name that is known already only gains the reference; one taken by another function is refused (pushed as erred).
 -- KEYS[1] META
--- ARGV[1] header, tasks, functions, classes, 1 if fresh names still are; then per function: hash, pickle or '' when sent before; per class: hash, workers,
---   resources, strict; per task: name, index of its function, spec, options ('', `+` for a fresh name, or `FLAGS COUNT RETRIES PRIORITY CLASS`),
+-- ARGV[1] header, tasks, functions, classes, 1 if fresh names still are; then per function: hash, pickle or '' when sent before; per class of
+--   the tasks: hash, workers, resources, strict; per task: name, index of its function, spec, options ('', `+` for a fresh name, or `FLAGS COUNT RETRIES PRIORITY CLASS`),
 --   dependencies, and their names
 -- Reply OK more
 if repeated then
@@ -21,7 +21,7 @@ local beyond    -- some were queued, and more executors than were looked at may 
 do
   local unsure, seen = {}, {}
   local at = first_task
-  while classes_given == 0 and plain < tasks and plain < CHUNK do
+  while plain < tasks and plain < CHUNK do
     local name, options = a[at], a[at + 3]
     if a[at + 4] ~= 0 or options ~= '' and options ~= '+' then
       break
@@ -113,7 +113,7 @@ if plain > 0 then
     end
     call('PUBLISH', P .. 'to:' .. idle[y], cmsgpack.pack(messages[y]))
   end
-  if plain == tasks then
+  if plain == tasks and classes_given == 0 then
     if beyond then
       call('RPUSH', P .. 'work', 'seek 0 0')
     end

@@ -24,11 +24,13 @@ local function each_resource(text)
   return string.gmatch(text, '([^=,]+)=([%d%.]+)')
 end
 
+-- A class's record, read once a script. Where it is lost nobody may run the tasks: what they ask for is not known.
 function S.class(hash)
   local c = classes[hash]
   if c == nil then
     local v = call('HMGET', P .. 'class:' .. hash, 'workers', 'resources', 'strict')
-    c = { workers = '\n' .. (v[1] or '') .. '\n', resources = v[2] or '', strict = v[3] ~= '0', any = (v[1] or '') == '' }
+    c = { workers = '\n' .. (v[1] or '') .. '\n', resources = v[2] or '', strict = v[3] ~= '0', any = (v[1] or '') == '',
+      lost = not v[3] }
     classes[hash] = c
   end
   return c
@@ -55,7 +57,7 @@ function S.may_run(x, hash)
     return false
   end
   local c = S.class(hash)
-  if not c.any and c.strict and not S.is_named(c.workers, e.worker, w) then
+  if c.lost or not c.any and c.strict and not S.is_named(c.workers, e.worker, w) then
     return false
   end
   for resource, amount in each_resource(c.resources) do
