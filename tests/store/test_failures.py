@@ -183,6 +183,12 @@ def test_restart_forgets_everything(world: World, client: Caller, worker: Caller
     assert world.record("b")["data"] == "new"
 
 
+def test_a_restart_makes_no_record_of_a_caller_that_is_gone(world: World, client: Caller) -> None:
+    world.command("RPUSH", "work", "wipe 4711")
+    world.drain()
+    assert not world.exists("caller:4711")
+
+
 def test_calls_wait_while_a_restart_is_carried_out(
     world: World, client: Caller, worker: Caller, x: Caller
 ) -> None:

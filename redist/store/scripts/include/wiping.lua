@@ -13,7 +13,7 @@ function S.wipe(ordinal)
   end
   if #names == SLICE then
     S.later('wipe ' .. ordinal)
-  elseif match(ordinal, '^%d') and ordinal ~= '0' then
+  elseif call('EXISTS', P .. 'caller:' .. ordinal) == 1 then -- it may be gone by now
     call('HSET', P .. 'caller:' .. ordinal, 'sum', '0')
   end
   return 1 + 3 * #names
