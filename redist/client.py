@@ -41,7 +41,8 @@ class Client(ClientBase):
     set_as_default : bool
         Whether Futures and functions that name no client mean this one.
     timeout : float or str
-        Time to connect, and to wait for a worker.
+        Time to connect, to wait for a worker, and for replies: a call that the server does not answer for so long raises
+        `ConnectionLost` or `ServerRefused`, whose ``pending`` says whether it may be applied when the server is back.
     namespace : str, optional
         Namespace on the server.
     heartbeat_interval : float or str, optional
@@ -274,6 +275,11 @@ class Client(ClientBase):
             beside it there runs again.
         reason, msg : str, optional
             What `CancelledError` says.
+
+        Raises
+        ------
+        ConnectionLost, ServerRefused
+            If the server did not reply in time. The Futures are cancelled; the server hears of it when it takes calls again.
         """
         names = describing.names_of(futures)
         return self._run(self._cancel(names, force, reason or msg or "cancelled by user"))
@@ -290,9 +296,9 @@ class Client(ClientBase):
                     session.notifications.doubtful[name] = until
                     session.ledger.forfeit(state)
                     state.cancel(reason)
-        yield AskAll([
-            calls.cancel(names[i : i + _SLICE], force=force, reason=reason) for i in range(0, len(names), _SLICE)
-        ])  # fmt: skip
+        slices = [names[i : i + _SLICE] for i in range(0, len(names), _SLICE)]
+        # They stay whatever comes: here the Futures are cancelled already.
+        yield AskAll([calls.cancel(part, force=force, reason=reason) for part in slices], stays=True)
 
     def retry(self, futures: Any, asynchronous: bool | None = None) -> Any:
         """Run failed tasks again, and the failed tasks that they depend on."""
@@ -370,13 +376,20 @@ class Client(ClientBase):
         hash : bool
             Whether equal values are one key; otherwise each gets a key of its own.
         timeout : float or str, optional
-            Time to wait for a worker.
+            Time to wait for a worker, and for each reply of the server; default: the client's.
 
         Returns
         -------
         Futures in the shape of `data`.
+
+        Raises
+        ------
+        NoWorkers
+            If there was no worker for large values in time.
+        ConnectionLost, ServerRefused
+            If the server did not reply in time. Nothing is kept then: what it may yet take in is released behind that.
         """
-        limit = self._timeout if timeout is NO_DEFAULT else seconds(timeout)
+        limit = None if timeout is NO_DEFAULT else seconds(timeout)
         return self._run(scattering.scatter(self, data, workers, broadcast, hash, limit))
 
     def publish_dataset(
@@ -390,6 +403,8 @@ class Client(ClientBase):
         ------
         DatasetExists
             If there is one of that name and `override` is False.
+        ConnectionLost, ServerRefused
+            If the server did not reply in time. With ``pending`` the dataset is published once it takes calls again.
         """
         items: dict[Key, Any] = {key: value for key, value in kwargs.items()}  # noqa: C416 - its keys are typed wider
         if name is not None:
@@ -406,7 +421,7 @@ class Client(ClientBase):
         return self._run(datasets.publish(self, items, override))
 
     def get_dataset(self, name: Key, default: Any = datasets._ABSENT, **kwargs: Any) -> Any:
-        """Return a published value; raises DatasetNotFound without `default`."""
+        """Return a published value; raises DatasetNotFound without `default`, ConnectionLost if there is no reply."""
         return self._run(datasets.get(self, name, default))
 
     def list_datasets(self, **kwargs: Any) -> Any:
@@ -414,7 +429,7 @@ class Client(ClientBase):
         return self._run(datasets.names(self))
 
     def unpublish_dataset(self, name: Key, **kwargs: Any) -> Any:
-        """Withdraw a dataset; it goes when the last reader lets go."""
+        """Withdraw a dataset; it goes when the last reader lets go. `ConnectionLost` with ``pending``: later."""
         return self._run(datasets.unpublish(self, name))
 
     # --- the cluster ------------------------------------------------------------------------------------------------
@@ -448,13 +463,22 @@ class Client(ClientBase):
         return self._run(describing.scheduler_info(self, n_workers))
 
     def wait_for_workers(self, n_workers: int, timeout: float | str | None = None) -> Any:
-        """Wait until so many workers are there; raises TimeoutError."""
+        """Wait until so many workers are there; raises TimeoutError, ConnectionLost if the server cannot be asked."""
         return self._run(describing.wait_for_workers(self, n_workers, seconds(timeout)))
 
     def restart(self, timeout: Any = NO_DEFAULT, wait_for_workers: bool = True) -> Any:
-        """Forget every key and dataset of the namespace, and start all executors again. Futures are cancelled."""
-        limit = 30.0 if timeout is NO_DEFAULT else seconds(timeout)
-        return self._run(describing.restart(self, limit, wait_for_workers))
+        """Forget every key and dataset of the namespace, and start all executors again. Futures are cancelled.
+
+        Raises
+        ------
+        TimeoutError
+            If the workers are not there again within `timeout` (30 s).
+        ConnectionLost, ServerRefused
+            If the server does not reply within `timeout`, the client's by default; with ``pending`` it restarts later.
+        """
+        limit = None if timeout is NO_DEFAULT else seconds(timeout)
+        patience = 30.0 if timeout is NO_DEFAULT else limit
+        return self._run(describing.restart(self, patience, wait_for_workers, limit))
 
     def why(self, key: Key | Future[Any]) -> Any:
         """Return every holder of a key: clients with their counts, containers, dependents, replicas; since when."""

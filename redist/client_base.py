@@ -160,10 +160,12 @@ class ClientBase(ClientCore):
 
     def _adopt(self, driver: Any, where: Endpoint) -> None:
         self._driver = driver
+        if self._owns_session:
+            driver.reply_timeout = self._timeout
         self.session = driver.session
         self._endpoint = where
         self._release = self.session.ledger.release
-        self._peers = Peers(where)
+        self._peers = Peers(where, self._timeout)
         self._segments = gathering.Segments(self._peers)
         self._submitter = Submitter(self._me)
         self._inbox = Inbox(self._me)

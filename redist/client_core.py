@@ -120,7 +120,7 @@ class ClientCore:
         yield from gathering.wait_for(self._me, [state], deadline, stop_on_error=False)
         if state.status == "finished":
             return None
-        return (yield from gathering.error_of(self._me, state))[index]
+        return (yield from gathering.error_of(self._me, state, deadline))[index]
 
     def _exception(self, future: Future[Any], timeout: Any) -> Any:
         return self._run(self._error_of(future, seconds(timeout), 0))
@@ -185,7 +185,12 @@ class ClientCore:
             if any(item.payload is not None for item in items):
                 scattering.store_soon(self._me, items)
         else:
-            self._driver.run(scattering.store(self._me, items, keep=True))
+            try:
+                self._driver.run(scattering.store(self._me, items, keep=True))
+            except BaseException:
+                for future in futures:
+                    future.release()  # not only when the traceback goes
+                raise
         return futures
 
     def _fire(self, futures: list[Future[Any]]) -> None:

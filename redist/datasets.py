@@ -43,7 +43,11 @@ def publish(client: Client, items: dict[Key, Any], override: bool) -> Operation[
             # Large: a payload like any other, and the record refers to it.
             stored = prepare(client, [value], [None], unique=True)
             future = Future._of(stored[0].state, client)
-            yield from store(client, stored)
+            try:
+                yield from store(client, stored)
+            except BaseException:
+                future.release()  # not only when the traceback goes
+                raise
             payload = dumps((True, future))
         assert payload.inline is not None
         try:

@@ -128,6 +128,17 @@ def _read_executors(client: Client) -> list[dict[str, str]]:
     ]
 
 
+def _read_both(client: Client, until: float | None) -> tuple[list[Peer], list[dict[str, str]]]:
+    """Read the workers and the executors by `until`."""
+    with client._peers.within(until):
+        return client._peers.workers(), _read_executors(client)
+
+
+def _read_workers(client: Client, until: float | None) -> list[Peer]:
+    with client._peers.within(until):
+        return client._peers.workers()
+
+
 def _number(text: str) -> float:
     try:
         return float(text)
@@ -224,31 +235,39 @@ def wait_for_workers(client: Client, n_workers: int, timeout: float | None) -> O
     ------
     TimeoutError
         If they are fewer when the timeout comes.
+    ConnectionLost, ServerRefused
+        If the server cannot be asked by then, or for as long as the client waits for replies.
     """
     until = None if timeout is None else time.monotonic() + timeout
     while True:
         seen = client._workers_seen
-        peers: list[Peer] = yield Run(client._peers.workers)
-        executors = yield Run(_read_executors, (client,))
+        peers, executors = yield Run(_read_both, (client, until))
         able = {executor.get("worker") for executor in executors if executor.get("inc")}
         count = sum(str(peer.ordinal) in able for peer in peers)
         if count >= n_workers:
             return
         left = 1.0 if until is None else until - time.monotonic()
         if left <= 0:
-            raise TimeoutError(f"only {count} of {n_workers} workers are here after {timeout:g} s")
+            raise TimeoutError(
+                f"only {count} of {n_workers} workers are here after {timeout:.3g} s{client._driver.links.standing()}"
+            )
         yield Until(Condition(partial(workers_changed, client, seen)), min(left, 0.25))
 
 
-def restart(client: Client, timeout: float | None, wait: bool) -> Operation[None]:
-    """Forget every key and dataset, and start the executors again."""
-    peers: list[Peer] = yield Run(client._peers.workers)
-    reply = yield Ask(calls.restart())
+def restart(client: Client, timeout: float | None, wait: bool, limit: float | None = None) -> Operation[None]:
+    """Forget every key and dataset, and start the executors again; within `limit`, and `timeout` for the workers."""
+    until = None if limit is None else time.monotonic() + limit
+    peers: list[Peer] = yield Run(_read_workers, (client, until))
+    reply = yield Ask(calls.restart(), _left(until))
     with client.session.lock:
         client.session.set_generation(int(reply[2]))
     if peers:
-        yield Ask(calls.send([peer.ordinal for peer in peers], msgpack.packb(["restart"])))
+        yield Ask(calls.send([peer.ordinal for peer in peers], msgpack.packb(["restart"])), _left(until))
     # It is let through when everything has been wiped.
-    yield Ask(calls.noop())
+    yield Ask(calls.noop(), _left(until))
     if wait and peers:
-        yield from wait_for_workers(client, len(peers), timeout)
+        yield from wait_for_workers(client, len(peers), timeout if until is None else _left(until))
+
+
+def _left(until: float | None) -> float | None:
+    return None if until is None else max(0.0, until - time.monotonic())

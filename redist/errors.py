@@ -17,7 +17,16 @@ class RedistError(Exception):
 
 
 class StoreError(RedistError):
-    """The Redis server cannot be used; the message names the mend."""
+    """The Redis server cannot be used; the message names the mend.
+
+    Attributes
+    ----------
+    pending : bool
+        Whether the call was sent, or has to follow one that was: it is applied, once, when the server takes calls again.
+        Otherwise nothing of it is.
+    """
+
+    pending = False
 
 
 class ConnectionLost(StoreError, ConnectionError):

@@ -9,15 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy as copy_of
+from math import inf
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from redist.current import as_current
-from redist.errors import DataLost, FutureCancelledError, RedistError, SegmentGone, TransferError
+from redist.errors import DataLost, FutureCancelledError, RedistError, SegmentGone, StoreError, TransferError
 from redist.future import Future
 from redist.hanging import hang_across, until_ready
 from redist.protocol import loads, loads_inline, unpack_error
-from redist.session.operations import Ask, AskAll, Operation, Run, Until
+from redist.session.operations import AskAll, Operation, Run, Until
 from redist.session.states import CANCELLED, ERROR, FINISHED, LOST, PENDING, FutureState, Waiter, hang
 from redist.session.submissions import SLICE
 from redist.store import calls
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from redist.memory.broker_client import BrokerClient
     from redist.memory.data_client import DataClient
     from redist.peers import Peers
+    from redist.store.calls import Call
 
 __all__ = ["Segments", "error_of", "gather", "result_of", "values_of", "wait_for"]
 
@@ -81,16 +83,36 @@ def wait_for(
         pending = [state for state in states if state.status == PENDING]
         what = repr(decode_key(pending[0].name)) if pending else "it"
         more = f" and {len(pending) - 1} more" if len(pending) > 1 else ""
-        raise TimeoutError(f"{what}{more} did not finish in time")
+        raise TimeoutError(f"{what}{more} did not finish in time{client._driver.links.standing()}")
 
 
-def error_of(client: Client, state: FutureState) -> Operation[tuple[BaseException, TracebackType | None]]:
+def ask_by(deadline: float | None, *asked: Call) -> Operation[list[list[Any]]]:
+    """Ask what a result still lacks, by `deadline` (of `time.monotonic`); None waits for ever, as for the result.
+
+    Raises
+    ------
+    TimeoutError
+        If no reply came in time; it says why if the server cannot be reached.
+    """
+    timeout = inf if deadline is None else max(0.0, deadline - time.monotonic())
+    try:
+        replies: list[list[Any]] = yield AskAll(asked, timeout)
+    except StoreError as error:
+        if deadline is None or time.monotonic() < deadline:
+            raise
+        raise TimeoutError(f"the value was not read in time: {error}") from None
+    return replies
+
+
+def error_of(
+    client: Client, state: FutureState, deadline: float | None = None
+) -> Operation[tuple[BaseException, TracebackType | None]]:
     """Return the exception of a state that is neither pending nor finished, and its traceback."""
     # A new object each time: what was raised refers through its traceback to frames, and those to the Future.
     if isinstance(state.cache, BaseException):
         return _twin(state.cache), None
     if state.value is None:
-        reply = yield Ask(calls.states([state.name], full=True))
+        (reply,) = yield from ask_by(deadline, calls.states([state.name], full=True))
         state.value = parse_states(reply)[0].value or None
     if state.value is None:
         return DataLost(f"the error of {state.name} is gone"), None
@@ -98,9 +120,9 @@ def error_of(client: Client, state: FutureState) -> Operation[tuple[BaseExceptio
         return unpack_error(state.value)
 
 
-def raise_error(client: Client, state: FutureState) -> Operation[NoReturn]:
+def raise_error(client: Client, state: FutureState, deadline: float | None = None) -> Operation[NoReturn]:
     """Raise the exception of a state that is neither pending nor finished."""
-    exception, traceback = yield from error_of(client, state)
+    exception, traceback = yield from error_of(client, state, deadline)
     try:
         raise exception.with_traceback(traceback)
     finally:
@@ -144,10 +166,13 @@ def values_of(
     while rest:
         fetch = [i for i in rest if not states[i].where]
         found = {i: states[i].where for i in rest if states[i].where}
-        replies = yield AskAll([
-            calls.states([states[i].name for i in fetch[k : k + SLICE]], full=True)
-            for k in range(0, len(fetch), SLICE)
-        ])  # fmt: skip
+        replies = yield from ask_by(
+            deadline,
+            *(
+                calls.states([states[i].name for i in fetch[k : k + SLICE]], full=True)
+                for k in range(0, len(fetch), SLICE)
+            ),
+        )
         done: set[int] = set()
         if fetch:
             read = [state for reply in replies for state in parse_states(reply)]
@@ -194,7 +219,9 @@ def values_of(
 def _ask_again(client: Client, states: list[FutureState], deadline: float | None) -> Operation[None]:
     """Read where values are now; wait for those that are computed again, and raise for those that are lost."""
     names = [state.name for state in states]
-    replies = yield AskAll([calls.states(names[i : i + SLICE]) for i in range(0, len(names), SLICE)])
+    replies = yield from ask_by(
+        deadline, *(calls.states(names[i : i + SLICE]) for i in range(0, len(names), SLICE))
+    )
     again: list[FutureState] = []
     by_name = {state.name: state for state in states}
     with client.session.lock:
@@ -212,7 +239,7 @@ def _ask_again(client: Client, states: list[FutureState], deadline: float | None
         yield from wait_for(client, again, deadline, stop_on_error=True)
     for state in states:
         if state.status != FINISHED:
-            yield from raise_error(client, state)
+            yield from raise_error(client, state, deadline)
 
 
 def result_of(
@@ -222,7 +249,7 @@ def result_of(
     if state.status == PENDING:
         yield from wait_for(client, [state], deadline, stop_on_error=True)
     if state.status != FINISHED:
-        yield from raise_error(client, state)
+        yield from raise_error(client, state, deadline)
     value = state.value
     if value:
         with as_current(client):

@@ -51,10 +51,12 @@ class Peers(Side):
     ----------
     endpoint : Endpoint
         The server.
+    timeout : float, optional
+        Seconds until a command is given up; default: the endpoint's.
     """
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        super().__init__(endpoint)
+    def __init__(self, endpoint: Endpoint, timeout: float | None = None) -> None:
+        super().__init__(endpoint, timeout)
         self._known: dict[int, Peer] = {}
         self._host_id: str | None = None
         drivers.add(self)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgpack
 
 from redist.describing import workers_changed
-from redist.errors import KeyTaken, NoWorkers, RedistError, TransferError
+from redist.errors import KeyTaken, NoWorkers, RedistError, StoreError, TransferError
 from redist.future import Future
 from redist.protocol import Payload, dumps
 from redist.session.lane import Refused
@@ -108,8 +108,13 @@ def store(
     keep: bool = False,
     workers: Sequence[str] = (),
     deadline: float | None = None,
+    timeout: float | None = None,
 ) -> Operation[None]:
-    """Write the payloads of `items` and make them known; `keep`: they are arguments of tasks."""
+    """Write the payloads of `items` and make them known; `keep`: they are arguments of tasks.
+
+    Workers are waited for until `deadline`, each reply for `timeout` seconds. A commit that is not answered but may be
+    applied is: the Futures that go release what it made known.
+    """
     todo = [(state, payload) for state, payload in items if payload is not None]
     placed: list[tuple[str, int, int]] = []
     sent: set[str] = set()
@@ -118,8 +123,8 @@ def store(
         large = [(state, payload) for state, payload in todo if payload.inline is None]
         written: list[tuple[FutureState, Payload, int, int]] = []
         if large:
-            written = yield from _write(client, large, workers, deadline, placed)
-        yield from _commit(client, inline + written, keep, sent)
+            written = yield from _write(client, large, workers, deadline, timeout, placed)
+        yield from _commit(client, inline + written, keep, timeout, sent)
         pending = [state for state, payload in items if payload is None and state.status == PENDING]
         if pending:
             # Another thread of ours stores it, or it is being looked up.
@@ -128,6 +133,7 @@ def store(
             yield from wait_for(client, pending, deadline, stop_on_error=False)
     except BaseException as error:
         interrupted = not isinstance(error, Exception)
+        unanswered = interrupted or isinstance(error, StoreError)
         # Without its frames, which hold the Futures of the very keys.
         kept = (
             RedistError(f"storing the value was interrupted: {type(error).__name__}")
@@ -137,11 +143,11 @@ def store(
         with client.session.lock:
             for state, _ in todo:
                 if state.status == PENDING:
-                    if not (interrupted and state.name in sent):
+                    if not (unanswered and state.name in sent):
                         # else the commit is applied all the same, and the Futures that go release it
                         client.session.ledger.forfeit(state)
                     state.fail(kept)
-        if interrupted:
+        if unanswered:
             _drop_soon(client, [item for item in placed if item[0] not in sent])
         raise
 
@@ -168,6 +174,7 @@ def _write(
     large: list[tuple[FutureState, Payload]],
     workers: Sequence[str],
     deadline: float | None,
+    timeout: float | None,
     placed: list[tuple[str, int, int]],
 ) -> Operation[list[tuple[FutureState, Payload, int, int]]]:
     """Write payloads into segments; a worker that cannot be reached is replaced by another one.
@@ -178,7 +185,7 @@ def _write(
     while True:
         total = sum(payload.nbytes for _, payload in large)
         host = yield Run(client._peers.host_id)
-        places = yield from _place(client, len(large), total, workers, host, deadline)
+        places = yield from _place(client, len(large), total, workers, host, deadline, timeout)
         groups: dict[int, list[tuple[str, int, Payload]]] = {}
         for (state, payload), (attempt, worker) in zip(large, places):
             groups.setdefault(worker, []).append((state.name, attempt, payload))
@@ -199,13 +206,19 @@ def _write(
 
 
 def _place(
-    client: Client, count: int, total: int, workers: Sequence[str], host: str, deadline: float | None
+    client: Client,
+    count: int,
+    total: int,
+    workers: Sequence[str],
+    host: str,
+    deadline: float | None,
+    timeout: float | None,
 ) -> Operation[list[tuple[int, int]]]:
     until = time.monotonic() + client._timeout if deadline is None else deadline
     while True:
         seen = client._workers_seen
         try:
-            reply = yield Ask(calls.place(count, total, workers, host))
+            reply = yield Ask(calls.place(count, total, workers, host), timeout)
             return parse_place(reply)
         except Refused as refused:
             left = until - time.monotonic()
@@ -229,9 +242,13 @@ def _put(client: Client, worker: int, batch: list[tuple[str, int, Payload]]) -> 
 
 
 def _commit(
-    client: Client, written: list[tuple[FutureState, Payload, int, int]], keep: bool, sent: set[str]
+    client: Client,
+    written: list[tuple[FutureState, Payload, int, int]],
+    keep: bool,
+    timeout: float | None,
+    sent: set[str],
 ) -> Operation[None]:
-    """Make keys known; `sent` gets the names of those whose commit may have left."""
+    """Make keys known; `sent` gets the names of those whose commit may have left, or may be applied later."""
     session = client.session
     for start in _slices(written):
         part = written[start]
@@ -250,7 +267,11 @@ def _commit(
         names = {state.name for state, *_ in part}
         sent |= names
         try:
-            reply = yield Ask(calls.commit(values))
+            reply = yield Ask(calls.commit(values), timeout)
+        except StoreError as error:
+            if not error.pending:
+                sent -= names
+            raise
         except BaseException:
             if (session.lane.incarnation, session.lane.n) == before:
                 sent -= names
@@ -282,6 +303,7 @@ def scatter(
 ) -> Operation[Any]:
     """Store `data` and return Futures in the same shape."""
     deadline = None if timeout is None else time.monotonic() + timeout
+    # `timeout` bounds each wait for a reply by itself: what large values take to be written is not counted.
     names: list[str | None]
     if isinstance(data, Mapping):
         values, names = list(data.values()), [encode_key(key) for key in data]
@@ -305,9 +327,14 @@ def scatter(
         for state in bound[len(futures) :]:
             client.session.ledger.release(state)
         raise
-    yield from store(client, items, workers=wanted, deadline=deadline)
+    try:
+        yield from store(client, items, workers=wanted, deadline=deadline, timeout=timeout)
+    except BaseException:
+        for future in futures:
+            future.release()  # not only when the traceback goes, which holds this frame
+        raise
     if broadcast:
-        yield from _broadcast(client, [item.state for item in items], wanted, deadline)
+        yield from _broadcast(client, [item.state for item in items], wanted, deadline, timeout)
     if isinstance(data, Mapping):
         return dict(zip(data, futures))
     if isinstance(data, list | tuple | set | frozenset):
@@ -316,7 +343,11 @@ def scatter(
 
 
 def _broadcast(
-    client: Client, states: list[FutureState], workers: list[str], deadline: float | None
+    client: Client,
+    states: list[FutureState],
+    workers: list[str],
+    deadline: float | None,
+    timeout: float | None,
 ) -> Operation[None]:
     """Have one worker of every other host bring a copy of each segment, and wait until they did."""
     peers = yield Run(client._peers.workers)
@@ -334,12 +365,13 @@ def _broadcast(
             for host, peer in by_host.items():
                 if host != source.fields.get("memory", ""):
                     message = msgpack.packb(["fetch", state.name, int(attempt), source.address])
-                    yield Ask(calls.send([peer.ordinal], message))
+                    yield Ask(calls.send([peer.ordinal], message), timeout)
                     wanted.append((state, peer.ordinal))
     until = time.monotonic() + (client._timeout if deadline is None else deadline - time.monotonic())
     while wanted:
         names = sorted({state.name for state, _ in wanted})
-        replies = yield AskAll([calls.states(names[i : i + _SLICE]) for i in range(0, len(names), _SLICE)])
+        slices = [names[i : i + _SLICE] for i in range(0, len(names), _SLICE)]
+        replies = yield AskAll([calls.states(part) for part in slices], timeout)
         where = {read.name: read.where for reply in replies for read in parse_states(reply)}
         wanted = [
             (state, ordinal)

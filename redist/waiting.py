@@ -96,6 +96,7 @@ def _wait(
     if not (yield from until_ready(client, waiter, states, hung, timeout)):
         raise TimeoutError(
             f"{sum(state.status == PENDING for state in states)} Futures did not finish in time"
+            f"{client._driver.links.standing()}"
         )
     done: set[Future[Any]] = set()
     not_done: set[Future[Any]] = set()
@@ -243,7 +244,9 @@ class as_completed:
                 return _END
             timeout = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
             if not (yield Until(self._collector, timeout)):
-                raise TimeoutError("the rest of the Futures did not finish in time")
+                raise TimeoutError(
+                    f"the rest of the Futures did not finish in time{client._driver.links.standing()}"
+                )
 
     def _with_result(self, client: Client, future: Future[Any]) -> Operation[tuple[Future[Any], Any]]:
         state = future._state

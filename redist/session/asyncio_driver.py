@@ -171,28 +171,59 @@ class AsyncioDriver(Driver):
         """Send a call and return its reply; see `ThreadDriver.call`."""
         return (await self.call_all([call], timeout))[0]
 
-    async def call_all(self, calls: Sequence[Call], timeout: float | None = None) -> list[list[Any]]:
-        """Send calls together and return their replies; raises the first error."""
+    async def call_all(
+        self,
+        calls: Sequence[Call],
+        timeout: float | None = None,
+        *,
+        patient: bool = False,
+        stays: bool = False,
+    ) -> list[list[Any]]:
+        """Send calls together and return their replies; see `ThreadDriver.call_all`."""
         self.check_alive()
         outcome = Outcome(len(calls))
-        for i, call in enumerate(calls):
-            self.session.enqueue(call, *outcome.of(i))
+        entries = [self.session.enqueue(call, *outcome.of(i)) for i, call in enumerate(calls)]
+        seen = self.progress(outcome)
         self.push_out()
-        if not await self.wait(outcome, timeout):
-            raise TimeoutError(f"no reply from {self.endpoint.url} within {timeout:g} s")
+        while not await self.wait(outcome, timeout):
+            assert timeout is not None
+            before, seen = seen, self.progress(outcome)
+            error = self.late(outcome, entries, timeout, stays) if not patient or seen == before else None
+            if error is not None:
+                raise error
         return outcome.result()
 
     def call_now(self, call: Call) -> list[Any]:
-        """Send a call and return its reply; the loop stands still meanwhile. For pickling, which cannot wait."""
+        """Send a call and return its reply; the loop stands still meanwhile. For pickling, which cannot wait.
+
+        In a thread that does not run the loop, the thread waits for the loop instead.
+        """
         self.check_alive()
-        if asyncio.get_running_loop() is not self._loop:
-            raise RuntimeError("this client belongs to another event loop")
+        if self._loop is None or asyncio._get_running_loop() is not self._loop:
+            return self._call_from_outside(call)
         outcome = Outcome(1)
-        self.session.enqueue(call, *outcome.of(0))
-        self._stand_still(outcome, self.endpoint.timeout)
-        self._loop.call_soon(self._after)
+        entry = self.session.enqueue(call, *outcome.of(0))
+        timeout = self.reply_timeout or self.endpoint.timeout
+        try:
+            self._stand_still(outcome, timeout)
+        except ConnectionLost:
+            error = self.late(outcome, [entry], timeout, False)
+            if error is not None:
+                raise error from None
+        finally:
+            self._loop.call_soon(self._after)
         result: list[Any] = outcome.result()[0]
         return result
+
+    def _call_from_outside(self, call: Call) -> list[Any]:
+        if self._loop is None or not self._loop.is_running():
+            raise RuntimeError("this client belongs to an event loop that does not run")
+        timeout = self.endpoint.timeout
+        answer = asyncio.run_coroutine_threadsafe(self.call(call, timeout), self._loop)
+        try:
+            return answer.result(timeout + 1.0)
+        finally:
+            answer.cancel()
 
     def _stand_still(self, outcome: Outcome, timeout: float) -> None:
         """Send and receive, without the loop, until `outcome` is there."""
@@ -371,10 +402,13 @@ class AsyncioDriver(Driver):
     async def _perform(self, request: Request) -> Any:
         if isinstance(request, Until):
             return await self.wait(request.waiter, request.timeout)
-        if isinstance(request, Ask):
-            return await self.call(request.call)
-        if isinstance(request, AskAll):
-            return await self.call_all(request.calls) if request.calls else []
+        if isinstance(request, Ask | AskAll):
+            timeout, patient = self.limit(request.timeout)
+            calls = [request.call] if isinstance(request, Ask) else request.calls
+            replies = (
+                await self.call_all(calls, timeout, patient=patient, stays=request.stays) if calls else []
+            )
+            return replies[0] if isinstance(request, Ask) else replies
         if isinstance(request, Post):
             return self.post(request.call)
         assert isinstance(request, Run)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from redist.session.operations import Ask, Operation, Post, Request, Run, Until
+from redist.session.operations import Ask, AskAll, Operation, Post, Request, Run, Until
 from redist.session.states import Waiter
 from redist.store.calls import Call
 
@@ -30,8 +30,19 @@ class BlockingRunner:
         """Send a call and go on."""
         raise NotImplementedError
 
-    def call_all(self, calls: Sequence[Call], timeout: float | None = None) -> list[list[Any]]:
+    def call_all(
+        self,
+        calls: Sequence[Call],
+        timeout: float | None = None,
+        *,
+        patient: bool = False,
+        stays: bool = False,
+    ) -> list[list[Any]]:
         """Send calls together and return their replies."""
+        raise NotImplementedError
+
+    def limit(self, timeout: float | None) -> tuple[float | None, bool]:
+        """Return how long to wait for replies, and whether from the last thing on that the server did for us."""
         raise NotImplementedError
 
     def wait(self, what: Waiter, timeout: float | None = None) -> bool:
@@ -75,6 +86,8 @@ class BlockingRunner:
     def _await(self, request: Request) -> Any:
         if isinstance(request, Until):
             return self.wait(request.waiter, request.timeout)
-        if isinstance(request, Ask):
-            return self.call_all([request.call])[0]
-        return self.call_all(request.calls) if request.calls else []  # type: ignore[union-attr]
+        assert isinstance(request, Ask | AskAll)
+        timeout, patient = self.limit(request.timeout)
+        calls = [request.call] if isinstance(request, Ask) else request.calls
+        replies = self.call_all(calls, timeout, patient=patient, stays=request.stays) if calls else []
+        return replies[0] if isinstance(request, Ask) else replies

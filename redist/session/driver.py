@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from math import inf
 from typing import Any
 
-from redist.errors import ForkedClientError
+from redist.errors import ForkedClientError, StoreError
+from redist.session.lane import Entry
 from redist.session.links import Links
+from redist.session.outcome import Outcome
 from redist.session.session import Session
 from redist.session.wakeup import Wakeup
 from redist.store.connect import Endpoint
@@ -33,6 +37,8 @@ class Driver:
     endpoint: Endpoint
     lock: AbstractContextManager[Any]
     links: Links
+    #: How long operations wait for a reply, s; None for ever: what a task waits for cannot be given up without its result.
+    reply_timeout: float | None = None
 
     def __init__(
         self, session: Session, endpoint: Endpoint, lock: AbstractContextManager[Any], check: bool
@@ -65,6 +71,26 @@ class Driver:
         """
         if self._closed is not None:
             raise self._closed.with_traceback(None)
+
+    def limit(self, timeout: float | None) -> tuple[float | None, bool]:
+        """Return how long to wait for replies, and whether from the last thing on that the server did for us."""
+        if timeout is None:
+            return self.reply_timeout, True
+        return (None if timeout == inf else max(0.0, timeout)), False
+
+    def late(
+        self, outcome: Outcome, entries: Sequence[Entry], timeout: float, stays: bool
+    ) -> StoreError | None:
+        """Give up what was not answered in time; return the error, None if it was answered right now. Under the lock."""
+        if outcome.ready():
+            return None
+        # From the end, so that numbers that never left can be taken back.
+        pending = [self.session.lane.withdraw(entry, stays=stays) for entry in reversed(entries)]
+        return self.links.unanswered(timeout, any(pending))
+
+    def progress(self, outcome: Outcome) -> tuple[int, int]:
+        """Return what changes when the server does something for us."""
+        return self.session.lane.progress, outcome.remaining
 
     def forked(self) -> None:
         """In a forked child: drop what is the parent's without a word to the server."""

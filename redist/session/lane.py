@@ -69,7 +69,7 @@ class OldGeneration(RedistError):
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """A call on its way; `n` is 0 for an unnumbered one, `done` whether it was answered."""
+    """A call on its way; `n` is 0 for an unnumbered one, `sent` whether it left, `done` whether it was answered."""
 
     n: int
     call: Call
@@ -77,6 +77,7 @@ class Entry:
     on_reply: OnReply | None = None
     on_error: OnError | None = None
     done: bool = False
+    sent: bool = False
 
 
 class Lane:
@@ -107,6 +108,10 @@ class Lane:
         The last number that was given out.
     unanswered : deque of Entry
         Numbered calls without an answer, in order.
+    trouble : str
+        The error with which the server keeps calls waiting, empty when it takes them.
+    progress : int
+        How often the server did something for us.
     """
 
     def __init__(
@@ -133,6 +138,8 @@ class Lane:
         self.lost_writes = False
         #: How often calls had to be sent again on a connection: who reads state may see it without them.
         self.round = 0
+        self.trouble = ""
+        self.progress = 0
         self._inflight: deque[tuple[Entry, int]] = deque()
         self._loose: list[Entry] = []  # unnumbered ones that wait for a connection or a registration
         self._untold: tuple[Callable[[Any], object], Any] | None = None
@@ -187,6 +194,27 @@ class Lane:
             self._loose.append(entry)
         return entry
 
+    def withdraw(self, entry: Entry, *, stays: bool = False) -> bool:
+        """Nobody waits for `entry` any more; return whether it may be applied all the same.
+
+        What never left is taken off, unless it `stays`; what is unnumbered changes nothing and is just not sent again.
+        """
+        if not entry.n:
+            entry.done = True
+            if entry in self._loose:
+                self._loose.remove(entry)
+            return False
+        if (
+            entry.done or entry.sent or stays or entry not in self.unanswered
+        ):  # else it was brought under another number
+            return not entry.done
+        if self.unanswered[-1] is entry:
+            self.unanswered.pop()
+            self.n -= 1
+        entry.call = calls.noop()
+        entry.on_reply = entry.on_error = None
+        return False
+
     def transmit_registration(self, call: Call, on_reply: OnReply, on_error: OnError) -> None:
         """Send a registration, ahead of everything."""
         self._transmit(Entry(0, call, self.generation, on_reply, on_error))
@@ -202,6 +230,7 @@ class Lane:
             data = calls.pack_eval(call, header)
         else:
             data = calls.pack(call, header)
+        entry.sent = True
         self._inflight.append((entry, self.round))
         self.outgoing.append(data)
 
@@ -307,6 +336,11 @@ class Lane:
             word = reply[0]
             if word == b"OK" or word == b"REPEAT":
                 self._backoff = _FIRST_BACKOFF
+                if entry.n or entry.call.script.name == "continue":
+                    self.progress += 1
+                    self.trouble = ""
+                elif self.trouble and _is_own(entry):
+                    self.trouble = ""
                 # Answers of a lost incarnation are answers to nobody: its calls were taken over.
                 if not entry.done and (not entry.n or (self.unanswered and self.unanswered[0] is entry)):
                     self._settle(entry, entry.on_reply, reply)
@@ -405,8 +439,10 @@ class Lane:
         elif code in _TRANSIENT or (code == "OOM" and not entry.call.grows):
             if not entry.n and entry.call.script.name != "register":
                 self._loose.append(entry)
+            self.trouble = message
             self.hold()
         elif code in _ELSEWHERE:
+            self.trouble = message
             self._on_moved(message)
         else:
             self._give_up(entry, _error_of(code, message, entry.call))

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from redist.errors import ConnectionLost, RedistError
+from redist.errors import ConnectionLost, RedistError, ServerRefused, StoreError
 from redist.session.session import Session
 from redist.store.connect import Endpoint
 from redist.store.wire import Wire
@@ -20,6 +20,16 @@ __all__ = ["Links"]
 logger = logging.getLogger("redist.session")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
+#: How long nothing must go before the log says so, s.
+_QUIET = 0.2
+_ADVICE = {
+    "READONLY": "it is a replica; make it a master (REPLICAOF NO ONE), or give the address of the master or of Sentinels",
+    "MISCONF": "it cannot write its data to the disk; see its log",
+    "NOREPLICAS": "too few of its replicas are connected; bring them back, or lower min-replicas-to-write",
+    "BUSY": "a script runs too long there; SCRIPT KILL ends it",
+    "LOADING": "it reads its data from the disk and goes on then",
+    "OOM": "it is at maxmemory; release something, or give it more memory",
+}
 _MESSAGES = frozenset([b"message", b"smessage"])
 
 
@@ -43,11 +53,15 @@ class Links:
         What the command connection did not take yet.
     retry_at : float
         Not before this time (`time.monotonic`) a broken connection is to be made again.
+    since : float or None
+        Since when the server takes no calls, None while it does.
+    error : StoreError or None
+        Why the connection broke or could not be made; None while it stands.
     """
 
     __slots__ = (
-        "_level", "_on_change", "_pause", "_told", "_troubles", "command", "endpoint", "push", "rest", "retry_at",
-        "session",
+        "_level", "_on_change", "_pause", "_told", "_troubles", "command", "endpoint", "error", "push", "rest",
+        "retry_at", "session", "since",
     )  # fmt: skip
 
     def __init__(self, session: Session, endpoint: Endpoint, on_change: Callable[[], object]) -> None:
@@ -58,9 +72,11 @@ class Links:
         self.rest = b""
         self.retry_at = 0.0
         self._pause = 0.0
+        self.since: float | None = None
+        self.error: StoreError | None = None
         self._told = False  # whether the log says that there is no connection
         # An executor's worker says the same.
-        self._level = logging.DEBUG if session.kind == "executor" else logging.INFO
+        self._level = logging.DEBUG if session.kind == "executor" else logging.WARNING
         self._troubles = {"command": 0.0, "push": 0.0}  # pauses after exceptions in dealing with what came
         self._on_change = on_change
         session.reconnect = self._moved
@@ -91,12 +107,62 @@ class Links:
         except RedistError as error:
             self._pause = min(max(_FIRST_PAUSE, 2 * self._pause), _LONGEST_PAUSE)
             self.retry_at = time.monotonic() + self._pause
-            if not self._told:
-                self._told = True
-                logger.log(self._level, "%s; trying again until it answers", error)
+            self._note(error)
             return None
         self._pause = 0.0
         return wire
+
+    # --- how it stands ----------------------------------------------------------------------------------------------
+
+    def _note(self, error: RedistError | None = None) -> None:
+        """Take note of what keeps calls waiting, or that nothing does any more; the log says each once."""
+        now = time.monotonic()
+        if isinstance(error, StoreError):
+            self.error = error.with_traceback(None)
+        elif self.up:
+            self.error = None
+        if self.up and not self.session.lane.trouble:
+            self.since = None
+            if self._told:
+                self._told = False
+                logger.log(self._level, "connected to %s again", self.endpoint.url)
+            return
+        if self.since is None:
+            self.since = now
+        elif not self._told and now - self.since > _QUIET:
+            self._told = True
+            logger.log(self._level, "%s; trying again until it answers", self._why())
+
+    def _why(self) -> str:
+        trouble = self.session.lane.trouble
+        if self.error is None and trouble:
+            advice = _ADVICE.get(trouble.split(" ", 1)[0], "see the server's log")
+            return f"{self.endpoint.url} takes no calls: {trouble} ({advice})"
+        return str(self.error or f"there is no connection to {self.endpoint.url}")
+
+    def standing(self) -> str:
+        """Return what there is to add to a message of something that did not come in time; empty if the connection is up."""
+        since = self.since
+        if since is None:
+            return ""
+        return f"; no calls get through since {time.monotonic() - since:.1f} s: {self._why()}"
+
+    def unanswered(self, timeout: float, pending: bool) -> StoreError:
+        """Return the error of a call that got no reply within `timeout` seconds."""
+        refused = isinstance(self.error, ServerRefused) or (self.error is None and self.session.lane.trouble)
+        why = self.standing() or (
+            "; the connection stands, but the server does not answer: it is busy or stopped, or the network is cut"
+        )
+        fate = (
+            "the call is applied, once, when the server takes calls again"
+            if pending
+            else "nothing of the call is applied"
+        )
+        error = (ServerRefused if refused else ConnectionLost)(
+            f"no reply from {self.endpoint.url} within {timeout:g} s{why}. Until that is mended calls wait; {fate}"
+        )
+        error.pending = pending
+        return error
 
     def adopt_command(self, wire: Wire) -> None:
         """Use `wire` for commands from now on."""
@@ -121,9 +187,7 @@ class Links:
             self.adopt_push(wire)
         else:
             wire.close()
-        if self._told and self.up:
-            self._told = False
-            logger.log(self._level, "connected to %s again", self.endpoint.url)
+        self._note()
 
     # --- sending ----------------------------------------------------------------------------------------------------
 
@@ -144,8 +208,8 @@ class Links:
             subscriptions.clear()
             try:
                 self.push.send(data)
-            except ConnectionLost:
-                self.lost_push()
+            except ConnectionLost as error:
+                self.lost_push(error)
 
     def send_rest(self) -> None:
         """Send more of what the command connection did not take before."""
@@ -156,8 +220,8 @@ class Links:
         assert self.command is not None
         try:
             sent = self.command.try_send(data)
-        except ConnectionLost:
-            self.lost_command()
+        except ConnectionLost as error:
+            self.lost_command(error)
             return
         except BaseException:
             self.lost_command()
@@ -173,23 +237,28 @@ class Links:
         wire = self.command
         if wire is None:
             return
-        on_reply = self.session.on_reply
+        on_reply, lane = self.session.on_reply, self.session.lane
         try:
             try:
                 wire.receive_ready()
             finally:
                 for reply in wire.replies():
                     on_reply(reply)
-                    self._troubles["command"] = 0.0
+                    if not lane.trouble:
+                        self._troubles["command"] = 0.0
+                    elif self.command is not wire:
+                        break  # what follows was refused as well, and is sent again
         except RedistError as error:
             if not isinstance(error, ConnectionLost):
                 logger.warning("%r; connecting again", error)
                 self._stumbled("command")
-            self.lost_command()
+            self.lost_command(error)
         except BaseException as error:
             self._stumbled("command", error)
             self.lost_command()
             raise
+        if lane.trouble or self.since is not None:
+            self._note()
 
     def take_pushes(self) -> None:
         """Read what has arrived on the subscription's connection and feed it to the session."""
@@ -211,7 +280,7 @@ class Links:
             if not isinstance(error, ConnectionLost):
                 logger.warning("%r; connecting again", error)
                 self._stumbled("push")
-            self.lost_push()
+            self.lost_push(error)
         except BaseException as error:
             self._stumbled("push", error)
             self.lost_push()
@@ -228,23 +297,28 @@ class Links:
     # --- losing -----------------------------------------------------------------------------------------------------
 
     def _moved(self, message: str) -> None:
-        logger.warning("connecting again: %s", message)
+        logger.debug("connecting again: %s", message)
+        self._stumbled(
+            "command", RedistError(message)
+        )  # a failover is followed at once, a replica asked now and then
         self.lost_command()
 
-    def lost_command(self) -> None:
-        """Drop the command connection."""
+    def lost_command(self, error: RedistError | None = None) -> None:
+        """Drop the command connection, because of `error`."""
         wire, self.command = self.command, None
         self.rest = b""
         if wire is not None:
             wire.close()
+            self._note(error)
             self.session.disconnected()
             self._on_change()
 
-    def lost_push(self) -> None:
-        """Drop the subscription's connection."""
+    def lost_push(self, error: RedistError | None = None) -> None:
+        """Drop the subscription's connection, because of `error`."""
         wire, self.push = self.push, None
         if wire is not None:
             wire.close()
+            self._note(error)
             self.session.subscription_lost()
             self._on_change()
 

@@ -32,21 +32,30 @@ T = TypeVar("T")
 
 
 class Ask:
-    """Send one call and have its reply."""
+    """Send one call and have its reply within `timeout` seconds; see `AskAll`."""
 
-    __slots__ = ("call",)
+    __slots__ = ("call", "stays", "timeout")
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, timeout: float | None = None, *, stays: bool = False) -> None:
         self.call = call
+        self.timeout = timeout
+        self.stays = stays
 
 
 class AskAll:
-    """Send several calls and have all replies."""
+    """Send several calls and have all replies within `timeout` seconds.
 
-    __slots__ = ("calls",)
+    None is the driver's `reply_timeout`, counted from the last call that the server answered; `math.inf` waits for ever.
+    What is not answered in time raises `ConnectionLost` or `ServerRefused`, whose `pending` says whether some of it may yet
+    be applied. What never left is taken off the lane, unless it `stays`: then it is applied when the server takes calls.
+    """
 
-    def __init__(self, calls: Sequence[Call]) -> None:
+    __slots__ = ("calls", "stays", "timeout")
+
+    def __init__(self, calls: Sequence[Call], timeout: float | None = None, *, stays: bool = False) -> None:
         self.calls = calls
+        self.timeout = timeout
+        self.stays = stays
 
 
 class Post:

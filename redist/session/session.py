@@ -414,11 +414,11 @@ class Session:
 
     # --- calls ------------------------------------------------------------------------------------------------------
 
-    def enqueue(self, call: Call, on_reply: OnReply | None = None, on_error: OnError | None = None) -> None:
+    def enqueue(self, call: Call, on_reply: OnReply | None = None, on_error: OnError | None = None) -> Entry:
         """Put a call on the lane, behind the tasks and counts that came before it."""
         if call.numbered and (self.submissions.outbox or self.ledger.dirty):
             self.flush(everything=True)
-        self.lane.enqueue(call, on_reply, on_error)
+        return self.lane.enqueue(call, on_reply, on_error)
 
     # --- tasks and counts -------------------------------------------------------------------------------------------
 

@@ -171,29 +171,44 @@ class ThreadDriver(Driver, BlockingRunner):
         ------
         Refused
             If the script refused it.
-        TimeoutError
-            If there was no reply within `timeout` seconds; the call stays on the lane.
+        ConnectionLost, ServerRefused
+            If there was no reply within `timeout` seconds; its `pending` says whether the call may yet be applied.
         """
         return self.call_all([call], timeout)[0]
 
     def call_now(self, call: Call) -> list[Any]:
         """Send a call and return its reply, as an event loop can do it too."""
-        return self.call(call, self.endpoint.timeout)
+        return self.call(call, self.reply_timeout or self.endpoint.timeout)
 
-    def call_all(self, calls: Sequence[Call], timeout: float | None = None) -> list[list[Any]]:
-        """Send calls together and return their replies; raises the first error."""
+    def call_all(
+        self,
+        calls: Sequence[Call],
+        timeout: float | None = None,
+        *,
+        patient: bool = False,
+        stays: bool = False,
+    ) -> list[list[Any]]:
+        """Send calls together and return their replies; raises the first error.
+
+        `patient` counts the timeout from the last thing on that the server did for us; see `AskAll` for `stays`.
+        """
         outcome = Outcome(len(calls))
         with self.lock:
             self.check_alive()
             try:
-                for i, call in enumerate(calls):
-                    self.session.enqueue(call, *outcome.of(i))
+                entries = [self.session.enqueue(call, *outcome.of(i)) for i, call in enumerate(calls)]
+                seen = self.progress(outcome)
                 self.links.transmit()
             except BaseException as error:
                 self.links.interrupted(error)
                 raise
-        if not self.wait(outcome, timeout, replies=True):
-            raise TimeoutError(f"no reply from {self.endpoint.url} within {timeout:g} s")
+        while not self.wait(outcome, timeout, replies=True):
+            assert timeout is not None
+            with self.lock:
+                before, seen = seen, self.progress(outcome)
+                late = self.late(outcome, entries, timeout, stays) if not patient or seen == before else None
+            if late is not None:
+                raise late
         return outcome.result()
 
     def push_out(self) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import hiredis
 
-from redist.errors import ConnectionLost, ServerRefused, StoreError
+from redist.errors import ClientClosed, ConnectionLost, ServerRefused, StoreError
 
 if TYPE_CHECKING:
     from redist.store.connect import Endpoint
@@ -43,6 +43,7 @@ class Side:
     def __init__(self, endpoint: Endpoint, timeout: float | None = None) -> None:
         self.endpoint = endpoint
         self.timeout = endpoint.timeout if timeout is None else timeout
+        self._closed = False
         self._limits = threading.local()
         self._lock = threading.Lock()
         self._wire: Wire | None = None
@@ -65,6 +66,8 @@ class Side:
             If the server cannot be reached in time.
         ServerRefused
             If it does not let us in, or does not take the command now: it is loading its data, busy, or a replica.
+        ClientClosed
+            After `close`.
         hiredis.ReplyError
             If the reply is another error.
         """
@@ -83,6 +86,8 @@ class Side:
         while True:
             left = max(0.001, deadline - time.monotonic())
             try:
+                if self._closed:
+                    raise ClientClosed("the client is closed")
                 wire = self._wire = self._wire or self.endpoint.open(left, retry=True)
                 wire.timeout = max(0.001, deadline - time.monotonic())
                 return wire.call(*args)
@@ -113,7 +118,8 @@ class Side:
         return {field.decode(): value.decode(errors="replace") for field, value in zip(flat, flat)}
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; none is made again."""
+        self._closed = True
         with self._lock:
             self._drop()
 
@@ -125,4 +131,4 @@ class Side:
     def forked(self) -> None:
         """In a forked child: drop the parent's connection."""
         self._lock = threading.Lock()
-        self.close()
+        self._drop()

@@ -34,6 +34,7 @@ class Session:
 
     class lane:
         outgoing: list[bytes] = []
+        trouble = ""
 
     subscription = lane
 

@@ -1,0 +1,261 @@
+"""A server that goes away or becomes a replica in mid-life: every call that waits for a reply ends in time and says why."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from redist import Client, LocalCluster, as_completed, wait
+from redist.diagnostics.doctor import examine
+from redist.errors import ConnectionLost, ServerRefused, StoreError
+from redist.store.connect import endpoint as make_endpoint
+from redist.store.server import EmbeddedServer
+from servers import fresh_namespace, wait_until
+
+pytestmark = pytest.mark.timeout(60)
+
+TIMEOUT = 0.5
+MARGIN = 0.6
+
+#: Every call that waits for a reply, and whether the server reads for it what a replica has as well.
+CALLS: dict[str, tuple[Callable[[Client, Any], Any], bool]] = {
+    "scatter": (lambda c, f: c.scatter(1), False),
+    "scatter by its own timeout": (lambda c, f: c.scatter([2, 3], timeout=TIMEOUT), False),
+    "scatter large": (lambda c, f: c.scatter(b"x" * 100_000), False),
+    "submit large": (lambda c, f: c.submit(len, b"y" * 3_000_000), False),
+    "publish_dataset": (lambda c, f: c.publish_dataset(1, name="new"), False),
+    "get_dataset": (lambda c, f: c.get_dataset("old"), False),
+    "unpublish_dataset": (lambda c, f: c.unpublish_dataset("old"), False),
+    "list_datasets": (lambda c, f: c.list_datasets(), True),
+    "cancel": (lambda c, f: c.cancel(f), False),
+    "retry": (lambda c, f: c.retry(f), False),
+    "who_has": (lambda c, f: c.who_has(f), True),
+    "has_what": (lambda c, f: c.has_what(), True),
+    "scheduler_info": (lambda c, f: c.scheduler_info(), True),
+    "processing": (lambda c, f: c.processing(), True),
+    "usage": (lambda c, f: c.usage(), True),
+    "why": (lambda c, f: c.why(f), True),
+    "wait_for_workers": (lambda c, f: c.wait_for_workers(1, timeout=TIMEOUT), True),
+    "restart": (lambda c, f: c.restart(timeout=TIMEOUT), False),
+}
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
+    server = EmbeddedServer(tmp_path / "server", persistent=True, settings={"appendfsync": "always"})
+    server.start()
+    yield server
+    server.stop()
+
+
+def make(server: EmbeddedServer, **options: Any) -> Client:
+    return Client(make_endpoint(server.url, fresh_namespace()), timeout=TIMEOUT, **options)
+
+
+def kill(server: EmbeddedServer) -> None:
+    os.kill(server.pid, signal.SIGKILL)
+    server.stop()
+
+
+def command(server: EmbeddedServer, *words: str) -> None:
+    wire = make_endpoint(server.url).open()
+    wire.call(*words)
+    wire.close()
+
+
+def outcome_of(call: Callable[[], Any]) -> tuple[BaseException | None, float]:
+    start = time.monotonic()
+    try:
+        call()
+        return None, time.monotonic() - start
+    except Exception as error:
+        return error.with_traceback(None), time.monotonic() - start
+
+
+def complaints(client: Client, held: Any, kind: type[StoreError], word: str, *, replica: bool) -> list[str]:
+    wrong = []
+    for name, (call, reads) in CALLS.items():
+        error, took = outcome_of(lambda call=call: call(client, held))  # type: ignore[misc]
+        if replica and reads and (error is None or (isinstance(error, TimeoutError) and word in str(error))):
+            continue
+        if type(error) is not kind or word not in str(error) or took > TIMEOUT + MARGIN:
+            wrong.append(f"{name}: {took:.2f} s, {error!r}")
+    return wrong
+
+
+def is_clean(client: Client) -> bool:
+    report = examine(client._endpoint)
+    assert not report.violations, report
+    return True
+
+
+def goes_on(client: Client, value: Any) -> None:
+    """The client works, what it held is there, and nothing is left of what was given up."""
+    assert client.gather(client.scatter([1, "again"])) == [1, "again"]
+    assert client.gather(value) == 7
+    del value
+
+
+def test_a_killed_server(server: EmbeddedServer) -> None:
+    client = make(server)
+    client.publish_dataset(5, name="old")
+    kept, cancelled = client.scatter(7), client.scatter(8)
+    kill(server)
+    wait_until(lambda: not client._driver.links.up)
+    assert complaints(client, cancelled, ConnectionLost, "nothing answers at", replica=False) == []
+    server.start()
+    wait_until(lambda: client._driver.links.up and client._driver.links.since is None)
+    goes_on(client, kept)
+    # What never left was taken back; a cancel is carried out.
+    assert client.list_datasets() == ("old",)
+    assert client.get_dataset("old") == 5
+    assert cancelled.cancelled()
+    del kept, cancelled
+    client.unpublish_dataset("old")
+    wait_until(lambda: client.usage().keys == 0, what="everything given up is gone")
+    assert is_clean(client)
+    client.close()
+
+
+def test_a_server_that_becomes_a_replica(server: EmbeddedServer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "redist.session")
+    client = make(server)
+    client.publish_dataset(5, name="old")
+    kept, cancelled = client.scatter(7), client.scatter(8)
+    command(server, "REPLICAOF", "127.0.0.1", "1")
+    assert complaints(client, cancelled, ServerRefused, "READONLY", replica=True) == []
+    future = client.submit(len, "abc")
+    error, took = outcome_of(lambda: future.result(TIMEOUT))
+    assert isinstance(error, TimeoutError)
+    assert "READONLY" in str(error)
+    assert "no calls get through since" in str(error)
+    assert took < TIMEOUT + MARGIN
+    said = [record.getMessage() for record in caplog.records if "READONLY" in record.getMessage()]
+    assert len(said) == 1, said
+    command(server, "REPLICAOF", "NO", "ONE")
+    wait_until(lambda: client._driver.links.since is None)
+    goes_on(client, kept)
+    assert cancelled.cancelled()
+    del kept, cancelled, error
+    future.release()
+    for name in client.list_datasets():
+        client.unpublish_dataset(name)
+    wait_until(lambda: client.usage().keys == 0, what="everything given up is gone")
+    assert is_clean(client)
+    client.close()
+
+
+def test_a_call_that_may_be_applied_is_applied_once(server: EmbeddedServer) -> None:
+    client = make(server)
+    client.scatter(0)
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        error, took = outcome_of(lambda: client.publish_dataset("late", name="late"))
+        assert type(error) is ConnectionLost
+        assert error.pending
+        assert "does not answer" in str(error)
+        assert took < TIMEOUT + MARGIN
+        error, _ = outcome_of(lambda: client.scatter("lost"))
+        assert type(error) is ConnectionLost
+        assert error.pending
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    assert client.get_dataset("late") == "late"
+    again = client.scatter("lost")
+    assert again.result(5) == "lost"
+    assert client.session.ledger.total == 1
+    del again, error
+    client.unpublish_dataset("late")
+    wait_until(lambda: client.usage().keys == 0)
+    assert is_clean(client)
+    client.close()
+
+
+def test_waits_say_that_the_connection_is_down(server: EmbeddedServer) -> None:
+    client = make(server)
+    future = client.submit(len, "abc")
+    kill(server)
+    wait_until(lambda: not client._driver.links.up)
+    for call in (
+        lambda: future.result(TIMEOUT),
+        lambda: wait(future, TIMEOUT),
+        lambda: next(iter(as_completed([future], timeout=TIMEOUT))),
+    ):
+        error, took = outcome_of(call)
+        assert isinstance(error, TimeoutError)
+        assert "no calls get through since" in str(error)
+        assert "nothing answers at" in str(error)
+        assert took < TIMEOUT + MARGIN
+    server.start()
+    future.release()
+    wait_until(lambda: client._driver.links.up and not client.session.lane.unanswered)
+    client.close()
+
+
+@pytest.mark.parametrize("replica", [False, True])
+def test_in_an_event_loop(server: EmbeddedServer, replica: bool) -> None:
+    async def main() -> None:
+        client = await make(server, asynchronous=True)
+        kept, cancelled = await client.scatter([7, 8])
+        if replica:
+            command(server, "REPLICAOF", "127.0.0.1", "1")
+        else:
+            kill(server)
+            while client._driver.links.up:
+                await asyncio.sleep(0.01)
+        kind = ServerRefused if replica else ConnectionLost
+        calls = (
+            lambda: client.scatter(1, timeout=TIMEOUT),
+            lambda: client.scatter(b"x" * 100_000),
+            lambda: client.publish_dataset(1, name="new"),
+            lambda: client.get_dataset("old"),
+            lambda: client.cancel(cancelled),
+            lambda: client.restart(timeout=TIMEOUT),
+        )
+        for call in calls:
+            start = time.monotonic()
+            with pytest.raises(kind):
+                await call()
+            assert time.monotonic() - start < TIMEOUT + MARGIN
+        if replica:
+            command(server, "REPLICAOF", "NO", "ONE")
+        else:
+            server.start()
+        while client._driver.links.since is not None:
+            await asyncio.sleep(0.01)
+        assert await client.gather(await client.scatter([1, "again"])) == [1, "again"]
+        assert await client.gather(kept) == 7
+        await client.close()
+
+    asyncio.run(main())
+
+
+def test_with_a_worker_the_work_goes_on(tmp_path: Path) -> None:
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1) as cluster,
+        Client(cluster, timeout=TIMEOUT) as client,
+    ):
+        held = client.submit(bytes, 100_000)
+        held.result(10)
+        server = cluster.server
+        assert server is not None
+        command(server, "REPLICAOF", "127.0.0.1", "1")
+        wait_until(lambda: client._driver.links.since is not None)
+        later = client.submit(len, held)
+        error, took = outcome_of(lambda: client.scatter(b"z" * 200_000))
+        assert type(error) is ServerRefused
+        assert took < 2 * TIMEOUT + MARGIN
+        command(server, "REPLICAOF", "NO", "ONE")
+        assert later.result(20) == 100_000
+        assert client.gather(client.scatter(b"z" * 200_000)) == b"z" * 200_000
+        del held, later, error
+        wait_until(lambda: client.usage().keys == 0)
+        assert is_clean(client)
