@@ -106,6 +106,8 @@ class WorkerProcess:
         Its name.
     pid : int
         Its process id, 0 while it waits to be started again.
+    last_pid : int
+        Id of its process, also when that has ended.
     restarts : int
         How often it was started again.
     status : int or None
@@ -114,6 +116,7 @@ class WorkerProcess:
 
     name: str
     pid: int = 0
+    last_pid: int = 0
     restarts: int = 0
     status: int | None = None
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
@@ -208,7 +211,7 @@ class Launcher:
             pass_fds=(self._alive_reader,),
             start_new_session=True,
         )
-        worker.pid = process.pid
+        worker.pid = worker.last_pid = process.pid
         worker._started = time.monotonic()
         worker._due = None
         worker._pidfd = pidfd(process.pid)

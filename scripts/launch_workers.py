@@ -117,7 +117,7 @@ def _watch(launcher: Launcher, signals: _Signals, names: list[str], timeout: flo
 
 def _report(worker: WorkerProcess, text: str) -> None:
     level = logging.WARNING if worker.status not in (None, 0) and not worker.running else logging.INFO
-    logger.log(level, "worker %s (pid %d) %s", worker.name, worker.pid, text)
+    logger.log(level, "worker %s (pid %d) %s", worker.name, worker.last_pid, text)
 
 
 def _notify(state: str) -> None:

@@ -103,7 +103,7 @@ def test_a_dead_worker_is_started_again(script: type[Script], seen: Seen) -> Non
     os.kill(before, signal.SIGKILL)
     wait_until(lambda: seen.pids().get("one") not in (before, None, 0), 30)
     assert running.said(
-        r"WARNING worker one \(pid 0\) was ended by SIGKILL after \d+\.\d s; starts again in 0 s"
+        rf"WARNING worker one \(pid {before}\) was ended by SIGKILL after \d+\.\d s; starts again in 0 s"
     )
     assert running.end() == 0
 
@@ -152,3 +152,39 @@ def test_refused(script: type[Script], args: list[str], code: int, text: str) ->
     running = script(*args)
     assert running.end(None) == code
     assert running.said(text)
+
+
+def pretended(body: str, *args: str) -> list[str]:
+    """Return the command line of the script with workers that are little programs."""
+    code = (
+        "import runpy, sys; from redist.launch import WorkerSettings\n"
+        f"WorkerSettings.command = lambda *_: [sys.executable, '-S', '-c', {body!r}]\n"
+        "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    return [sys.executable, "-c", code, str(SCRIPT), "redis://127.0.0.1:1", "--executors", "1", *args]
+
+
+def test_unreachable_server() -> None:
+    """Workers say so after a minute; these at once."""
+    command = pretended("raise SystemExit(69)", "--workers", "2", "--once")
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert ended.returncode == 69, ended.stderr
+    assert ended.stderr.count("ended with exit code 69") == 2
+    assert "no worker is left" in ended.stderr
+
+
+def test_a_worker_that_has_to_be_killed(tmp_path: Path) -> None:
+    """The script would wait for some seconds before it kills; this worker does not let it wait."""
+    ready = tmp_path / "ready"
+    body = (
+        "import os, signal\n"
+        "signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))\n"
+        f"open({str(ready)!r}, 'w').close()\n"
+        "while True: signal.pause()"
+    )
+    process = subprocess.Popen(pretended(body, "--grace", "0"), stderr=subprocess.PIPE, text=True)
+    wait_until(ready.exists, 30)
+    process.terminate()
+    _, log = process.communicate(timeout=30)
+    assert process.returncode == 1, log
+    assert "SIGTERM: stopping" in log
