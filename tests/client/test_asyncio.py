@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import pickle
 import threading
 import time
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from redist import Client, Future, LocalCluster, as_completed, wait
-from redist.errors import ClientClosed, DatasetNotFound
+from redist.errors import ClientClosed, DatasetNotFound, ForkedClientError
 from servers import wait_until
 
 
@@ -187,5 +188,71 @@ def test_broken_connections(cluster: LocalCluster, keys: Any) -> None:
             wire.call("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
             assert await asyncio.wait_for(client.gather(futures), 20) == list(range(5))
         wire.close()
+
+    run(cluster, keys, test)
+
+
+def test_close_ends_what_is_awaited(cluster: LocalCluster, keys: Any) -> None:
+    async def main() -> list[Any]:
+        client = await Client(cluster, asynchronous=True)
+        futures = client.map(slowly, range(8), seconds=0.5, pure=False)
+
+        async def each() -> list[Any]:
+            return [future async for future in as_completed(futures)]
+
+        async def one() -> Any:
+            return await futures[-1]
+
+        pending = [
+            asyncio.ensure_future(what) for what in (one(), client.gather(futures), wait(futures), each())
+        ]
+        for _ in range(3):
+            await asyncio.sleep(0)  # all of them wait
+        assert not any(task.done() for task in pending)
+        await asyncio.wait_for(client.close(), 10)
+        return list(await asyncio.wait_for(asyncio.gather(*pending, return_exceptions=True), 10))
+
+    *errors, cancelled = asyncio.run(main())
+    assert [type(error) for error in errors] == [ClientClosed] * 3
+    assert [future.status for future in cancelled] == ["cancelled"] * 8
+    wait_until(lambda: not keys(), what="every key is gone")
+
+
+def test_fork(cluster: LocalCluster, keys: Any) -> None:
+    """The child has the loop's selector in common with its parent, and leaves it alone."""
+
+    async def in_child(future: Future[Any], client: Client) -> list[str]:
+        said = []
+        for attempt in (
+            lambda: client.submit(inc, 1),
+            lambda: client.gather([future]),
+            lambda: future.result(),
+        ):
+            try:
+                await attempt()  # type: ignore[misc]
+            except ForkedClientError as error:
+                said.append(type(error).__name__)
+        future.release()
+        await client.close()
+        async with Client(cluster.scheduler_address, asynchronous=True) as mine:
+            said.append(str(await mine.submit(slowly, 7, 0, pure=False)))
+        return said
+
+    async def test(client: Client) -> None:
+        future = client.submit(slowly, 1, 0)
+        assert await future == 1
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.write(writing, " ".join(asyncio.run(in_child(future, client))).encode())
+            finally:
+                os._exit(0)
+        os.close(writing)
+        assert (await asyncio.to_thread(os.waitpid, pid, 0))[1] == 0
+        assert os.read(reading, 200) == b"ForkedClientError ForkedClientError ForkedClientError 7"
+        os.close(reading)
+        assert await future == 1
+        assert await client.submit(slowly, 3, 0, pure=False) == 3
 
     run(cluster, keys, test)
