@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from typing import Any, TypeVar, overload
 
 from redist import datasets, describing, gathering, scattering
+from redist.belonging import check
 from redist.client_base import NO_DEFAULT, ClientBase
 from redist.future import Future
 from redist.session.operations import AskAll, Operation
@@ -281,7 +282,7 @@ class Client(ClientBase):
         ConnectionLost, ServerRefused
             If the server did not reply in time. The Futures are cancelled; the server hears of it when it takes calls again.
         """
-        names = describing.names_of(futures)
+        names = describing.names_of(self, futures)
         return self._run(self._cancel(names, force, reason or msg or "cancelled by user"))
 
     def _cancel(self, names: list[str], force: bool, reason: str) -> Operation[None]:
@@ -302,7 +303,7 @@ class Client(ClientBase):
 
     def retry(self, futures: Any, asynchronous: bool | None = None) -> Any:
         """Run failed tasks again, and the failed tasks that they depend on."""
-        return self._run(self._retry(describing.names_of(futures)))
+        return self._run(self._retry(describing.names_of(self, futures)))
 
     def _retry(self, names: list[str]) -> Operation[None]:
         causes = set(names)
@@ -484,4 +485,6 @@ class Client(ClientBase):
         """Return every holder of a key: clients with their counts, containers, dependents, replicas; since when."""
         from redist.explaining import why
 
+        if isinstance(key, Future):
+            check(self, key)
         return self._run(why(self, key.name if isinstance(key, Future) else encode_key(key)))

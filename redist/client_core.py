@@ -8,6 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from redist import gathering, scattering
+from redist.belonging import Borrowing
 from redist.errors import ClientClosed
 from redist.future import DoneCallback, Future
 from redist.session.operations import Operation
@@ -71,8 +72,7 @@ class ClientCore:
             self._driver.check_alive()
             self.session.ledger.drain()  # what was released before is not ours any more
             state = self.session.ledger.up(name)
-            if state.count == 1:
-                state.site = call_site()
+            state.bound(call_site())
         self._wake_releases()
         return state
 
@@ -170,20 +170,14 @@ class ClientCore:
         else:
             self._post(call)
 
-    def _flush(self) -> None:
-        """Have all counts leave now. From any thread."""
-        if not self.asynchronous:
-            with self.session.lock:
-                self.session.flush(everything=True)
-                self._driver.push_out()
-
     def _store(self, values: Sequence[Any]) -> list[Future[Any]]:
         """Store large arguments of tasks; the Futures are to be kept until the tasks are on their way."""
-        items = scattering.prepare(self._me, values, [None] * len(values), unique=False)
+        borrowing = Borrowing(self._me)
+        items = scattering.prepare(self._me, values, [None] * len(values), unique=False, borrowing=borrowing)
         futures = [Future._of(item.state, self._me) for item in items]
         if self.asynchronous:
             if any(item.payload is not None for item in items):
-                scattering.store_soon(self._me, items)
+                scattering.store_soon(self._me, items, borrowing)
         else:
             try:
                 self._driver.run(scattering.store(self._me, items, keep=True))

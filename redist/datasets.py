@@ -9,8 +9,9 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING, Any
 
+from redist.belonging import Borrowing
 from redist.current import as_current
-from redist.errors import DatasetExists, DatasetNotFound, FutureCancelledError
+from redist.errors import DatasetExists, DatasetNotFound, DependencyUnknown
 from redist.future import Future
 from redist.gathering import result_of
 from redist.protocol import dumps, loads_inline
@@ -36,12 +37,13 @@ _ABSENT: Any = object()
 def publish(client: Client, items: dict[Key, Any], override: bool) -> Operation[None]:
     """Publish values under names."""
     for name, value in items.items():
-        payload = dumps((False, value), inline_limit=_DIRECT)
+        borrowing = Borrowing(client)
+        payload = dumps((False, value), inline_limit=_DIRECT, name_of=borrowing.name_of)
         if payload.inline is None and payload.contains:
-            payload = dumps((False, value), inline_limit=_ANY)
+            payload = dumps((False, value), inline_limit=_ANY, name_of=borrowing.name_of)
         if payload.inline is None:
             # Large: a payload like any other, and the record refers to it.
-            stored = prepare(client, [value], [None], unique=True)
+            stored = prepare(client, [value], [None], unique=True, borrowing=borrowing)
             future = Future._of(stored[0].state, client)
             try:
                 yield from store(client, stored)
@@ -57,7 +59,7 @@ def publish(client: Client, items: dict[Key, Any], override: bool) -> Operation[
                 raise DatasetExists(
                     f"a dataset {name!r} is published already; publish it with override=True to replace it"
                 ) from None
-            raise FutureCancelledError(
+            raise DependencyUnknown(
                 decode_key(refused.message), "it is not known any more and cannot be published"
             ) from None
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
+from redist.belonging import check
 from redist.current import futures_of
 from redist.future import Future
 from redist.session.operations import Ask, AskAll, Operation, Run, Until
@@ -37,17 +38,20 @@ __all__ = [
 _SLICE = 500
 
 
-def names_of(futures: Any) -> list[str]:
+def names_of(client: Client, futures: Any) -> list[str]:
     """Return the wire names of Futures, keys, or nested collections of Futures, each once.
 
     Raises
     ------
+    ForeignFutureError
+        If a Future is of another cluster than `client`.
     TypeError
         If there is anything else in it.
     """
     if isinstance(futures, str):
         return [encode_key(futures)]
     if isinstance(futures, Future):
+        check(client, futures)
         return [futures.name]
     if _is_key(futures) and not all(isinstance(item, str) for item in futures):
         return [encode_key(futures)]
@@ -59,9 +63,13 @@ def names_of(futures: Any) -> list[str]:
                 names[encode_key(item)] = None
             else:
                 for future in futures_of(_collection(item)):
+                    check(client, future)
                     names[future.name] = None
         return list(names)
-    return [future.name for future in futures_of(_collection(futures))]
+    found = futures_of(_collection(futures))
+    for future in found:
+        check(client, future)
+    return [future.name for future in found]
 
 
 def _is_key(item: Any) -> bool:
@@ -90,7 +98,7 @@ def who_has(client: Client, futures: Any) -> Operation[dict[Key, tuple[str, ...]
         with client.session.lock:
             names = [state.name for state in client.session.states]
     else:
-        names = names_of(futures)
+        names = names_of(client, futures)
     states = yield from read_states(names)
     result: dict[Key, tuple[str, ...]] = {}
     for state in states:

@@ -88,8 +88,12 @@ class KilledWorker(RedistError):
     """The processes that ran this task died too often; names task, signal and last memory sample."""
 
 
-class DependencyUnknown(CancelledError):
-    """An argument's Future is not known any more (released, cancelled, or from before a restart)."""
+class DependencyUnknown(FutureCancelledError):
+    """A Future in an argument or a value is not known any more (released, cancelled, or from before a restart)."""
+
+
+class ForeignFutureError(RedistError, ValueError):
+    """The Future belongs to another cluster: another server, or another namespace."""
 
 
 class SerializationError(RedistError, TypeError):

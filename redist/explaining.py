@@ -34,7 +34,8 @@ def _why(client: Client, name: str) -> Why:
     from redist.diagnostics.why import WireReader
     from redist.diagnostics.why import why as explain
 
-    client._flush()
+    with contextlib.suppress(RedistError, TimeoutError):  # of a server that takes no calls all the same can be read
+        client._settle()
     reader = WireReader(client._peers.command, client.session.endpoint.prefix)
     return explain(reader, name, client._inbox.ask)
 
@@ -44,7 +45,7 @@ class Inbox:
 
     ====================================== ==========================================================================
     ``["sites", name, asker, token]``      where were your Futures of this key made?
-    ``["made", token, line...]``           the answer
+    ``["made", token, [line, time]...]``   the answer; the time is in seconds of the epoch
     ====================================== ==========================================================================
 
     Parameters
@@ -55,11 +56,11 @@ class Inbox:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._answers: dict[str, list[str]] = {}
+        self._answers: dict[str, list[tuple[str, float]]] = {}
         self._arrived = threading.Condition()
 
-    def ask(self, ordinal: int, name: str) -> list[str]:
-        """Return the lines at which the client `ordinal` made its Futures of a key; blocks, not in the loop."""
+    def ask(self, ordinal: int, name: str) -> list[tuple[str, float]]:
+        """Return where the client `ordinal` made its Futures of a key, and when; blocks, not in the loop."""
         client = self._client
         if ordinal == client.session.ordinal:
             return self._lines(name)
@@ -87,11 +88,13 @@ class Inbox:
                 self._client._post_from_thread(calls.send([asker], answer))
             case ["made", str(token), *lines]:
                 with self._arrived:
-                    self._answers[token] = [str(line) for line in lines]
+                    self._answers[token] = [(str(line), float(since)) for line, since in lines]
                     self._arrived.notify_all()
 
-    def _lines(self, name: str) -> list[str]:
+    def _lines(self, name: str) -> list[tuple[str, float]]:
         with self._client.session.lock:
             state = self._client.session.states.get(name)
-            site = state.site if state is not None else None
-        return [f"{site[0]}:{site[1]}"] if site else []
+            self._client.session.ledger.drain()
+            sites = state.sites if state is not None else ()
+        self._client._wake_releases()
+        return [(f"{file}:{line}", since) for file, line, since in sites]

@@ -13,6 +13,7 @@ from math import inf
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from redist.belonging import check_server
 from redist.current import as_current
 from redist.errors import DataLost, FutureCancelledError, RedistError, SegmentGone, StoreError, TransferError
 from redist.future import Future
@@ -36,6 +37,8 @@ __all__ = ["Segments", "error_of", "gather", "result_of", "values_of", "wait_for
 
 #: How long a copy that cannot be reached is asked for again, s.
 PATIENCE = 15.0
+#: How long a reply may take although the time is up: ``result(timeout=0)`` gives what is finished, s.
+_GRACE = 0.5
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.5
 
 
@@ -94,7 +97,7 @@ def ask_by(deadline: float | None, *asked: Call) -> Operation[list[list[Any]]]:
     TimeoutError
         If no reply came in time; it says why if the server cannot be reached.
     """
-    timeout = inf if deadline is None else max(0.0, deadline - time.monotonic())
+    timeout = inf if deadline is None else max(_GRACE, deadline - time.monotonic())
     try:
         replies: list[list[Any]] = yield AskAll(asked, timeout)
     except StoreError as error:
@@ -284,8 +287,7 @@ def _collect(client: Client, obj: Any, states: dict[FutureState, Client]) -> Non
     if isinstance(obj, Future):
         if obj._cleared:
             raise FutureCancelledError(obj.key, "its reference was released")
-        if obj._client is not client and obj._client.namespace != client.namespace:
-            raise ValueError(f"{obj!r} belongs to another cluster")
+        check_server(client, obj)
         states[obj._state] = obj._client
     elif isinstance(obj, dict):
         for item in obj.values():

@@ -12,11 +12,13 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from hashlib import blake2b
+from math import inf
 from threading import Thread
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgpack
 
+from redist.belonging import Borrowing
 from redist.describing import workers_changed
 from redist.errors import KeyTaken, NoWorkers, RedistError, StoreError, TransferError
 from redist.future import Future
@@ -52,14 +54,15 @@ def prepare(
     names: Sequence[str | None],
     *,
     unique: bool,
+    borrowing: Borrowing,
     bound: list[FutureState] | None = None,
 ) -> list[Item]:
     """Serialize values, bind a reference to each, and see which are known already.
 
-    A value without a name is named after its content, or, with `unique`, like no other. `bound` gets the record of each
-    reference as it is counted.
+    A value without a name is named after its content, or, with `unique`, like no other. `borrowing` is to live until the
+    values are stored; `bound` gets the record of each reference as it is counted.
     """
-    payloads = [dumps(value) for value in values]
+    payloads = [dumps(value, name_of=borrowing.name_of) for value in values]
     chosen = [name or _name_of(payload, unique) for payload, name in zip(payloads, names)]
     session = client.session
     site = call_site()
@@ -75,8 +78,6 @@ def prepare(
             if new and known is not None:
                 session.states.discard(known)
             state = session.states.obtain(name, session.generation)
-            if state.site is None:
-                state.site = site
             if new:
                 fresh.add(name)
             if not state.sent and state.status == PENDING:
@@ -85,6 +86,7 @@ def prepare(
                 )
             else:
                 session.ledger.bind(state)
+            state.bound(site)
             if bound is not None:
                 bound.append(state)
             items.append(Item(state, payload if new else None))
@@ -184,7 +186,7 @@ def _write(
     attempts = 3
     while True:
         total = sum(payload.nbytes for _, payload in large)
-        host = yield Run(client._peers.host_id)
+        host = yield from _host_id(client, timeout)
         places = yield from _place(client, len(large), total, workers, host, deadline, timeout)
         groups: dict[int, list[tuple[str, int, Payload]]] = {}
         for (state, payload), (attempt, worker) in zip(large, places):
@@ -203,6 +205,18 @@ def _write(
         return [
             (state, payload, attempt, worker) for (state, payload), (attempt, worker) in zip(large, places)
         ]
+
+
+def _host_id(client: Client, timeout: float | None) -> Operation[str]:
+    """Return this host's id; with an infinite timeout the server is asked until it answers."""
+    while True:
+        try:
+            host: str = yield Run(client._peers.host_id)
+            return host
+        except StoreError:
+            if timeout != inf:
+                raise
+        yield Until(Waiter(1), 0.2)
 
 
 def _place(
@@ -319,8 +333,9 @@ def scatter(
     wanted = worker_names(workers)
     futures: list[Future[Any]] = []
     bound: list[FutureState] = []
+    borrowing = Borrowing(client)
     try:
-        items = prepare(client, values, names, unique=not hash_, bound=bound)
+        items = prepare(client, values, names, unique=not hash_, borrowing=borrowing, bound=bound)
         for state in bound:
             futures.append(Future._of(state, client))  # noqa: PERF401  # an interrupt must find what was made
     except BaseException:
@@ -384,17 +399,18 @@ def _broadcast(
             yield Until(Waiter(1), 0.05)
 
 
-def store_soon(client: Client, items: Sequence[Item]) -> None:
-    """In an event loop, where `submit` cannot wait: tasks stay behind until `items` are stored."""
+def store_soon(client: Client, items: Sequence[Item], borrowing: Borrowing) -> None:
+    """In an event loop, where `submit` cannot wait: tasks stay behind until `items` are stored, however long the server is away."""
     submissions = client.session.submissions
     submissions.held += 1
 
     async def run() -> None:
         try:
             with contextlib.suppress(RedistError):  # the Futures of the tasks tell
-                await client._driver.run(store(client, items, keep=True))
+                await client._driver.run(store(client, items, keep=True, timeout=inf))
         finally:
             submissions.held -= 1
+            borrowing.kept.clear()
             client._driver.submitted()
 
     client._spawn(run())

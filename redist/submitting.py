@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import struct
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from redist.errors import ClientClosed, FutureCancelledError, KeyTaken
+from redist.belonging import Borrowing
+from redist.errors import KeyTaken
 from redist.future import Future
 from redist.protocol import INLINE_LIMIT, Function, function_of, key_of_call, pack_arguments, pack_spec
-from redist.session.states import CANCELLED, FutureState
+from redist.session.states import CANCELLED, FutureState, Site
 from redist.store.calls import FRESH, EligibilityClass, Task
 from redist.store.keys import Key, decode_key, encode_key
 
@@ -29,12 +31,12 @@ def apply(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     return function(*args, **kwargs)
 
 
-def call_site(depth: int = 2) -> tuple[str, int]:
-    """Return file and line of the user's call that led here."""
+def call_site(depth: int = 2) -> Site:
+    """Return file and line of the user's call that led here, and the time."""
     frame = sys._getframe(depth)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
         frame = frame.f_back
-    return frame.f_code.co_filename, frame.f_lineno
+    return frame.f_code.co_filename, frame.f_lineno, time.time()
 
 
 class Options:
@@ -130,26 +132,6 @@ class Submitter:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    def dependency_of(self, future: Future[Any]) -> str:
-        """Return the wire name of a Future among arguments, if it can be one."""
-        if future._cleared:
-            raise FutureCancelledError(future.key, "its reference was released, it cannot be an argument")
-        state = future._state
-        client = self._client
-        if future._client is not client:
-            try:
-                future._client._check_alive()
-            except ClientClosed as closed:
-                raise _of_closed(future, closed) from None
-            if future._client.namespace != client.namespace:
-                raise ValueError(f"{future!r} belongs to another cluster and cannot be an argument here")
-        if state.status == CANCELLED:
-            error = state.cache if isinstance(state.cache, BaseException) else None
-            if isinstance(error, ClientClosed):
-                raise _of_closed(future, error)
-            raise FutureCancelledError(future.key, "it was cancelled and cannot be an argument")
-        return state.name
-
     # --- one --------------------------------------------------------------------------------------------------------
 
     def submit(
@@ -163,10 +145,10 @@ class Submitter:
     ) -> Future[Any]:
         """Submit one call."""
         client = self._client
-        function = function_of(func)
-        dependency_of = self.dependency_of
+        borrowing = Borrowing(client)
+        function = function_of(func, borrowing.name_of)
         name = (
-            key_of_call(function, args, kwargs, pure, dependency_of=dependency_of)
+            key_of_call(function, args, kwargs, pure, dependency_of=borrowing.name_of)
             if key is None
             else encode_key(key)
         )
@@ -177,21 +159,24 @@ class Submitter:
             again = self._again(known, function.hash)
             if again is not None:
                 return again
-        spec, deps, _stored = self.pack(function, args, kwargs)
+        spec, deps, _stored = self.pack(function, args, kwargs, borrowing)
         with session.lock:
             client._check_alive()
             task = self._task(name, function, spec, deps, options, key is None and not pure)
             known = session.states.records.get(name)
             if known is None or known.status == CANCELLED:
                 state = FutureState(name, session.lane.generation, function.hash)
-                state.site = call_site()
+                state.sites = (call_site(),)
                 state.count = 1  # told with the submission
+                if borrowing.kept:
+                    session.submissions.kept[state] = borrowing.kept
                 session.submit(state, task)
                 # Last, so that a Ctrl-C leaves no record of a task that never left.
                 session.states.records[name] = state
             else:
                 state = known  # another thread was faster
                 session.ledger.bind(state)
+                state.bound(call_site())
             client._driver.submitted()
         return Future._of(state, client)
 
@@ -204,7 +189,9 @@ class Submitter:
                 return None
             if state.fn and state.fn != fn:
                 raise KeyTaken(f"the key {decode_key(state.name)!r} is in use by another function")
+            client.session.ledger.drain()  # lest `bound` takes what was released before for alive
             client.session.ledger.bind(state)
+            state.bound(call_site())
         client._wake_releases()
         return Future._of(state, client)
 
@@ -238,13 +225,13 @@ class Submitter:
         return Task(name, function.hash, spec, deps, 1, options.retries, options.priority, class_, flags)
 
     def pack(
-        self, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any], borrowing: Borrowing
     ) -> tuple[bytes, Sequence[str], Sequence[Future[Any]]]:
         """Return run spec and dependencies of a call, and Futures to be kept until the task is on its way.
 
         Large arguments are stored as values of their own.
         """
-        packed = pack_arguments(args, kwargs, dependency_of=self.dependency_of, label=function.label)
+        packed = pack_arguments(args, kwargs, dependency_of=borrowing.name_of, label=function.label)
         data = packed.data
         deps: Sequence[str] = ()
         stored: Sequence[Future[Any]] = ()
@@ -273,16 +260,20 @@ class Submitter:
         """Submit many calls of one function, a slice at a time."""
         client = self._client
         session = client.session
-        function = function_of(func)
+        borrowing = Borrowing(client)
+        function = function_of(func, borrowing.name_of)
         called, extra = self._large_function(function, func, ())
         client._check_alive()
         if kwargs:
-            kwargs = self._hoist(kwargs)
+            kwargs = self._hoist(kwargs, borrowing)
         if extra:
             extra = tuple(client._store(extra))
-        site = call_site()
+        sites = (site := call_site(),)
         futures: list[Future[Any]] = []
-        dependency_of, pack = self.dependency_of, self.pack
+        dependency_of, pack = borrowing.name_of, self.pack
+        #: Futures of other clients: those of every call, then by the name of the call.
+        borrowed, of_all = borrowing.kept, tuple(borrowing.kept)
+        borrowed_by: dict[str, tuple[Future[Any], ...]] = {}
         of, records = Future._of, session.states.records
         made: list[tuple[str, bytes, Sequence[str], Sequence[Future[Any]]]] = []
 
@@ -298,16 +289,19 @@ class Submitter:
                     state = records.get(name)
                     if state is None or state.status == CANCELLED:
                         state = FutureState(name, generation, fn)
-                        state.site = site
+                        state.sites = sites
                         state.count = 1  # told with the submission
                         # A NamedTuple's own constructor costs twice as much.
                         state.task = task = make(Task, (name, fn, spec, deps, *tail))
+                        if borrowed_by and name in borrowed_by:
+                            session.submissions.kept[state] = borrowed_by.pop(name)
                         tasks.append((state, task))
                         records[name] = state
                     elif state.fn and state.fn != fn:
                         raise KeyTaken(f"the key {decode_key(name)!r} is in use by another function")
                     else:
                         bind(state)
+                        state.bound(site)
                     futures.append(of(state, client))
                 client._driver.submitted()
             made.clear()
@@ -318,24 +312,23 @@ class Submitter:
                 if keys is not None
                 else key_of_call(function, args, kwargs, pure, dependency_of=dependency_of)
             )
-            made.append((name, *pack(called, extra + args if extra else args, kwargs)))
+            made.append((name, *pack(called, extra + args if extra else args, kwargs, borrowing)))
+            if borrowed or of_all:
+                borrowed_by[name] = (*of_all, *borrowed)
+                borrowed.clear()
             if len(made) >= slice_:
                 leave()
         leave()
         return futures
 
-    def _hoist(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _hoist(self, kwargs: dict[str, Any], borrowing: Borrowing) -> dict[str, Any]:
         """Store large keyword arguments once for all calls."""
-        packed = pack_arguments((), kwargs, dependency_of=self.dependency_of)
+        packed = pack_arguments((), kwargs, dependency_of=borrowing.name_of)
         large = {id(value) for value in packed.large}
         return {
             name: self._client._store([value])[0] if id(value) in large else value
             for name, value in kwargs.items()
         }
-
-
-def _of_closed(future: Future[Any], closed: ClientClosed) -> ClientClosed:
-    return type(closed)(f"the Future {future.key!r} cannot be an argument: {closed}")
 
 
 def _renumbered(data: bytes, values: list[str], deps: Sequence[str]) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from redist.diagnostics.standing import standing
 from redist.errors import RedistError
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from redist.store.connect import Endpoint
 
 __all__ = ["Holder", "Reader", "Why", "WireReader", "explain", "why"]
+
+#: Asks a client, by ordinal, where and when (seconds of the epoch) it made its Futures of a key.
+Ask: TypeAlias = Callable[[int, str], list[tuple[str, float]]]
 
 SHOWN = 100
 """Members of one set that are listed; the rest is counted."""
@@ -93,7 +96,7 @@ class Holder:
     count : int
         How many Futures, or 1.
     since : float or None
-        Since when the holder is there, seconds of the epoch, where that is known.
+        Since when the holder refers to the key, seconds of the epoch, where that is known.
     detail : tuple of str
         More about it: process and host of a client, the lines that made its Futures, the attempt of a copy.
     """
@@ -154,7 +157,7 @@ class Why:
         return "\n".join(lines)
 
 
-def why(reader: Reader, name: str, ask: Callable[[int, str], list[str]] | None = None) -> Why:
+def why(reader: Reader, name: str, ask: Ask | None = None) -> Why:
     """Return every holder of a key.
 
     Parameters
@@ -164,7 +167,7 @@ def why(reader: Reader, name: str, ask: Callable[[int, str], list[str]] | None =
     name : str
         The key's wire name, as in ``key:NAME``.
     ask : callable, optional
-        Asks a living client (by ordinal) for the lines of code that made its Futures of the key.
+        Asks a living client (by ordinal) for the lines of code that made its Futures of the key, and when.
     """
     record = reader.hash(f"key:{name}")
     if not record:
@@ -222,9 +225,7 @@ def explain(endpoint: Endpoint, key: Key) -> Why:
             wire.close()
 
 
-def _references(
-    reader: Reader, name: str, record: dict[str, str], ask: Callable[[int, str], list[str]] | None
-) -> Iterator[Holder]:
+def _references(reader: Reader, name: str, record: dict[str, str], ask: Ask | None) -> Iterator[Holder]:
     for entry, value in record.items():
         if not entry.startswith("refs:"):
             continue
@@ -240,14 +241,39 @@ def _references(
                 yield Holder("hand-off", token, detail=(f"{left:.0f} s left",))
         else:
             caller = reader.hash(f"caller:{who}")
-            kind = "task" if caller.get("kind") == "executor" else "client"
+            kind, holder = "client", caller.get("name", "gone")
             detail = [f"ordinal {who}"]
+            if caller.get("kind") == "executor":
+                kind, running = "task", _running(reader, who)
+                if running:
+                    detail.insert(0, f"executor {holder}")
+                    holder = running
             if "pid" in caller:
                 detail.append(f"process {caller['pid']} on {caller.get('host', '?')}")
-            if ask is not None and kind == "client" and caller.get("inc"):
-                detail += ask(int(who), name)
-            since = float(caller["since"]) / 1000 if "since" in caller else None
-            yield Holder(kind, caller.get("name", "gone"), int(value), since, tuple(detail))
+            since = None
+            if ask is not None and kind == "client" and caller.get("inc") and (made := ask(int(who), name)):
+                since = min(time_ for _, time_ in made)
+                detail += _lines([line for line, _ in made], int(value))
+            yield Holder(kind, holder, int(value), since, tuple(detail))
+
+
+def _lines(lines: list[str], count: int) -> list[str]:
+    """Return the lines that made `count` references; which of more lines made those that are left nobody knows."""
+    if len(lines) <= count:
+        return lines
+    return [" or ".join(lines) if count == 1 else f"{count} of these: {', '.join(lines)}"]
+
+
+def _running(reader: Reader, executor: str) -> str:
+    """Return the keys of the tasks that an executor runs."""
+    given = [
+        name for batch in reader.hash(f"batches:{executor}").values() for name in batch.split("\n") if name
+    ]
+    names = [
+        name for name in given[:SHOWN] if reader.hash(f"key:{name}").get("state", "").startswith("processing")
+    ]
+    more = f" or {len(names) - 3:,} more" if len(names) > 3 else ""
+    return " or ".join(names[:3]) + more
 
 
 def _containers(reader: Reader, name: str) -> Iterator[Holder]:

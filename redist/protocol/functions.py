@@ -71,7 +71,7 @@ class Function:
         return f"<Function {self.label} {self.hash}, {self.nbytes} bytes>"
 
 
-def function_of(function: Callable[..., Any]) -> Function:
+def function_of(function: Callable[..., Any], name_of: Callable[[Any], str] = name_of) -> Function:
     """Return the serialized form of `function`; plain functions and classes are remembered as long as they live.
 
     By value for what is defined in ``__main__`` or in a module registered with ``cloudpickle.register_pickle_by_value``,
@@ -81,6 +81,8 @@ def function_of(function: Callable[..., Any]) -> Function:
     ----------
     function : callable
         Anything callable.
+    name_of : callable
+        Gives the wire name of a Future in its closure; may raise to refuse it.
 
     Raises
     ------

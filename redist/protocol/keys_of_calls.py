@@ -15,7 +15,7 @@ from hashlib import blake2b
 from typing import Any
 
 from redist.protocol.functions import Function
-from redist.protocol.futures import is_future, name_of
+from redist.protocol.futures import Collector, is_future, name_of
 from redist.protocol.plain import SCALARS
 
 __all__ = ["MARSHAL_FORMAT", "key_of_call"]
@@ -95,7 +95,9 @@ def _canonical(obj: Any, dependency_of: Callable[[Any], str]) -> Any:
             return array
     from dask.base import tokenize
 
-    return ("token", tokenize(obj))
+    # Else a Future inside of it would take a hand-off, and be another token each time.
+    with Collector(dependency_of):
+        return ("token", tokenize(obj))
 
 
 def _array(obj: Any) -> Any:

@@ -105,7 +105,7 @@ class Payload:
             position = end
 
 
-def dumps(obj: Any, *, inline_limit: int = INLINE_LIMIT) -> Payload:
+def dumps(obj: Any, *, inline_limit: int = INLINE_LIMIT, name_of: Callable[[Any], str] = name_of) -> Payload:
     """Serialize a value.
 
     Parameters
@@ -114,6 +114,8 @@ def dumps(obj: Any, *, inline_limit: int = INLINE_LIMIT) -> Payload:
         Anything that plain pickle, cloudpickle or Arrow can serialize.
     inline_limit : int
         A pickle of at most so many bytes becomes an inline payload; with 0 every payload is a stream.
+    name_of : callable
+        Gives the wire name of a Future in it; may raise to refuse it.
 
     Raises
     ------
@@ -131,7 +133,7 @@ def dumps(obj: Any, *, inline_limit: int = INLINE_LIMIT) -> Payload:
             data = sign_blob(b"value", pickle.dumps(obj, 5))
             if len(data) <= inline_limit:
                 return Payload((data,), type_name(kind), (), data)
-        return _dumps(obj, inline_limit)
+        return _dumps(obj, inline_limit, name_of)
     except (RedistError, MemoryError):
         raise
     except Exception as error:
@@ -210,7 +212,7 @@ def loads(buffer: memoryview, *, owner: object = None, writable: bool = False, c
     return arrow.from_stream(buffer)
 
 
-def _dumps(obj: Any, inline_limit: int) -> Payload:
+def _dumps(obj: Any, inline_limit: int, name_of: Callable[[Any], str]) -> Payload:
     kind = type(obj)
     to_stream = _stream_of(obj, kind)
     if to_stream is not None and _size(obj) > inline_limit:

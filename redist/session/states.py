@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from redist.errors import FutureCancelledError
 from redist.store.keys import decode_key
@@ -18,9 +18,13 @@ from redist.store.keys import decode_key
 if TYPE_CHECKING:
     from redist.store.calls import Task
 
-__all__ = ["Collector", "Condition", "FutureState", "Relay", "States", "Status", "Waiter"]
+__all__ = ["Collector", "Condition", "FutureState", "Relay", "Site", "States", "Status", "Waiter"]
 
 Status = Literal["pending", "finished", "error", "lost", "cancelled"]
+#: File, line and time (seconds of the epoch) of the user's call that made a reference.
+Site: TypeAlias = tuple[str, int, float]
+#: Lines that a record remembers.
+MOST_SITES = 8
 
 PENDING: Status = "pending"
 FINISHED: Status = "finished"
@@ -148,14 +152,14 @@ class FutureState:
         Short type name of the value or of the exception.
     waiters : Waiter, list or None
         Who waits for it: usually none or one.
-    site : tuple of (str, int), or None
-        File and line that made the first Future.
+    sites : tuple of Site
+        Where Futures were made since there has been one, each line once and `MOST_SITES` at most: the first, and the last.
     cache : object
         The exception, or the value of a small result, once it was made out of `value`.
     """
 
     __slots__ = (
-        "__weakref__", "cache", "count", "fn", "generation", "name", "nbytes", "sent", "site", "status", "task", "type",
+        "__weakref__", "cache", "count", "fn", "generation", "name", "nbytes", "sent", "sites", "status", "task", "type",
         "value", "waiters", "where",
     )  # fmt: skip
 
@@ -172,11 +176,19 @@ class FutureState:
         self.nbytes = 0
         self.type = ""
         self.waiters: Waiter | list[Waiter] | None = None
-        self.site: tuple[str, int] | None = None
+        self.sites: tuple[Site, ...] = ()
         self.cache: object = None
 
     def __repr__(self) -> str:
         return f"<FutureState {self.name!r} {self.status} count={self.count} sent={self.sent}>"
+
+    def bound(self, site: Site) -> None:
+        """Note where the reference was made that was counted last."""
+        sites = self.sites
+        if self.count <= 1:
+            self.sites = (site,)
+        elif all(known[:2] != site[:2] for known in sites):
+            self.sites = (*(sites if len(sites) < MOST_SITES else sites[:1] + sites[2:]), site)
 
     def add_waiter(self, waiter: Waiter) -> None:
         """Have `waiter` called when this is not pending any more."""

@@ -6,8 +6,9 @@ What is collected leaves, up to 500 at a time, with the next acknowledgement, wa
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
+from itertools import islice
 from operator import itemgetter
 
 from redist.session.lane import Entry, Lane, OldGeneration
@@ -43,6 +44,8 @@ class Submissions:
         Submissions that are on the lane.
     held : int
         While it is not 0 nothing leaves: something that a task needs is still being stored.
+    kept : dict of FutureState
+        What has to live until the submission of a collected task was answered.
     """
 
     __slots__ = (
@@ -52,6 +55,7 @@ class Submissions:
         "_there",
         "functions",
         "held",
+        "kept",
         "outbox",
         "unanswered",
     )
@@ -63,6 +67,7 @@ class Submissions:
         self.functions: dict[str, bytes] = {}
         self.unanswered = 0
         self.held = 0
+        self.kept: dict[FutureState, object] = {}
         #: Functions whose pickles the server has, once it took what is on the lane.
         self._there: set[str] = set()
         #: They are short: every submission brings those of its tasks.
@@ -129,6 +134,7 @@ class Submissions:
     def drop(self) -> None:
         """Forget everything that has not left."""
         self.outbox.clear()
+        self.kept.clear()
         self._there.clear()
 
     # --- sending ----------------------------------------------------------------------------------------------------
@@ -164,10 +170,17 @@ class Submissions:
             ]
             classes = [self._classes[hash_] for hash_ in {*map(_CLS, tasks)} if hash_ in self._classes]
             call = calls.submit(tasks, functions, classes)
-            self._lane.enqueue(call, self._answered, partial(self._refused, states, call))
+            answered: Callable[[object], object] = self._answered
+            if self.kept:
+                kept = [self.kept[state] for state in states if state in self.kept]
+                answered = partial(self._answered_with, kept)
+            self._lane.enqueue(call, answered, partial(self._refused, states, call))
             # Behind it, so that a Ctrl-C in between counts too few and not too many.
             self.unanswered += 1
             there.update(fn for fn, _ in functions)
+        if self.kept:
+            for state, _ in islice(source, taken):
+                self.kept.pop(state, None)
         if taken == len(source):
             source.clear()
         else:
@@ -178,6 +191,10 @@ class Submissions:
         self.unanswered = max(0, self.unanswered - 1)
         if self.outbox:
             self.pump()
+
+    def _answered_with(self, kept: list[object], reply: object) -> None:
+        kept.clear()
+        self._answered(reply)
 
     def _refused(self, states: list[FutureState], call: Call, error: BaseException) -> None:
         self._there.difference_update(brought(call))

@@ -84,7 +84,7 @@ class Tasks:
         finally:
             args = kwargs = function = ()  # type: ignore[assignment]
         try:
-            payload: Payload = dumps(value)
+            payload: Payload = dumps(value, name_of=_name_of)
             inline = payload.inline
             if inline is None:
                 self._broker.put([(name, attempt, payload)])
@@ -125,6 +125,14 @@ class Tasks:
         if runner is None:
             runner = self._loops.runner = asyncio.Runner()
         return runner.run(coroutine)
+
+
+def _name_of(future: Any) -> str:
+    # Where there is a Future, a client is imported already; the value keeps the Future until the result was handed in.
+    from redist.belonging import Borrowing
+    from redist.current import default_client
+
+    return Borrowing(default_client()).name_of(future)
 
 
 def _erred(task: HandOut, error: BaseException) -> Result:
