@@ -14,7 +14,8 @@ from threading import main_thread
 from time import sleep
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from redist.errors import CancelledError, FutureCancelledError
+from redist.belonging import check_server, server_of
+from redist.errors import ForeignFutureError, FutureCancelledError
 from redist.protocol.futures import collect, register_future_type
 from redist.session.states import CANCELLED, PENDING, FutureState, Status, Waiter
 from redist.store import calls
@@ -97,6 +98,7 @@ class Future(Generic[T]):
         """Hold the reference by `client` from now on."""
         if client is self._client and not self._cleared:
             return
+        check_server(client, self)
         if not self._cleared and not self._client.closed:
             self._client._settle()  # the other client's count must not overtake the submission
         state = client._bind(self._state.name)
@@ -227,7 +229,7 @@ class Future(Generic[T]):
         token = secrets.token_hex(8)
         # Answered before the pickle leaves: who loads it speaks to the server on a connection of its own.
         self._client._driver.call_now(calls.handoff([(token, self._state.name)]))
-        return _take_over, (self._state.name, token, self._client.namespace)
+        return _take_over, (self._state.name, token, self._client.namespace, server_of(self._client))
 
 
 def _interrupt_soon(client: Client) -> None:
@@ -252,14 +254,19 @@ def _rebuild(name: str) -> Future[Any]:
     return Future._of(client._bind(name), client)
 
 
-def _take_over(name: str, token: str, namespace: str) -> Future[Any]:
+def _take_over(name: str, token: str, namespace: str, server: str) -> Future[Any]:
     """Return a Future of the current client, and end the hand-off under which it travelled."""
     from redist.current import default_client
 
     client = default_client()
     if client.namespace != namespace:
-        raise CancelledError(
+        raise ForeignFutureError(
             f"the Future {decode_key(name)!r} is of the namespace {namespace!r}, the current client of {client.namespace!r}"
+        )
+    if server_of(client) != server:
+        raise ForeignFutureError(
+            f"the Future {decode_key(name)!r} is of another server than the current client, which is of {client.url}, or of "
+            "before that lost its memory: load it under a client of its own cluster (`with client.as_current()`)"
         )
     future = Future._of(client._bind(name), client)
     client._post(calls.drop_handoffs([(token, name)]))
