@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import os
 import sys
 import weakref
 from collections.abc import Callable, Iterator
@@ -99,6 +100,12 @@ def default_client(c: Client | None = None) -> Client:
     if client is None:
         raise NoClientError("there is no client: start one with redist.Client()")
     return client
+
+
+def inherited_client() -> Client | None:
+    """Return a client of the process that this one was forked from: it can do nothing here but say so."""
+    pid = os.getpid()
+    return next((client for client in _living if client._pid != pid), None)
 
 
 def get_client(address: Any = None, timeout: Any = None, resolve_address: bool = True) -> Client:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 from _thread import get_ident, interrupt_main, start_new_thread
 from collections.abc import Callable, Generator
+from os import getpid
 from threading import main_thread
 from time import sleep
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
@@ -256,9 +257,13 @@ def _rebuild(name: str) -> Future[Any]:
 
 def _take_over(name: str, token: str, namespace: str, server: str) -> Future[Any]:
     """Return a Future of the current client, and end the hand-off under which it travelled."""
-    from redist.current import default_client
+    from redist.current import current_client, default_client, inherited_client
 
-    client = default_client()
+    client = current_client() or inherited_client() or default_client()
+    if client._pid != getpid():
+        # Inert as the copies of Futures that were forked. An error here would end a worker of `multiprocessing.Pool`, and
+        # whoever waits for its result would wait for ever.
+        return Future._of(FutureState(name, 0), client)
     if client.namespace != namespace:
         raise ForeignFutureError(
             f"the Future {decode_key(name)!r} is of the namespace {namespace!r}, the current client of {client.namespace!r}"

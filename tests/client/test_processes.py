@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -121,6 +122,29 @@ def test_fork(client: Client) -> None:
     os.close(reading)
     assert future.result() == 1
     assert client.submit(slowly, 3, 0).result(10) == 3
+
+
+def use(future: Future[int]) -> str:
+    try:
+        return repr(future.result(timeout=10))
+    except ForkedClientError as error:
+        return f"{future.status} {error}"
+
+
+def use_in_a_pool() -> str:
+    future = get_client().submit(slowly, 1, 0)
+    assert future.result(10) == 1
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        return pool.apply_async(use, (future,)).get(timeout=20)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+@pytest.mark.parametrize("where", ["client", "task"])
+def test_a_future_sent_into_a_forked_pool_says_that_it_is_of_no_use(client: Client, where: str) -> None:
+    """It is not the unpickling that fails, for that would end the pool's process, and its result never come."""
+    told = use_in_a_pool() if where == "client" else client.submit(use_in_a_pool).result(40)
+    assert told.startswith("pending this client belongs to the parent process")
+    client.restart()  # else the hand-off that nobody took over would keep the key for five minutes
 
 
 def test_client_in_a_forked_child(
