@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable
 from functools import partial
@@ -156,6 +155,8 @@ def _number(text: str) -> float:
 
 def scheduler_info(client: Client, n_workers: int) -> Operation[dict[str, Any]]:
     """Return what is known of the workers, in the form of Dask's ``scheduler_info``; there is no scheduler process."""
+    import json
+
     peers: list[Peer] = yield Run(client._peers.workers)
     executors: list[dict[str, str]] = yield Run(_read_executors, (client,))
     meta = yield Run(client._peers.fields, ("meta",))
