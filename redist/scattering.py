@@ -400,7 +400,7 @@ def _broadcast(
 
 
 def store_soon(client: Client, items: Sequence[Item], borrowing: Borrowing) -> None:
-    """In an event loop, where `submit` cannot wait: tasks stay behind until `items` are stored, however long the server is away."""
+    """In an event loop, where `submit` cannot wait: tasks stay behind until `items` are, however long that takes."""
     submissions = client.session.submissions
     submissions.held += 1
 

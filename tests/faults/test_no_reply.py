@@ -238,7 +238,7 @@ def test_in_an_event_loop(server: EmbeddedServer, replica: bool) -> None:
     asyncio.run(main())
 
 
-def test_with_a_worker_the_work_goes_on(tmp_path: Path) -> None:
+def test_with_a_worker_the_work_goes_on() -> None:
     with (
         LocalCluster(n_workers=1, threads_per_worker=1) as cluster,
         Client(cluster, timeout=TIMEOUT) as client,
@@ -259,3 +259,27 @@ def test_with_a_worker_the_work_goes_on(tmp_path: Path) -> None:
         del held, later, error
         wait_until(lambda: client.usage().keys == 0)
         assert is_clean(client)
+
+
+def test_a_large_argument_of_a_loop_waits_for_the_server() -> None:
+    async def main(cluster: LocalCluster) -> None:
+        async with Client(cluster, timeout=TIMEOUT, asynchronous=True) as client:
+            assert await client.submit(len, "ab") == 2
+            server = cluster.server
+            assert server is not None
+            command(server, "REPLICAOF", "127.0.0.1", "1")
+            future = client.submit(len, b"y" * 3_000_000)
+            await asyncio.sleep(3 * TIMEOUT)
+            command(server, "REPLICAOF", "NO", "ONE")
+            assert await asyncio.wait_for(future.result(), 20) == 3_000_000
+
+    with LocalCluster(n_workers=1, threads_per_worker=1) as cluster:
+        asyncio.run(main(cluster))
+
+
+def test_a_finished_value_is_read_although_the_time_is_up(server: EmbeddedServer) -> None:
+    client = make(server)
+    future = client.scatter("value")
+    future._state.value = None
+    assert future.result(timeout=0) == "value"
+    client.close()
