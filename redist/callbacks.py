@@ -7,11 +7,17 @@ import logging
 import queue
 import sys
 import threading
+import warnings
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import asyncio
+
+    from redist.client import Client
+    from redist.peers import Peers
+    from redist.session.asyncio_driver import AsyncioDriver
     from redist.session.thread_driver import ThreadDriver
 
 __all__ = ["Callbacks", "close_behind", "print_output", "weakly"]
@@ -70,12 +76,46 @@ def weakly(method: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def close_behind(client: object, driver: ThreadDriver) -> None:
-    """Have `driver` closed when `client` is collected without having been closed."""
-    weakref.finalize(client, _close_soon, driver).atexit = False
+def close_behind(client: Client, driver: Any, peers: Peers) -> None:
+    """Have `driver` and `peers` closed when `client` is collected without having been closed."""
+    if client.asynchronous:
+        weakref.finalize(client, _leave_in_loop, driver, peers).atexit = False
+    else:
+        weakref.finalize(client, _leave, driver, peers).atexit = False
 
 
-def _close_soon(driver: ThreadDriver) -> None:
+# A garbage collection may come anywhere, under the driver's lock and those of `threading` too: nothing here waits.
+
+
+def _leave(driver: ThreadDriver, peers: Peers) -> None:
     if not driver.closed:
-        # A garbage collection may come anywhere, under the driver's lock and those of `threading` too.
-        _thread.start_new_thread(driver.close, (1.0,))
+        _thread.start_new_thread(_end, (driver.close, peers))
+
+
+def _leave_in_loop(driver: AsyncioDriver, peers: Peers) -> None:
+    if driver.closed:
+        return
+    try:
+        driver.loop.call_soon_threadsafe(_close_in_loop, driver, peers)
+    except RuntimeError:  # it is closed
+        _thread.start_new_thread(_end, (driver.end, peers))
+    warnings.warn(
+        f"the asynchronous client {driver.session.name!r} was not closed: `await client.close()`, or use `async with`",
+        ResourceWarning,
+        stacklevel=2,
+    )
+
+
+def _end(end: Callable[[float], object], peers: Peers) -> None:
+    end(1.0)
+    peers.close()
+
+
+_closing: set[asyncio.Task[None]] = set()  # a loop refers to its tasks weakly
+
+
+def _close_in_loop(driver: AsyncioDriver, peers: Peers) -> None:
+    task = driver.loop.create_task(driver.close(1.0))
+    _closing.add(task)
+    task.add_done_callback(_closing.discard)
+    task.add_done_callback(lambda _: _thread.start_new_thread(peers.close, ()))

@@ -64,6 +64,10 @@ class ClientBase(ClientCore):
         connection_limit: int | None = None,
         **kwargs: Any,
     ) -> None:
+        if grace is not None and name is None:
+            raise ValueError(
+                "grace= is how long what a named client holds is kept for its next life: give it a name= as well"
+            )
         self._name = name
         self._prepare(asynchronous, seconds(timeout) or 10.0)
         self._set_as_default = set_as_default
@@ -87,7 +91,7 @@ class ClientBase(ClientCore):
                 driver = self._driver
                 assert isinstance(driver, ThreadDriver)
                 driver.start(self._timeout)
-                close_behind(self, driver)
+                close_behind(self._me, driver, self._peers)
                 if self._owns_cluster:
                     self.cluster.wait_ready()
             except BaseException:
@@ -199,6 +203,7 @@ class ClientBase(ClientCore):
             try:
                 await asyncio.to_thread(self._connect)
                 await self._driver.start(self._timeout)
+                close_behind(self._me, self._driver, self._peers)
                 if self._owns_cluster:
                     await asyncio.to_thread(self.cluster.wait_ready)
             except BaseException as error:

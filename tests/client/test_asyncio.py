@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import pickle
 import threading
@@ -190,6 +191,43 @@ def test_broken_connections(cluster: LocalCluster, keys: Any) -> None:
         wire.close()
 
     run(cluster, keys, test)
+
+
+@pytest.mark.parametrize("when", ["while its loop runs", "behind its loop", "from another thread"])
+def test_a_dropped_client_leaves(cluster: LocalCluster, keys: Any, when: str) -> None:
+    held: list[Any] = []
+
+    def drop() -> None:
+        driver = held[0].client._driver
+        with pytest.warns(ResourceWarning, match="the asynchronous client 'forgetful' was not closed"):
+            held.clear()
+            gc.collect()
+        held.append(driver)
+
+    async def main() -> None:
+        client = await Client(cluster, asynchronous=True, set_as_default=False, name="forgetful")
+        await client.who_has()  # which opens a connection of its own
+        future = client.submit(inc, 1, key="dropped")
+        assert await future == 2
+        del client
+        gc.collect()
+        assert future.client.status == "running"  # its Futures keep it
+        assert "dropped" in keys()
+        held.append(future)
+        if when == "from another thread":
+            del future
+            await asyncio.to_thread(drop)
+        elif when == "while its loop runs":
+            del future
+            drop()
+        while when != "behind its loop" and not held[0].closed:
+            await asyncio.sleep(0.005)
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+    if when == "behind its loop":
+        drop()
+    wait_until(lambda: held[0].closed, what="the client has left")
+    wait_until(lambda: not keys(), what="every key is gone")
 
 
 def test_close_ends_what_is_awaited(cluster: LocalCluster, keys: Any) -> None:
