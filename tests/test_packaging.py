@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -46,6 +47,24 @@ def test_the_package_has_scripts_and_types(tmp_path: Path) -> None:
     ):
         assert expected in names
     assert not [name for name in names if name.startswith(("tests/", "workers/", "bench/"))]
+
+
+def test_the_source_package_has_what_the_tests_need(tmp_path: Path) -> None:
+    pytest.importorskip("hatchling")
+    from hatchling.builders.sdist import SdistBuilder
+
+    archive = next(iter(SdistBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])))
+    with tarfile.open(archive) as tar:
+        names = {name.partition("/")[2] for name in tar.getnames()}
+    git = shutil.which("git") or "false"
+    listed = subprocess.run([git, "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    tracked = listed.stdout.splitlines() or [
+        "scripts/test",
+        "bench/figures.py",
+        "compose.yaml",
+        ".dockerignore",
+    ]
+    assert [name for name in tracked if name not in names and not name.startswith(".git")] == []
 
 
 def test_imports_are_light() -> None:

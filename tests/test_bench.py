@@ -1,0 +1,37 @@
+"""The comparison runs: the command, and redist's figures with small counts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*args: str) -> str:
+    done = subprocess.run([sys.executable, *args], cwd=ROOT, capture_output=True, text=True, timeout=50)
+    assert done.returncode == 0, done.stderr
+    assert "failed" not in done.stderr
+    return done.stdout
+
+
+def test_the_command(tmp_path: Path) -> None:
+    output = tmp_path / "medians.json"
+    args = ("--systems", "redist", "--figures", "latency", "--rounds", "1", "--output", str(output))
+    assert "submit to result, median ms" in run("-m", "bench", *args)
+    medians = json.loads(output.read_text())
+    assert set(medians) == {"submit to result, median ms", "submit to result, p99 ms"}
+    assert all(0 < by["redist"] < 1000 for by in medians.values())
+
+
+def test_figures_with_small_counts() -> None:
+    code = (
+        "import json; from bench import figures; from bench.__main__ import measure\n"
+        "figures.TASKS, figures.CHAIN, figures.LIFE = 200, 20, {'redist': 200}\n"
+        "print(json.dumps(measure('redist', ['tasks', 'tasks-pure', 'life', 'chain', 'gather', 'awaited'])))"
+    )
+    numbers = json.loads(run("-c", code).splitlines()[-1])
+    assert len(numbers) == 7
+    assert all(number > 0 for number in numbers.values())

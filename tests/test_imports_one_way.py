@@ -1,0 +1,68 @@
+"""Imports run one way, as ARCHITECTURE.md says."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+#: What each room may import besides itself and `redist.errors`.
+BELOW: dict[str, set[str]] = {
+    "faces": {"cluster", "diagnostics", "session", "memory", "protocol", "store"},
+    "cluster": {"memory", "store"},
+    "cli": {"cluster", "diagnostics", "store"},
+    "diagnostics": {"session", "memory", "store"},
+    "session": {"store"},
+    "memory": set(),
+    "protocol": set(),
+    "store": set(),
+    "errors": set(),
+}
+#: A client, or its look, that is made inside a function for who asks for one.
+ASKED_FOR = {
+    ("redist.cluster", "redist.client"),
+    ("redist.cluster", "redist.showing"),
+    ("redist.diagnostics.why", "redist.client"),
+}
+
+
+def room(module: str) -> str:
+    """Return the room that a module belongs to."""
+    _, name, *_ = (*module.split("."), "")
+    name = "cluster" if name == "launch" else name
+    return name if name in BELOW else "faces"
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """Yield the modules of ours that a file imports, but for type checkers only, and whether inside a function."""
+    nodes: list[tuple[ast.AST, bool]] = [(ast.parse(path.read_text()), False)]
+    for node, inside in nodes:  # grows
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            names = (
+                [f"redist.{alias.name}" for alias in node.names] if node.module == "redist" else [node.module]
+            )
+            yield from ((name or "", inside) for name in names)
+        elif isinstance(node, ast.Import):
+            yield from ((alias.name, inside) for alias in node.names)
+        inside = inside or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        nodes += [(child, inside) for child in ast.iter_child_nodes(node)]
+
+
+def test_imports_run_downwards() -> None:
+    wrong, asked = [], set()
+    for path in (ROOT / "redist").rglob("*.py"):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for imported, inside in imports(path):
+            if imported.partition(".")[0] == "redist_worker":
+                wrong.append((module, imported))
+            elif imported.partition(".")[0] == "redist":
+                if (module, imported) in ASKED_FOR and inside:
+                    asked.add((module, imported))
+                elif room(imported) not in BELOW[room(module)] | {room(module), "errors"}:
+                    wrong.append((module, imported))
+    assert wrong == []
+    assert asked == ASKED_FOR
