@@ -58,6 +58,8 @@ class Story:
         What the clients got to see.
     states : list
         The state in the server at each stop, without what differs from run to run.
+    along : list of str
+        Tasks that were taken with the one that they wait for; the repeat of a turn does not say so.
     """
 
     def __init__(self, endpoint: Endpoint, direct: Endpoint, skip: Collection[str] = ()) -> None:
@@ -65,6 +67,7 @@ class Story:
         self.failed: dict[str, BaseException] = {}
         self.seen: list[Any] = []
         self.states: list[dict[str, Any]] = []
+        self.along: list[str] = []
         self.futures: dict[str, Any] = {}
         self.drivers: list[ThreadDriver] = []
         self.clients: dict[str, Client] = {}
@@ -144,8 +147,7 @@ class Story:
             tasks = parse_turn(self.executor.call(turn, TIMEOUT)).tasks
             if not tasks:
                 return
-            if along := [task.name for task in tasks if any(where == "+" for _, where, _ in task.deps)]:
-                self.seen.append(("taken along", along))
+            self.along += [task.name for task in tasks if any(where == "+" for _, where, _ in task.deps)]
 
     def result(self, task: HandOut) -> calls.Result:
         name = task.name

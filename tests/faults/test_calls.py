@@ -49,7 +49,7 @@ class Stage:
         self.play()  # so that the server knows all scripts
         first = self.play()
         assert first.failed == {}
-        assert ("taken along", ["q2", "q3", "q4"]) in first.seen
+        assert first.along == ["q2", "q3", "q4"]
         self.events = list(proxy.events)
         self.undisturbed = {(): first}
 
