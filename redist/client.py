@@ -13,7 +13,7 @@ from redist.session.operations import AskAll, Operation
 from redist.session.states import ERROR
 from redist.store import calls
 from redist.store.keys import Key, encode_key
-from redist.submitting import Options
+from redist.submitting import Options, integer
 from redist.timeouts import seconds
 
 __all__ = ["Client"]
@@ -241,6 +241,7 @@ class Client(ClientBase):
         options = None
         if workers is not None or resources or retries or priority or allow_other_workers:
             options = Options(workers, resources, retries, priority, allow_other_workers)
+        size = _SLICE if batch_size is None else min(integer("batch_size", batch_size, 1), _SLICE)
         rows: Iterable[tuple[Any, ...]] = zip(*iterables)
         keys: list[str] | None = None
         if isinstance(key, list):
@@ -255,7 +256,7 @@ class Client(ClientBase):
             function = function_of(func)
             tokens = [key_of_call(function, row, kwargs, pure)[len(function.stem) :] for row in rows]
             keys = [encode_key(f"{key}-{token}") for token in tokens]
-        return self._submitter.map(func, rows, kwargs, keys, options, pure, min(batch_size or _SLICE, _SLICE))
+        return self._submitter.map(func, rows, kwargs, keys, options, pure, size)
 
     def cancel(
         self,
@@ -465,7 +466,8 @@ class Client(ClientBase):
 
     def wait_for_workers(self, n_workers: int, timeout: float | str | None = None) -> Any:
         """Wait until so many workers are there; raises TimeoutError, ConnectionLost if the server cannot be asked."""
-        return self._run(describing.wait_for_workers(self, n_workers, seconds(timeout)))
+        count = integer("n_workers", n_workers, 0)
+        return self._run(describing.wait_for_workers(self, count, seconds(timeout)))
 
     def restart(self, timeout: Any = NO_DEFAULT, wait_for_workers: bool = True) -> Any:
         """Forget every key and dataset of the namespace, and start all executors again. Futures are cancelled.

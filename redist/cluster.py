@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from redist.errors import RedistError
 from redist.launch import Launcher, WorkerProcess, WorkerSettings, cores
+from redist.memory.amounts import parse_bytes
 from redist.store.connect import Endpoint, endpoint
 from redist.store.server import EmbeddedServer
 from redist.store.wire import pack_command
@@ -424,7 +425,14 @@ def _limit(memory_limit: int | float | str | None) -> str:
         return "0"
     if isinstance(memory_limit, float) and 0 < memory_limit <= 1:
         return f"{memory_limit:f}"
-    return str(int(memory_limit)) if isinstance(memory_limit, int | float) else memory_limit
+    if not isinstance(memory_limit, int | float | str):
+        raise TypeError(f"memory_limit is a number of bytes or text such as '4GiB', not {memory_limit!r:.80}")
+    # Refused here, not by workers that end at once.
+    if isinstance(memory_limit, str):
+        return str(parse_bytes(memory_limit))
+    if not 0 <= memory_limit < 2**63:
+        raise ValueError(f"{memory_limit!r} is no amount of memory")
+    return str(int(memory_limit))
 
 
 def _hostname() -> str:

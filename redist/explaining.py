@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import msgpack
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from redist.client import Client
     from redist.diagnostics.why import Why
 
-__all__ = ["Inbox", "why"]
+__all__ = ["Inbox", "queued", "why"]
 
 #: How long another client may take to say where its Futures were made, s.
 _PATIENCE = 0.5
@@ -34,10 +35,25 @@ def _why(client: Client, name: str) -> Why:
     from redist.diagnostics.why import WireReader
     from redist.diagnostics.why import why as explain
 
-    with contextlib.suppress(RedistError, TimeoutError):  # of a server that takes no calls all the same can be read
+    with contextlib.suppress(
+        RedistError, TimeoutError
+    ):  # of a server that takes no calls all the same can be read
         client._settle()
     reader = WireReader(client._peers.command, client.session.endpoint.prefix)
     return explain(reader, name, client._inbox.ask)
+
+
+def queued(client: Client, name: str) -> str:
+    """Return what a queued task waits for, to be put behind a message; empty if that cannot be told soon. Blocks."""
+    from redist.diagnostics.standing import standing
+    from redist.diagnostics.why import WireReader
+
+    reader = WireReader(client._peers.command, client.session.endpoint.prefix)
+    with contextlib.suppress(RedistError), client._peers.within(time.monotonic() + _PATIENCE):
+        record = reader.hash(f"key:{name}")
+        if record.get("state", "").startswith("queued"):
+            return f" ({standing(reader, record)})"
+    return ""
 
 
 class Inbox:

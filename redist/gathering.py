@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from redist.belonging import check_server
 from redist.current import as_current
 from redist.errors import DataLost, FutureCancelledError, RedistError, SegmentGone, StoreError, TransferError
+from redist.explaining import queued
 from redist.future import Future
 from redist.hanging import hang_across, until_ready
 from redist.protocol import loads, loads_inline, unpack_error
@@ -86,7 +87,9 @@ def wait_for(
         pending = [state for state in states if state.status == PENDING]
         what = repr(decode_key(pending[0].name)) if pending else "it"
         more = f" and {len(pending) - 1} more" if len(pending) > 1 else ""
-        raise TimeoutError(f"{what}{more} did not finish in time{client._driver.links.standing()}")
+        restricted = next((state for state in pending if state.task is not None and state.task.cls), None)
+        why = (yield Run(queued, (client, restricted.name))) if restricted is not None else ""
+        raise TimeoutError(f"{what}{more} did not finish in time{why}{client._driver.links.standing()}")
 
 
 def ask_by(deadline: float | None, *asked: Call) -> Operation[list[list[Any]]]:

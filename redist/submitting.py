@@ -20,7 +20,7 @@ from redist.store.keys import Key, decode_key, encode_key
 if TYPE_CHECKING:
     from redist.client import Client
 
-__all__ = ["Options", "Submitter", "apply", "call_site", "worker_names"]
+__all__ = ["Options", "Submitter", "apply", "call_site", "integer", "worker_names"]
 
 _HERE = __file__.rpartition("/")[0]
 _COUNT = struct.Struct("<I")
@@ -64,10 +64,8 @@ class Options:
         priority: int = 0,
         allow_other_workers: bool = False,
     ) -> None:
-        self.retries = _integer("retries", retries or 0)
-        self.priority = _integer("priority", priority)
-        if self.retries < 0:
-            raise ValueError(f"retries cannot be negative: {retries}")
+        self.retries = integer("retries", retries or 0, 0)
+        self.priority = integer("priority", priority)
         if allow_other_workers and workers is None:
             raise ValueError("allow_other_workers=True means nothing without workers=")
         self.eligibility: EligibilityClass | None = None
@@ -100,11 +98,20 @@ def worker_names(workers: Any) -> list[str]:
     return list(map(str, workers or ()))
 
 
-def _integer(what: str, value: Any) -> int:
-    # Dask takes numbers of any kind, numpy's too.
+def integer(what: str, value: Any, least: int | None = None) -> int:
+    """Return the argument `what` as an int; Dask takes numbers of any kind, numpy's too.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no number, or less than `least`.
+    """
     if isinstance(value, str | bytes) or not hasattr(value, "__int__"):
         raise TypeError(f"{what} is an integer, not {value!r:.80}")
-    return int(value)
+    number = int(value)
+    if least is not None and number < least:
+        raise ValueError(f"{what} cannot be {'negative' if least == 0 else f'less than {least}'}: {value}")
+    return number
 
 
 def _amount(name: Any, value: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from redist import Client, Future, wait
+from redist import Client, Future, LocalCluster, wait
 from redist.errors import ClientClosed
 
 
@@ -38,6 +38,25 @@ def test_options(client: Client, options: dict[str, Any], words: str) -> None:
     if "workers" in options:
         with pytest.raises(TypeError, match=words):
             client.scatter(1, **options)
+
+
+def test_numbers(client: Client) -> None:
+    for wrong in ("x", "5", [1], b"1"):
+        with pytest.raises(TypeError, match="batch_size is an integer"):
+            client.map(len, ["abc"], batch_size=wrong)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="n_workers is an integer"):
+            client.wait_for_workers(wrong)  # type: ignore[arg-type]
+    for number in (0, -1):
+        with pytest.raises(ValueError, match="batch_size cannot be less than 1"):
+            client.map(len, ["abc"], batch_size=number)
+    with pytest.raises(ValueError, match="n_workers cannot be negative"):
+        client.wait_for_workers(-1)
+    assert client.gather(client.map(len, ["abc", "de"], batch_size=1)) == [3, 2]
+
+
+def test_grace_without_a_name(cluster: LocalCluster) -> None:
+    with pytest.raises(ValueError, match="give it a name="):
+        Client(cluster, grace="1h")
 
 
 def test_what_is_no_future(client: Client) -> None:

@@ -198,6 +198,16 @@ def test_living_clients_say_where_their_futures_were_made(cluster: LocalCluster)
         assert ada.why(mine) == answer
 
 
+def test_a_result_that_no_worker_may_make_says_so(cluster: LocalCluster) -> None:
+    with Client(cluster.endpoint, name="ada") as ada:
+        future = ada.submit(abs, -1, workers="nowhere", key="restricted")
+        words = r"'restricted' did not finish in time \(queued: waits for a worker named 'nowhere'; none is registered\)"
+        with pytest.raises(TimeoutError, match=words):
+            future.result(timeout=0.2)
+        with pytest.raises(TimeoutError, match=r"the resources GPU=1; none is registered"):
+            ada.submit(abs, -2, resources={"GPU": 1}).exception(timeout=0.2)
+
+
 def test_lines_that_may_still_hold_it(cluster: LocalCluster) -> None:
     with Client(cluster.endpoint, name="ada") as ada:
         first, a = line(), ada.submit(pow, 2, 4, key="sixteen")

@@ -47,8 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def start(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     """Run a worker by parsed arguments."""
+    from redist.memory.amounts import parse_bytes
     from redist.store.connect import endpoint
-    from redist_worker.options import WorkerOptions, parse_bytes, parse_resources
+    from redist_worker.options import WorkerOptions, parse_resources
 
     logging.basicConfig(
         stream=sys.stderr,
