@@ -57,6 +57,8 @@ def bring(session: Session, kept: list[Entry]) -> None:
         # Counts are said above, in their present form.
         if entry.call.script.name == "submit":
             submissions.send_entry_again(entry)
+        elif entry.call.script.name == "drop_functions":
+            submissions.let_go_later(entry)
         elif entry.call.script.name not in ("ledger", "registered", "noop"):
             enqueue(entry.call, entry.on_reply, entry.on_error)
     if any(entry.call.script.name in _BRINGS_COUNTS for entry in kept):

@@ -10,9 +10,13 @@ from __future__ import annotations
 
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from redist.session.states import CANCELLED, FutureState, States
+
+if TYPE_CHECKING:
+    from redist.store.calls import Task
 
 __all__ = ["Ledger", "checksum"]
 
@@ -156,6 +160,10 @@ class Ledger:
         """Note that the server let go of our references by itself: a cancellation or a refusal."""
         self.sent(state, 0)
         self._dirty.pop(state, None)
+
+    def tasks(self) -> Iterator[Task]:
+        """Return the tasks of the keys that we know."""
+        return (state.task for state in self._states if state.task is not None)
 
     def pairs(self) -> list[tuple[str, int]]:
         """Return (name, count) of everything that is counted, for a registration anew, and note it as sent."""

@@ -16,7 +16,7 @@ from redist.session.ledger import Ledger
 from redist.session.states import PENDING, FutureState
 from redist.store import calls
 from redist.store.calls import FRESH, Call, EligibilityClass, Task
-from redist.store.supplies import brought, supply
+from redist.store.supplies import brought, named, supply
 
 __all__ = ["SLICE", "Submissions"]
 
@@ -26,6 +26,8 @@ WINDOW = 4
 SLICE = 500
 #: Bytes of run specs of one submission.
 BULK = 1 << 20
+#: Functions and classes of ours, here and on the server, before those that no task needs are looked for.
+KEPT = 500
 
 _FN = itemgetter(Task._fields.index("fn"))
 _CLS = itemgetter(Task._fields.index("cls"))
@@ -39,7 +41,8 @@ class Submissions:
     outbox : deque of (FutureState, Task)
         What is collected.
     functions : dict of bytes
-        Pickles of functions by their hashes. One leaves with the first task of each registration that needs it.
+        Pickles of functions by their hashes. One leaves with the first task of each registration that needs it, and goes
+        after the last.
     unanswered : int
         Submissions that are on the lane.
     held : int
@@ -49,9 +52,11 @@ class Submissions:
     """
 
     __slots__ = (
+        "_brought",
         "_classes",
         "_lane",
         "_ledger",
+        "_many",
         "_there",
         "functions",
         "held",
@@ -70,6 +75,9 @@ class Submissions:
         self.kept: dict[FutureState, object] = {}
         #: Functions whose pickles the server has, once it took what is on the lane.
         self._there: set[str] = set()
+        #: Functions and classes that the server may keep for us, also from a registration or a generation of before.
+        self._brought: set[str] = set()
+        self._many = KEPT
         #: They are short: every submission brings those of its tasks.
         self._classes: dict[str, EligibilityClass] = {}
 
@@ -128,7 +136,7 @@ class Submissions:
         """Put a submission that was unanswered on the lane anew."""
         self.unanswered += 1
         calls.distrust(entry.call)
-        supply(entry.call, self.functions, self._there)
+        self._supply(entry.call)
         self._lane.enqueue(entry.call, entry.on_reply, entry.on_error)
 
     def drop(self) -> None:
@@ -178,6 +186,8 @@ class Submissions:
             # Behind it, so that a Ctrl-C in between counts too few and not too many.
             self.unanswered += 1
             there.update(fn for fn, _ in functions)
+            self._brought.update(fn for fn, _ in functions)
+            self._brought.update(eligibility.hash for eligibility in classes)
         if self.kept:
             for state, _ in islice(source, taken):
                 self.kept.pop(state, None)
@@ -186,6 +196,36 @@ class Submissions:
         else:
             for _ in range(taken):
                 source.popleft()
+        if len(self.functions) + len(self._classes) > self._many and not source and not self.outbox:
+            self._let_go()
+
+    def _supply(self, call: Call) -> None:
+        supply(call, self.functions, self._there)
+        self._brought |= self._there
+
+    # --- letting go -------------------------------------------------------------------------------------------------
+
+    def _let_go(self) -> None:
+        """Forget the functions and classes that no task of ours needs, and have the server let go of them."""
+        needed = {name for task in self._ledger.tasks() for name in (task.fn, task.cls)}
+        for entry in self._lane.unanswered:
+            if entry.call.script.name == "submit":
+                needed.update(named(entry.call))
+        self.functions = {fn: data for fn, data in self.functions.items() if fn in needed}
+        self._classes = {cls: what for cls, what in self._classes.items() if cls in needed}
+        dropped = self._brought - needed
+        # Before the call: after a Ctrl-C in between they are brought again although the server has them.
+        self._there -= dropped
+        if dropped:
+            self._lane.enqueue(calls.drop_functions(dropped))
+        self._brought -= dropped
+        self._many = max(KEPT, 2 * (len(self.functions) + len(self._classes)))
+
+    def let_go_later(self, entry: Entry) -> None:
+        """Leave what an unanswered call was to drop to the next that drops: it may have been brought again."""
+        self._brought.update(entry.call.body)
+
+    # --- answers ----------------------------------------------------------------------------------------------------
 
     def _answered(self, _: object) -> None:
         self.unanswered = max(0, self.unanswered - 1)
@@ -201,7 +241,7 @@ class Submissions:
         for entry in self._lane.unanswered:
             # What is on the lane already may rely on it.
             if entry.call.script.name == "submit":
-                supply(entry.call, self.functions, self._there)
+                self._supply(entry.call)
         for state in states:
             self._ledger.forfeit(state)
             if state.status != PENDING:

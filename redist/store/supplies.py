@@ -6,10 +6,16 @@ from collections.abc import Mapping
 
 from redist.store.calls import Call
 
-__all__ = ["brought", "supply"]
+__all__ = ["brought", "named", "supply"]
 
 _COUNT = 1  # index in the body: how many functions there are
 _FIRST = 4  # index of the first one's hash, before its pickle
+
+
+def named(call: Call) -> list[str]:
+    """Return the hashes of the functions that the tasks of `call` name."""
+    body = call.body
+    return list(body[_FIRST : _FIRST + 2 * body[_COUNT] : 2])
 
 
 def brought(call: Call) -> list[str]:

@@ -9,7 +9,7 @@ from redist.errors import ServerFull
 from redist.session.lane import Lane
 from redist.session.ledger import Ledger
 from redist.session.states import FutureState, States
-from redist.session.submissions import WINDOW, Submissions
+from redist.session.submissions import KEPT, WINDOW, Submissions
 from redist.store.calls import EligibilityClass, Task
 from redist.store.supplies import brought
 
@@ -27,10 +27,10 @@ class Bench:
         self.submissions.add_function("f", PICKLE)
         self.submissions.add_class(EligibilityClass("c", "w1", ""))
 
-    def submit(self, name: str, cls: str = "") -> FutureState:
-        state = self.states.obtain(name, 0, "f")
+    def submit(self, name: str, cls: str = "", fn: str = "f") -> FutureState:
+        state = self.states.obtain(name, 0, fn)
         state.count += 1
-        self.submissions.add(state, Task(name, "f", b"spec", cls=cls))
+        self.submissions.add(state, Task(name, fn, b"spec", cls=cls))
         self.submissions.pump()
         return state
 
@@ -88,3 +88,76 @@ def test_a_submission_kept_over_a_loss_brings_what_it_relied_on(bench: Bench) ->
     bench.submissions.forget_server()
     bench.submissions.send_entry_again(entry)
     assert brought(entry.call) == ["f"]
+
+
+# --- letting go -----------------------------------------------------------------------------------------------------
+
+
+def fill(bench: Bench) -> list[str]:
+    """Submit tasks that are done with at once, one function each, until the next one has them let go."""
+    names = [f"f{i}" for i in range(KEPT - 2)]
+    for fn in names:
+        bench.submissions.add_function(fn, fn.encode())
+        state = bench.submit(f"k-{fn}", fn=fn)
+        bench.lane.on_reply([b"OK", 0])
+        bench.states.discard(state)
+    bench.sent()
+    return names
+
+
+def drops(bench: Bench) -> list[set[str]]:
+    return [set(e.call.body) for e in bench.lane.unanswered if e.call.script.name == "drop_functions"]
+
+
+def test_functions_that_no_task_needs_are_let_go(bench: Bench) -> None:
+    kept = bench.submit("kept", "c")
+    bench.lane.on_reply([b"OK", 0])
+    names = fill(bench)
+    assert drops(bench) == []
+    bench.submissions.add_function("g", b"G")
+    bench.submit("last", fn="g")
+    assert drops(bench) == [set(names)]
+    assert set(bench.submissions.functions) == {kept.fn, "g"}
+    bench.submissions.add_function("f0", b"f0")
+    bench.submit("again", fn="f0")
+    assert brought(bench.lane.unanswered[-1].call) == ["f0"]
+    bench.submit("of f", "c")
+    assert brought(bench.lane.unanswered[-1].call) == []
+
+
+def test_functions_of_what_is_unanswered_stay(bench: Bench) -> None:
+    fill(bench)
+    bench.submissions.add_function("g", b"G")
+    state = bench.submit("unwanted", fn="g")
+    bench.states.discard(state)
+    bench.submissions.add_function("h", b"H")
+    bench.submit("last", fn="h")
+    assert {"g", "h"} <= set(bench.submissions.functions)
+
+
+def test_nothing_is_let_go_while_tasks_are_collected(bench: Bench) -> None:
+    fill(bench)
+    for i in range(WINDOW + 3):
+        bench.submissions.add_function(f"g{i}", b"G")
+        bench.submit(f"collected-{i}", fn=f"g{i}")
+    (dropped,) = drops(bench)  # when nothing was collected yet
+    assert not dropped & {f"g{i}" for i in range(WINDOW + 3)}
+    assert len(bench.submissions.functions) == WINDOW + 3
+
+
+def test_what_was_to_be_dropped_over_a_loss_may_have_been_brought_again(bench: Bench) -> None:
+    names = fill(bench)
+    bench.submissions.add_function("g", b"G")
+    bench.submit("last", fn="g")
+    drop = bench.lane.unanswered[-1]
+    kept = bench.lane.unregister("anew")
+    assert drop in kept
+    bench.submissions.forget_server()
+    bench.submissions.add_function("f0", b"f0")
+    bench.submit("f0 again", fn="f0")
+    bench.submissions.let_go_later(drop)
+    assert drops(bench) == []
+    bench.submissions._many = 0
+    bench.submit("more", fn="f0")
+    (dropped,) = drops(bench)
+    assert dropped == set(names) - {"f0"}
