@@ -32,7 +32,8 @@ from typing import Any, TypeAlias
 
 import hiredis
 
-from redist.errors import ProtocolError, RedistError, ServerFull, ServerRefused, StoreError
+from redist.errors import ProtocolError, RedistError
+from redist.session.refusals import error_of
 from redist.store import calls
 from redist.store.calls import Call, Header
 
@@ -45,7 +46,6 @@ _TRANSIENT = frozenset(
     ["BUSY", "LOADING", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "UNKILLABLE", "MISCONF", "NOREPLICAS"]
 )
 _ELSEWHERE = frozenset(["READONLY", "MOVED", "ASK"])
-_FORBIDDEN = frozenset(["NOPERM", "NOAUTH", "WRONGPASS"])
 
 _FIRST_BACKOFF = 0.005
 _LAST_BACKOFF = 0.25
@@ -69,7 +69,10 @@ class OldGeneration(RedistError):
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """A call on its way; `n` is 0 for an unnumbered one, `sent` whether it left, `done` whether it was answered."""
+    """A call on its way.
+
+    `n` is 0 for an unnumbered one, `sent` says how often it left and may have been applied, `done` whether it was answered.
+    """
 
     n: int
     call: Call
@@ -77,7 +80,7 @@ class Entry:
     on_reply: OnReply | None = None
     on_error: OnError | None = None
     done: bool = False
-    sent: bool = False
+    sent: int = 0
 
 
 class Lane:
@@ -197,12 +200,11 @@ class Lane:
     def withdraw(self, entry: Entry, *, stays: bool = False) -> bool:
         """Nobody waits for `entry` any more; return whether it may be applied all the same.
 
-        What never left is taken off, unless it `stays`; what is unnumbered changes nothing and is just not sent again.
+        What never left, or was refused, is taken off unless it `stays`; what is unnumbered changes nothing.
         """
         if not entry.n:
             entry.done = True
-            if entry in self._loose:
-                self._loose.remove(entry)
+            self._loose = [other for other in self._loose if other is not entry]
             return False
         if (
             entry.done or entry.sent or stays or entry not in self.unanswered
@@ -230,7 +232,7 @@ class Lane:
             data = calls.pack_eval(call, header)
         else:
             data = calls.pack(call, header)
-        entry.sent = True
+        entry.sent += 1
         self._inflight.append((entry, self.round))
         self.outgoing.append(data)
 
@@ -428,6 +430,9 @@ class Lane:
 
     def _failed(self, entry: Entry, message: str) -> None:
         code = message.split(" ", 1)[0]
+        for other, sent_in in self._inflight if entry.n else ():
+            if other.n >= entry.n and sent_in == self.round:
+                other.sent -= 1  # nothing is applied behind a number that is missing
         if code == "NOSCRIPT":
             self._with_text.add(entry.call.script.sha)
             if entry.n:
@@ -445,7 +450,7 @@ class Lane:
             self.trouble = message
             self._on_moved(message)
         else:
-            self._give_up(entry, _error_of(code, message, entry.call))
+            self._give_up(entry, error_of(code, message, entry.call))
 
     def _give_up(self, entry: Entry, error: BaseException) -> None:
         """Drop a call that the server will never take: a no-op takes its number, so that it blocks nothing."""
@@ -486,15 +491,3 @@ def _is_own(entry: Entry) -> bool:
 
 def _text(part: Any) -> str:
     return part.decode(errors="replace") if isinstance(part, bytes) else str(part)
-
-
-def _error_of(code: str, message: str, call: Call) -> StoreError:
-    if code == "OOM":
-        return ServerFull(
-            f"the server is at maxmemory and refused {call.script.name!r}: release something, or give it more memory"
-        )
-    if code in _FORBIDDEN:
-        return ServerRefused(
-            f"the server's user may not do this: {message}; `redist acl USER` prints the rights that it needs"
-        )
-    return ProtocolError(f"the script {call.script.name!r} failed: {message}")

@@ -435,3 +435,85 @@ def test_a_lost_connection_inside_a_callback_tells_once(bench: Bench) -> None:
     bench.reply(OK)
     bench.lane.connect()
     assert heard == [OK]
+
+
+# --- calls that nobody waits for any more ---------------------------------------------------------------------------
+
+
+def test_what_never_left_is_taken_off_with_its_number(bench: Bench) -> None:
+    bench.lane.lost()
+    bench.call("a")
+    bench.call("b")
+    assert not bench.lane.withdraw(bench.lane.unanswered[-1])
+    bench.call("c")
+    bench.lane.connect()
+    assert bench.sent() == [("a", 1), ("c", 2)]
+
+
+def test_what_never_left_and_others_follow_becomes_a_noop(bench: Bench) -> None:
+    bench.lane.lost()
+    bench.call("a")
+    bench.call("b")
+    assert not bench.lane.withdraw(bench.lane.unanswered[0])
+    bench.lane.connect()
+    assert bench.sent() == [("", 1), ("b", 2)]
+    bench.reply(OK, OK)
+    assert bench.answers == [("b", b"OK")]
+
+
+def test_what_left_may_be_applied_and_stays(bench: Bench) -> None:
+    bench.call("a")
+    bench.lane.lost()
+    assert bench.lane.withdraw(bench.lane.unanswered[0])
+    bench.lane.connect()
+    assert bench.sent()[-1] == ("a", 1)
+    bench.reply([b"REPEAT", 0])
+    assert bench.answers == [("a", b"REPEAT")]
+
+
+@pytest.mark.parametrize("text", ["READONLY You can't write against a read only replica.", "BUSY a script"])
+def test_what_was_refused_each_time_is_taken_off(bench: Bench, text: str) -> None:
+    bench.call("a")
+    bench.call("b")
+    first, second = bench.lane.unanswered
+    bench.reply(error(text))
+    assert bench.lane.trouble == text
+    assert not bench.lane.withdraw(second)
+    assert not bench.lane.withdraw(first)
+    assert bench.lane.n == 0
+
+
+def test_what_was_refused_only_after_it_left_unanswered_stays(bench: Bench) -> None:
+    bench.call("a")
+    bench.lane.lost()
+    bench.lane.connect()
+    bench.reply(error("READONLY"))
+    assert bench.lane.withdraw(bench.lane.unanswered[0])
+
+
+def test_what_has_to_stay_stays(bench: Bench) -> None:
+    bench.lane.lost()
+    bench.call("a")
+    assert bench.lane.withdraw(bench.lane.unanswered[0], stays=True)
+    assert [entry.n for entry in bench.lane.unanswered] == [1]
+
+
+def test_a_read_that_nobody_waits_for_is_not_sent_again(bench: Bench) -> None:
+    bench.call("r", calls.states(["x"]))
+    bench.lane.lost()
+    bench.call("s", calls.states(["x"]))
+    for entry in list(bench.lane._loose):
+        assert not bench.lane.withdraw(entry)
+    bench.sent()
+    bench.lane.connect()
+    assert bench.sent() == []
+
+
+def test_trouble_ends_with_the_first_call_that_is_taken(bench: Bench) -> None:
+    bench.call("a")
+    bench.reply(error("MISCONF no disk"))
+    assert bench.lane.trouble == "MISCONF no disk"
+    bench.clock.now += 1
+    bench.lane.tick(bench.clock.now)
+    bench.reply(OK)
+    assert bench.lane.trouble == ""
