@@ -20,6 +20,7 @@ import redist
 from redist import Client, Future, LocalCluster, as_completed, fire_and_forget, get_client, wait
 from redist.errors import (
     ClientClosed,
+    ConnectionLost,
     DatasetExists,
     DatasetNotFound,
     InvalidKey,
@@ -715,6 +716,24 @@ def test_foreign_future(client: Client, cluster: LocalCluster) -> None:
             client.submit(inc, foreign)
         with pytest.raises(ValueError, match="another cluster"):
             client.gather([foreign])
+
+
+def test_a_last_look_at_workers_that_is_cut_short(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[Any] = []
+
+    def look(*args: Any) -> Any:
+        looks.append(args)
+        if len(looks) > 1:
+            raise ConnectionLost("no answer within 0.001 s")
+        return [], []
+
+    monkeypatch.setattr("redist.describing._read_both", look)
+    with pytest.raises(TimeoutError, match="only 0 of 5 workers"):
+        client.wait_for_workers(5, 0.3)
+    assert len(looks) > 1
+    looks.clear()
+    with pytest.raises(ConnectionLost):
+        client.wait_for_workers(5, 10)
 
 
 def test_many_threads(client: Client) -> None:
