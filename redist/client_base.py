@@ -252,11 +252,14 @@ class ClientBase(ClientCore):
         if self.status == "closed":
             return
         self.status = "closing"
+        limit = 5.0 if timeout is None else timeout
         try:
+            if hasattr(self, "_driver"):
+                await self._driver.see_off(limit)
             for task in list(self._tasks):
                 task.cancel()
             if hasattr(self, "_driver"):
-                await self._driver.close(5.0 if timeout is None else timeout)
+                await self._driver.close(limit)
         finally:
             await asyncio.to_thread(self._end)
 

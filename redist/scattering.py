@@ -266,6 +266,9 @@ def _commit(
     session = client.session
     for start in _slices(written):
         part = written[start]
+        inside = {name for _, payload, _, _ in part for name in payload.contains}
+        if inside and session.submissions.holding.holds_any(inside):
+            yield Until(Condition(partial(_left, client, inside)))
         with session.lock:
             values = []
             for state, payload, attempt, worker in part:
@@ -297,6 +300,11 @@ def _commit(
                 if state.name not in known and state.status == PENDING:
                     where = f"{worker}.{attempt}" if worker else ""
                     state.finish(payload.nbytes, payload.type, where, payload.inline)
+
+
+def _left(client: Client, names: set[str]) -> bool:
+    """Whether the tasks `names` do not wait for a value any more."""
+    return not client.session.submissions.holding.holds_any(names)
 
 
 def _slices(written: Sequence[tuple[FutureState, Payload, int, int]]) -> list[slice]:
@@ -400,17 +408,16 @@ def _broadcast(
 
 
 def store_soon(client: Client, items: Sequence[Item], borrowing: Borrowing) -> None:
-    """In an event loop, where `submit` cannot wait: tasks stay behind until `items` are, however long that takes."""
-    submissions = client.session.submissions
-    submissions.held += 1
+    """In an event loop, where `submit` cannot wait: tasks that need `items` stay behind, however long storing takes."""
+    values = {item.state.name: item.payload.contains for item in items if item.payload is not None}
+    client.session.submissions.holding.begin(values)
 
     async def run() -> None:
         try:
             with contextlib.suppress(RedistError):  # the Futures of the tasks tell
                 await client._driver.run(store(client, items, keep=True, timeout=inf))
         finally:
-            submissions.held -= 1
             borrowing.kept.clear()
-            client._driver.submitted()
+            client._driver.stored(values)
 
     client._spawn(run())

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import select
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -92,6 +92,13 @@ class AsyncioDriver(Driver):
         except BaseException as error:
             await self._shut(ClientClosed(f"the connection could not be made: {error}"))
             raise
+
+    async def see_off(self, timeout: float) -> None:
+        """Have calls that wait for values leave before the end: a task that somebody fired is to run."""
+        holding = self.session.submissions.holding
+        if holding.calls and self._closed is None and self.session.failure is None:
+            with contextlib.suppress(RedistError):
+                await self.wait(lambda: not holding.calls, timeout)
 
     async def close(self, timeout: float = 5.0) -> None:
         """Release everything and leave. What waits raises `ClientClosed`."""
@@ -201,6 +208,10 @@ class AsyncioDriver(Driver):
         self.check_alive()
         if self._loop is None or asyncio._get_running_loop() is not self._loop:
             return self._call_from_outside(call)
+        if self.session.submissions.holding.holds(call):
+            # What it waits for is stored by the loop: it follows the submission, and nobody waits for it.
+            self.post(call)
+            return [b"OK", 0]
         outcome = Outcome(1)
         entry = self.session.enqueue(call, *outcome.of(0))
         timeout = self.reply_timeout or self.endpoint.timeout
@@ -252,6 +263,12 @@ class AsyncioDriver(Driver):
         """After `Session.submit`: send what may leave now."""
         self.session.pump()
         self.links.transmit()
+
+    def stored(self, names: Collection[str]) -> None:
+        """After what tasks need was stored, or could not be: send what waited for it."""
+        if self._closed is None:
+            self.session.stored(names)
+            self._after()
 
     # --- events -----------------------------------------------------------------------------------------------------
 

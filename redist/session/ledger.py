@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from redist.session.states import CANCELLED, FutureState, States
@@ -130,11 +130,17 @@ class Ledger:
         """Whether there are counts that the server has not heard."""
         return bool(self._dirty or self._queue)
 
-    def take(self) -> list[tuple[str, int]]:
-        """Return (name, count) pairs for the lane, what grows first, and note them as sent. Records without a count go."""
+    def take(self, but: Collection[str] = ()) -> list[tuple[str, int]]:
+        """Return (name, count) pairs for the lane, what grows first, and note them as sent. Records without a count go.
+
+        The counts of the names in `but` stay here.
+        """
         grown: list[tuple[str, int]] = []
         shrunk: list[tuple[str, int]] = []
         dirty = self._dirty
+        later = [state for state in dirty if state.name in but] if but else ()
+        for state in later:
+            del dirty[state]
         generation, discard, note = self.generation, self._states.discard, self.sent
         for state in dirty:
             count, before = state.count, state.sent
@@ -144,6 +150,8 @@ class Ledger:
             if count <= 0:
                 discard(state)
         dirty.clear()
+        for state in later:
+            dirty[state] = None
         # What contains a key may be released in the same breath as the key was bound.
         return grown + shrunk if shrunk else grown
 

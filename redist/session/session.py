@@ -314,7 +314,7 @@ class Session:
         """Give up for good: everything that waits hears why."""
         if self.failure is None:
             self.failure = error
-        for entry in self.lane.unregister(self.lane.incarnation):
+        for entry in self.lane.unregister(self.lane.incarnation) + self.submissions.holding.drop():
             if entry.on_error is not None:
                 entry.on_error(error)
         self.states.cancel_all(str(error), lambda _: error)
@@ -416,8 +416,11 @@ class Session:
 
     def enqueue(self, call: Call, on_reply: OnReply | None = None, on_error: OnError | None = None) -> Entry:
         """Put a call on the lane, behind the tasks and counts that came before it."""
-        if call.numbered and (self.submissions.outbox or self.ledger.dirty):
-            self.flush(everything=True)
+        if call.numbered:
+            if self.submissions.outbox or self.ledger.dirty:
+                self.flush(everything=True)
+            if (holding := self.submissions.holding).tasks and holding.holds(call):
+                return holding.keep(call, on_reply, on_error)
         return self.lane.enqueue(call, on_reply, on_error)
 
     # --- tasks and counts -------------------------------------------------------------------------------------------
@@ -446,7 +449,19 @@ class Session:
             self._release_at = self.clock() + RELEASE_DELAY
             return
         self._release_at = None
-        self.enqueue_counts(self.ledger.take())
+        self.enqueue_counts(self.ledger.take(self.submissions.holding.needed))
+
+    def stored(self, names: Iterable[str]) -> None:
+        """Note that values are stored, or never will be: what waited for them leaves."""
+        holding = self.submissions.holding
+        holding.stored(names, self.submissions.outbox)
+        if self.closing:
+            return
+        for entry in holding.released():  # ahead of releases, which came later
+            self.submissions.send_all()
+            entry.n = self.lane.enqueue(entry.call, entry.on_reply, entry.on_error).n
+        self.pump()
+        self.dirty()
 
     def _beat_answered(self, beat: Beat) -> None:
         if beat.generation > self.generation:

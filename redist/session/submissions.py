@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from operator import itemgetter
 
+from redist.session.holding import Holding
 from redist.session.lane import Entry, Lane, OldGeneration
 from redist.session.ledger import Ledger
 from redist.session.states import PENDING, FutureState
@@ -45,8 +46,8 @@ class Submissions:
         after the last.
     unanswered : int
         Submissions that are on the lane.
-    held : int
-        While it is not 0 nothing leaves: something that a task needs is still being stored.
+    holding : Holding
+        The tasks that cannot leave yet, since something that they need is still being stored.
     kept : dict of FutureState
         What has to live until the submission of a collected task was answered.
     """
@@ -59,7 +60,7 @@ class Submissions:
         "_many",
         "_there",
         "functions",
-        "held",
+        "holding",
         "kept",
         "outbox",
         "unanswered",
@@ -71,7 +72,7 @@ class Submissions:
         self.outbox: deque[tuple[FutureState, Task]] = deque()
         self.functions: dict[str, bytes] = {}
         self.unanswered = 0
-        self.held = 0
+        self.holding = Holding()
         self.kept: dict[FutureState, object] = {}
         #: Functions whose pickles the server has, once it took what is on the lane.
         self._there: set[str] = set()
@@ -97,12 +98,16 @@ class Submissions:
     def pump(self) -> None:
         """Send what is collected as far as few enough submissions are unanswered."""
         outbox = self.outbox
-        while outbox and self.unanswered < WINDOW and not self.held:
+        if self.holding.unstored:
+            self.holding.sift(outbox)
+        while outbox and self.unanswered < WINDOW:
             self._send_slice(outbox)
 
     def send_all(self) -> None:
         """Send everything that is collected."""
-        while self.outbox and not self.held:
+        if self.holding.unstored:
+            self.holding.sift(self.outbox)
+        while self.outbox:
             self._send_slice(self.outbox)
 
     def recount(self) -> None:
@@ -112,7 +117,7 @@ class Submissions:
 
     def names(self) -> set[str]:
         """Return the names of the tasks that have not left."""
-        return {state.name for state, _ in self.outbox}
+        return {state.name for state, _ in chain(self.outbox, self.holding.tasks)}
 
     # --- after a loss, after a restart ------------------------------------------------------------------------------
 
@@ -123,7 +128,7 @@ class Submissions:
 
     def again(self, states: Collection[FutureState]) -> list[tuple[FutureState, Task]]:
         """Return the tasks of those of `states` that have left before and are to leave again."""
-        unsent = {id(state) for state, _ in self.outbox}
+        unsent = {id(state) for state, _ in chain(self.outbox, self.holding.tasks)}
         return [(state, state.task) for state in states if state.task is not None and id(state) not in unsent]
 
     def send_again(self, tasks: list[tuple[FutureState, Task]]) -> None:
@@ -143,6 +148,9 @@ class Submissions:
         """Forget everything that has not left."""
         self.outbox.clear()
         self.kept.clear()
+        for entry in self.holding.drop():
+            if entry.on_error is not None:
+                entry.on_error(OldGeneration())
         self._there.clear()
 
     # --- sending ----------------------------------------------------------------------------------------------------
@@ -196,7 +204,9 @@ class Submissions:
         else:
             for _ in range(taken):
                 source.popleft()
-        if len(self.functions) + len(self._classes) > self._many and not source and not self.outbox:
+        if len(self.functions) + len(self._classes) > self._many and not (
+            source or self.outbox or self.holding.tasks
+        ):
             self._let_go()
 
     def _supply(self, call: Call) -> None:
