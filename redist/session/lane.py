@@ -211,8 +211,7 @@ class Lane:
         ):  # else it was brought under another number
             return not entry.done
         if self.unanswered[-1] is entry:
-            self.unanswered.pop()
-            self.n -= 1
+            self.n = self.unanswered.pop().n - 1
         entry.call = calls.noop()
         entry.on_reply = entry.on_error = None
         return False
@@ -448,9 +447,16 @@ class Lane:
             self.hold()
         elif code in _ELSEWHERE:
             self.trouble = message
-            self._on_moved(message)
+            # What follows a heartbeat is to hear as well that it was refused.
+            if entry.call.script.name == "heartbeat" and self._numbered_due():
+                self._give_up(entry, error_of(code, message, entry.call))
+            else:
+                self._on_moved(message)
         else:
             self._give_up(entry, error_of(code, message, entry.call))
+
+    def _numbered_due(self) -> bool:
+        return any(entry.n and sent_in == self.round for entry, sent_in in self._inflight)
 
     def _give_up(self, entry: Entry, error: BaseException) -> None:
         """Drop a call that the server will never take: a no-op takes its number, so that it blocks nothing."""

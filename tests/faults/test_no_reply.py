@@ -88,6 +88,8 @@ def complaints(client: Client, held: Any, kind: type[StoreError], word: str, *, 
             continue
         if type(error) is not kind or word not in str(error) or took > TIMEOUT + MARGIN:
             wrong.append(f"{name}: {took:.2f} s, {error!r}")
+        elif not replica and error.pending != (name == "cancel"):  # type: ignore[union-attr]
+            wrong.append(f"{name}: pending {error.pending}")  # type: ignore[union-attr]
     return wrong
 
 

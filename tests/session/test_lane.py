@@ -517,3 +517,14 @@ def test_trouble_ends_with_the_first_call_that_is_taken(bench: Bench) -> None:
     bench.lane.tick(bench.clock.now)
     bench.reply(OK)
     assert bench.lane.trouble == ""
+
+
+def test_a_replica_that_refuses_a_heartbeat_is_left_when_it_has_refused_what_follows(bench: Bench) -> None:
+    bench.call("beat", calls.client_heartbeat(0, 0, 0, 0))
+    bench.call("a")
+    bench.reply(error("READONLY"))
+    assert isinstance(bench.answers[0][1], Exception)
+    assert bench.moved == []
+    bench.reply(error("READONLY"))
+    assert bench.moved == ["READONLY"]
+    assert not bench.lane.withdraw(bench.lane.unanswered[0])
