@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from redist import gathering, scattering
 from redist.belonging import Borrowing
-from redist.errors import ClientClosed
+from redist.errors import ClientClosed, ForkedClientError
 from redist.future import DoneCallback, Future
 from redist.session.operations import Operation
 from redist.session.states import PENDING, FutureState
@@ -140,6 +140,12 @@ class ClientCore:
         return result
 
     def _on_done(self, future: Future[Any], fn: Callable[[Any], object]) -> None:
+        try:
+            self._check_alive()
+        except ForkedClientError:
+            raise
+        except ClientClosed:
+            pass  # its Futures are done, and say so
         callback = DoneCallback(future, fn)
         with self.session.lock:
             if future._state.status == PENDING and not future._cleared:
