@@ -32,6 +32,7 @@ KEPT = 500
 
 _FN = itemgetter(Task._fields.index("fn"))
 _CLS = itemgetter(Task._fields.index("cls"))
+_ANY = {""}
 
 
 class Submissions:
@@ -181,10 +182,15 @@ class Submissions:
             size += len(task.spec)
         if tasks:
             there = self._there
-            functions = [
-                (fn, self.functions[fn]) for fn in {*map(_FN, tasks)} - there if fn in self.functions
-            ]
-            classes = [self._classes[hash_] for hash_ in {*map(_CLS, tasks)} if hash_ in self._classes]
+            missing, classed = {*map(_FN, tasks)} - there, {*map(_CLS, tasks)}
+            functions = (
+                [(fn, self.functions[fn]) for fn in missing if fn in self.functions] if missing else []
+            )
+            classes = (
+                [self._classes[hash_] for hash_ in classed if hash_ in self._classes]
+                if classed != _ANY
+                else []
+            )
             call = calls.submit(tasks, functions, classes)
             answered: Callable[[object], object] = self._answered
             if self.kept:
@@ -193,9 +199,10 @@ class Submissions:
             self._lane.enqueue(call, answered, partial(self._refused, states, call))
             # Behind it, so that a Ctrl-C in between counts too few and not too many.
             self.unanswered += 1
-            there.update(fn for fn, _ in functions)
-            self._brought.update(fn for fn, _ in functions)
-            self._brought.update(eligibility.hash for eligibility in classes)
+            if functions or classes:
+                there.update(fn for fn, _ in functions)
+                self._brought.update(fn for fn, _ in functions)
+                self._brought.update(eligibility.hash for eligibility in classes)
         if self.kept:
             for state, _ in islice(source, taken):
                 self.kept.pop(state, None)
