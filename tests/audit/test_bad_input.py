@@ -142,7 +142,7 @@ def test_odd_keys(client: Client, other: Client, key: Any, tmp_path: Any) -> Non
     client.publish_dataset(kept=[future])
     assert other.get_dataset("kept")[0].key == key
     client.unpublish_dataset("kept")
-    client.cancel(key or [key], force=True)  # () names nothing
+    client.cancel(key or future, force=True)  # () is an empty collection
     with pytest.raises(Exception, match="cancelled"):
         future.result(10)
     del future

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 
 import numpy as np
 import pytest
 
 from redist import Client, Future, wait
-from redist.errors import KilledWorker
+from redist.errors import CancelledError, KilledWorker
 
 LENGTH = 300
 
@@ -94,8 +95,9 @@ def test_cancelling_in_the_middle(client: Client) -> None:
     futures = chain(client, 0)
     futures[LENGTH // 2].cancel()
     assert futures[LENGTH // 4].result(timeout=30) == LENGTH // 4 + 1
-    wait(futures[-1:], timeout=30)
-    assert futures[-1].status in ("cancelled", "finished")  # it may have been too late
+    with suppress(CancelledError):  # where it came in time
+        wait(futures[-1:], timeout=30)
+    assert futures[-1].status in ("cancelled", "finished")
 
 
 @pytest.mark.timeout(120)
