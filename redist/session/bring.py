@@ -35,6 +35,7 @@ def bring(session: Session, kept: list[Entry]) -> None:
     counts: list[tuple[str, int]] = []
     values: list[calls.Value] = []
     contained = session.contained
+    storing = any(entry.call.script.name == "commit" for entry in kept)
     for name, count in ledger.pairs():
         state = session.states.records[name]
         if state.task is not None and state.status in (PENDING, FINISHED):
@@ -47,7 +48,7 @@ def bring(session: Session, kept: list[Entry]) -> None:
                     name, count, 0, 0, state.nbytes, state.type, state.value, contains=inside, again=True
                 )
             )
-        else:
+        elif state.status != PENDING or not storing:  # else it is said behind what may store it
             counts.append((name, count))
     for part in portions(values, SLICE, lambda value: 1 + len(value.contains)):
         enqueue(calls.commit(part))

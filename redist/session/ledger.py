@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from redist.session.states import CANCELLED, FutureState, States
+from redist.session.states import CANCELLED, PENDING, FutureState, States
 
 if TYPE_CHECKING:
     from redist.store.calls import Task
@@ -174,15 +174,21 @@ class Ledger:
         return (state.task for state in self._states if state.task is not None)
 
     def pairs(self) -> list[tuple[str, int]]:
-        """Return (name, count) of everything that is counted, for a registration anew, and note it as sent."""
+        """Return (name, count) of everything that is counted, for a registration anew, and note it as sent.
+
+        Counts that another call is about to bring (`settled`) are left to it: the server does not know those keys yet.
+        """
         self.drain()
+        dirty = set(self._dirty)
         self._dirty.clear()
         self.keys = self.total = self.checksum = 0
         result = []
         for state in list(self._states):
-            state.sent = 0
+            before, state.sent = state.sent, 0
             if state.count <= 0:
                 self._states.discard(state)
+            elif not before and state.status == PENDING and state.task is None and state not in dirty:
+                continue
             elif state.status != CANCELLED:
                 self.sent(state, state.count)
                 result.append((state.name, state.count))

@@ -60,6 +60,9 @@ class Reads:
             self._ask([state.name])
 
     def _ask(self, names: Sequence[str]) -> None:
+        get = self._states.get
+        # Of a count that the server has not heard, as of a value that is being stored, it knows nothing yet.
+        names = [name for name in names if (state := get(name)) is not None and state.sent]
         for i in range(0, len(names), SLICE):
             self._ask_slice(names[i : i + SLICE])
 

@@ -1,0 +1,88 @@
+"""What happens meanwhile does not harm a value that is being stored."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from redist import Client, Future, LocalCluster, scattering
+from servers import wait_until
+
+
+def settled(client: Client) -> None:
+    """Wait until everything is answered."""
+    session = client.session
+    wait_until(lambda: session.ready and not session.lane.unanswered and not session.lane.due)
+
+
+def expel(cluster: LocalCluster, client: Client) -> None:
+    """The server forgets the client, as after an absence for longer than its lease."""
+    wire = cluster.endpoint.open()
+    wire.call("HSET", f"{cluster.endpoint.prefix}caller:{client.session.ordinal}", "inc", "another")
+    wire.close()
+
+
+def register_anew(cluster: LocalCluster, client: Client) -> None:
+    incarnation = client.session.incarnation
+    expel(cluster, client)
+    with client.session.lock:
+        client.session.heart.beat()
+        client._driver.push_out()
+    wait_until(lambda: client.session.incarnation != incarnation)
+    settled(client)
+
+
+def read_all(cluster: LocalCluster, client: Client) -> None:
+    """What a client does after it has missed a push."""
+    with client.session.lock:
+        client.session.reads.unsettled()
+        client._driver.push_out()
+    settled(client)
+
+
+def beat(cluster: LocalCluster, client: Client) -> None:
+    """The counts of both sides are compared."""
+    with client.session.lock:
+        client.session.heart.beat()
+        client._driver.push_out()
+    settled(client)
+
+
+@pytest.mark.parametrize("event", [register_anew, expel, read_all, beat])
+def test_while_it_is_written(
+    cluster: LocalCluster, client: Client, monkeypatch: pytest.MonkeyPatch, event: Callable[..., None]
+) -> None:
+    put = scattering._put
+
+    def after(*args: Any) -> Any:
+        event(cluster, client)
+        return put(*args)
+
+    monkeypatch.setattr(scattering, "_put", after)
+    value = client.scatter(bytes(100_000))
+    assert client.submit(len, value).result(10) == 100_000
+    beats: list[Any] = []
+    client.session.on_beat = beats.append
+    beat(cluster, client)
+    wait_until(lambda: beats)
+    assert beats[-1].agree
+
+
+def test_under_a_key_that_has_just_been_cancelled(
+    cluster: LocalCluster, client: Client, new_client: Any
+) -> None:
+    other = new_client(set_as_default=False)
+    for i in range(60):
+        key = f"key-{i}"
+        future = client.submit(abs, -1, key=key)
+        assert future.result(10) == 1
+        held = Future(key, other)
+        client.cancel(key, force=True)
+        del future
+        gc.collect()
+        large = client.scatter({key: bytes(100_000)})[key]
+        assert client.submit(len, large, pure=False).result(10) == 100_000
+        del large, held
