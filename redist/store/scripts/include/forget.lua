@@ -75,9 +75,6 @@ function S.cut(name)
     S.remove(RECORD .. name)
     cache[name] = false
     born = born - 1
-    if call('HINCRBY', META, 'forgetting', -1) <= 0 then
-      call('HDEL', META, 'forgetting')
-    end
   elseif h then
     S.unset(name, h, 'deps')
   end
@@ -167,7 +164,6 @@ local function forget(name, h)
   end
   if tonumber(h.deps or 0) >= SLICE then
     S.set(name, h, 'state', 'forgetting')
-    call('HINCRBY', META, 'forgetting', 1) -- while there are such, who makes names known looks whether they are among them
     S.later('cut ' .. name)
     return
   end
@@ -226,9 +222,6 @@ end
 -- One caller's reference goes; the field need not be removed from a record that goes as well.
 function S.let_go(name, h, field)
   h[field] = nil
-  if h.linking and field == 'refs:' .. h.linking then
-    S.later('abandon 0 ' .. name)
-  end
   if wanted(h) then
     call('HDEL', RECORD .. name, field)
   else
