@@ -65,8 +65,10 @@ def test_it_keeps_ordinal_and_payloads(rig: Rig, client: Client) -> None:
 def test_what_ran_runs_again_and_is_blamed(rig: Rig, client: Client, tmp_path: Path) -> None:
     gate = str(tmp_path / "gate")
     tasks = client.map(programs.gated, [gate] * 3, range(3), pure=False)
-    wait_until(lambda: os.path.exists(gate + "-ran"), PATIENCE)
-    ran = int(Path(gate + "-ran").read_text())
+    wait_until(
+        lambda: os.path.exists(gate + "-ran") and Path(gate + "-ran").read_text().endswith("\n"), PATIENCE
+    )
+    ran = int(Path(gate + "-ran").read_text().split()[0])
     restart(rig, "w")
     wait_until(lambda: len(Path(gate + "-ran").read_text().split()) > 1, PATIENCE)
     assert [rig.hash(f"key:{task.key}").get("deaths") for task in tasks] == [
