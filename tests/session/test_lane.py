@@ -194,6 +194,7 @@ def test_gap_before_what_is_kept_means_lost_writes(bench: Bench) -> None:
     bench.call("c")
     bench.reply([b"GAP", 0])
     assert bench.unregistered == 1
+    assert bench.lane.lost_writes
 
 
 def test_unknown_registers_anew(bench: Bench) -> None:
@@ -202,6 +203,7 @@ def test_unknown_registers_anew(bench: Bench) -> None:
     bench.sent()
     bench.reply([b"UNKNOWN"])
     assert bench.unregistered == 1
+    assert not bench.lane.lost_writes
     kept = bench.lane.unregister("i2")
     assert [entry.n for entry in kept] == [1, 2]
     # The rest of the old incarnation's answers concerns nobody.

@@ -189,6 +189,29 @@ def test_what_only_the_server_had_is_computed_again(
     assert record(endpoint, "short")["nbytes"] == "5"
 
 
+@pytest.mark.parametrize("how", ["call", "heartbeat"])
+def test_a_server_that_missed_writes_frees_nothing_for_a_while(
+    caller: Any, endpoint: Endpoint, executor: Any, how: str
+) -> None:
+    """As a replica that took over: it knows everybody, and less of each lane than was answered."""
+    state = caller.submit("a")
+    assert caller.wait(state)
+    session = caller.session
+    assert caller.driver.wait(lambda: not session.lane.unanswered, 10, replies=True)
+    incarnation = session.incarnation
+    wire = endpoint.open()
+    wire.call("HINCRBY", f"{endpoint.prefix}caller:{session.ordinal}", "n", -1)
+    with session.lock:
+        if how == "call":
+            session.lane.enqueue(calls.ledger([("a", 1)]))
+        else:
+            session.heart.beat()
+        caller.driver.push_out()
+    wait_until(lambda: session.incarnation != incarnation and session.ready, what="it registers anew")
+    assert wire.call("HGET", f"{endpoint.prefix}meta", "recovering") is not None
+    wire.close()
+
+
 def test_restart_cancels(caller: Any, new_caller: Any, executor: Any) -> None:
     executor.gate.clear()
     mine = caller.submit("a")
