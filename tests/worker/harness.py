@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import cache
 from pathlib import Path
 
 from redist.protocol.arguments import pack_arguments
@@ -140,6 +141,12 @@ class Client:
         self.driver.close()
 
 
+@cache
+def _parent():
+    """Return the end of a pipe on which workers see that the run of the tests was killed."""
+    return os.pipe()[0]
+
+
 class WorkerProcess:
     """A worker started as users start one."""
 
@@ -151,8 +158,9 @@ class WorkerProcess:
         self.log = open(os.path.join(segments, f"log-{name}-{time.monotonic_ns()}"), "w+b")  # noqa: SIM115
         self.process = subprocess.Popen(
             [sys.executable, "-m", "redist_worker", url, "--namespace", endpoint.namespace, "--name", name,
-             "--segments", os.path.join(segments, "segments"), "--log-level", "INFO", *args],
-            env=env, start_new_session=True, stdout=self.log, stderr=self.log,
+             "--segments", os.path.join(segments, "segments"), "--log-level", "INFO",
+             "--die-with-parent", str(_parent()), *args],
+            env=env, start_new_session=True, stdout=self.log, stderr=self.log, pass_fds=(_parent(),),
         )  # fmt: skip
         self.pid = self.process.pid
 
