@@ -103,6 +103,24 @@ def test_own_cancellation_may_be_an_old_one(bench: Bench) -> None:
     assert bench.forfeited == []
 
 
+@pytest.mark.parametrize(
+    "later",
+    [
+        ("a", "erred", "0", "0", "ValueError", "", b"!x"),
+        ("a", "waiting", "0", "0", "", "", b""),
+        ("a", "cancelled", "0", "0", "", "", b"again"),
+        memory("a"),
+    ],
+)
+def test_cancelled_it_stays(bench: Bench, later: tuple[Any, ...]) -> None:
+    a = bench.states.obtain("a", 1)
+    a.cancel("by the user")
+    bench.push(1, later)
+    assert a.status == "cancelled"
+    assert "by the user" in str(a.cache)
+    assert bench.forfeited == bench.doubts == []
+
+
 def test_unknown_names_do_not_matter(bench: Bench) -> None:
     bench.push(1, memory("x"), ("y", "cancelled", "0", "0", "", "", b""))
     assert len(bench.states) == 0
