@@ -215,6 +215,24 @@ def test_bind_client_keeps_the_key(
     del future
 
 
+def test_bind_client_comes_behind_the_submission(
+    cluster: LocalCluster, new_client: Callable[..., Client]
+) -> None:
+    one, two = new_client(set_as_default=False), new_client(set_as_default=False)
+    wire = cluster.endpoint.open()
+    wire.call("CLIENT", "PAUSE", 10_000, "WRITE")
+    resume = threading.Timer(0.3, wire.call, ("CLIENT", "UNPAUSE"))
+    try:
+        futures = [one.submit(inc, i, pure=False) for i in range(10)]
+        assert one.session.collected  # the last ones leave when the first are answered
+        resume.start()
+        futures[-1].bind_client(two)
+    finally:
+        resume.join()
+        wire.close()
+    assert futures[-1].result(10) == 10
+
+
 @pytest.mark.parametrize("how", ["wait", "first", "gather", "as_completed"])
 def test_futures_of_two_clients(new_client: Callable[..., Client], how: str) -> None:
     """What arrives at the other client wakes who waits, at once."""
