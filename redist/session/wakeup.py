@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
+import threading
 import weakref
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Protocol
 
 __all__ = ["Wakeup", "drivers", "runs"]
@@ -50,9 +52,31 @@ class Wakeup:
         self.reading = self._writing = -1
 
 
+_looking = threading.Lock()
+_paused = False  # the garbage collection, by `_frames`
+
+
+def _frames() -> dict[int, FrameType]:
+    """Return the topmost frame of every thread.
+
+    CPython makes the dict under its lock of all threads. A garbage collection at that moment that comes to a
+    `threading.local`, which wants the same lock, would be the end of the process.
+    """
+    global _paused
+    with _looking:
+        _paused = gc.isenabled()
+        gc.disable()
+        try:
+            return sys._current_frames()
+        finally:
+            if _paused:
+                gc.enable()
+                _paused = False
+
+
 def runs(thread: int, code: CodeType, owner: object) -> bool:
     """Whether a thread is inside the method of `owner` that has this code."""
-    frame = sys._current_frames().get(thread)
+    frame = _frames().get(thread)
     while frame is not None:
         if frame.f_code is code and frame.f_locals.get("self") is owner:
             return True
@@ -69,6 +93,10 @@ drivers: weakref.WeakSet[_Forkable] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
+    global _looking
+    _looking = threading.Lock()
+    if _paused:
+        gc.enable()
     for driver in list(drivers):
         driver.forked()
 
