@@ -50,6 +50,17 @@ def wait_until(condition: Callable[[], Any], timeout: float = 10.0, what: str = 
     return value
 
 
+@contextmanager
+def full(command: Callable[..., Any]) -> Iterator[None]:
+    """Make the server behind `command` refuse what grows; its limit is what it was before once this ends."""
+    _, limit = command("CONFIG", "GET", "maxmemory")
+    command("CONFIG", "SET", "maxmemory", "1")
+    try:
+        yield
+    finally:
+        command("CONFIG", "SET", "maxmemory", limit)
+
+
 def keys_of(cluster: LocalCluster) -> list[str]:
     """The keys that the cluster knows."""
     prefix = f"{cluster.endpoint.prefix}key:"

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from operator import add
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import pytest
 import redist
 from redist import Client, Future, LocalCluster, fire_and_forget, get_client, wait
 from redist.errors import CancelledError, InvalidKey, KeyTaken, ServerFull
-from servers import wait_until
+from servers import full, wait_until
 
 from .conftest import Gate
 
@@ -230,9 +231,7 @@ def test_a_future_of_an_unknown_key(client: Client) -> None:
 def test_a_full_server(client: Client, cluster: LocalCluster, keys: Keys) -> None:
     futures = client.map(inc, range(3))
     wait(futures)
-    wire = cluster.endpoint.open()
-    try:
-        wire.call("CONFIG", "SET", "maxmemory", 1)
+    with closing(cluster.endpoint.open()) as wire, full(wire.call):
         assert isinstance(client.submit(inc, 100).exception(10), ServerFull)
         for call in (
             lambda: client.scatter(1),
@@ -246,9 +245,6 @@ def test_a_full_server(client: Client, cluster: LocalCluster, keys: Keys) -> Non
         del futures
         gc.collect()
         wait_until(lambda: not keys())
-    finally:
-        wire.call("CONFIG", "SET", "maxmemory", 0)
-        wire.close()
     assert client.submit(inc, 100).result(10) == 101
 
 

@@ -9,6 +9,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -345,17 +346,14 @@ def test_a_replica() -> None:
 
 def test_a_full_server_at_the_start() -> None:
     with servers.running() as server:
-        server.admin("CONFIG", "SET", "maxmemory", 1)
-        refused(server.url, ServerFull, "maxmemory", within=20.0)
-        server.admin("CONFIG", "SET", "maxmemory", 0)
+        with servers.full(server.admin):
+            refused(server.url, ServerFull, "maxmemory", within=20.0)
 
 
 def test_a_full_server(cluster: LocalCluster, client: Client) -> None:
     held = client.submit(inc, 1)
     assert held.result(10) == 2
-    wire = cluster.endpoint.open()
-    wire.call("CONFIG", "SET", "maxmemory", 1)
-    try:
+    with closing(cluster.endpoint.open()) as wire, servers.full(wire.call):
         assert isinstance(client.submit(inc, 100).exception(10), ServerFull)
         assert {type(f.exception(10)) for f in client.map(inc, range(200, 210))} == {ServerFull}
         for attempt in (
@@ -369,9 +367,6 @@ def test_a_full_server(cluster: LocalCluster, client: Client) -> None:
             assert time.monotonic() - began < 10
         assert held.result() == 2
         client.cancel(held)  # what frees is taken
-    finally:
-        wire.call("CONFIG", "SET", "maxmemory", 0)
-        wire.close()
     assert client.submit(inc, 100).result(10) == 101
 
 

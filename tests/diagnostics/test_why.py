@@ -15,7 +15,7 @@ from redist.diagnostics.why import SHOWN, Holder, Why, WireReader, explain, why
 from redist.errors import InvalidKey
 from redist.session.states import MOST_SITES
 from redist.store import calls as C
-from servers import Server, WireStore, wait_until
+from servers import Server, WireStore, full, wait_until
 from store.kit import World
 
 
@@ -293,11 +293,8 @@ def test_who_is_no_client_can_ask_too(cluster: LocalCluster) -> None:
 def test_asking_a_full_server(valkey: Server, world: World) -> None:
     ada = world.client("ada")
     ada.ok(C.commit([C.Value("x", 1, 0, 0, 3, "int", b"abc")]))
-    valkey.admin("CONFIG", "SET", "maxmemory", "1")
-    try:
+    with full(valkey.admin):
         assert kinds(explain(world.store.endpoint, "x")) == [("client", "ada")]
-    finally:
-        valkey.admin("CONFIG", "SET", "maxmemory", "0")
 
 
 def test_a_client_that_does_not_answer_is_named_all_the_same(cluster: LocalCluster, valkey: Server) -> None:

@@ -10,7 +10,7 @@ import pytest
 from faults.rig import PATIENCE
 from redist import Client
 from redist.errors import ServerFull
-from servers import wait_until
+from servers import full, wait_until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -82,10 +82,8 @@ def test_class_after_a_refusal(own_server: Any) -> None:
     rig, _ = own_server(False)
     client = two_workers(rig)
     assert client.submit(where, 0, 0).result() in ("a", "b")
-    rig.command("CONFIG", "SET", "maxmemory", "1")
-    with pytest.raises(ServerFull):
+    with full(rig.command), pytest.raises(ServerFull):
         client.submit(where, 0, 1, workers=["a"], pure=False).result()
-    rig.command("CONFIG", "SET", "maxmemory", "0")
     assert client.gather(for_a(client, 6)) == ["a"] * 6
 
 
