@@ -19,7 +19,7 @@ __all__ = ["Violation", "check"]
 _STATE = re.compile(r"waiting|queued \d+|processing e\d+\.\d+|memory|erred|released|forgetting")
 _FIELD = re.compile(
     r"state|refs:(\d+|d|h)|pins|missing|needed|deps|w:\d+|data|nbytes|type|fn|retries|deaths|class|prio|home|cause|keep|contains|"
-    r"attempt|lost|fan|reviving"
+    r"attempt|lost|fan|reviving|linking"
 )
 _COUNTS = (
     "pins",
@@ -98,6 +98,11 @@ def _records(space: Namespace) -> Iterator[Violation]:
     """Check that a record's fields are legal and agree with its state."""
     if int(space.meta.get("keys", "0")) != len(space.known):
         yield Violation("count", "meta", f"says {space.meta.get('keys')} keys, there are {len(space.known)}")
+    forgetting = sum(h.get("state") == "forgetting" for h in space.known.values())
+    if int(space.meta.get("forgetting", "0")) != forgetting:
+        yield Violation(
+            "count", "meta", f"says {space.meta.get('forgetting')} are forgotten, not {forgetting}"
+        )
     for name, h in space.known.items():
         state = h.get("state", "")
         if not _STATE.fullmatch(state):
@@ -240,8 +245,11 @@ def _edges(space: Namespace, settled: bool) -> Iterator[Violation]:
         needed = len(where["waiters"]) + len(where["users"])
         if int(h.get("needed", "0")) != needed:
             yield Violation("edges", name, f"needed={h.get('needed')}, but {needed} unfinished dependents")
-        if int(h.get("missing", "0")) != missing[name]:
-            yield Violation("edges", name, f"missing={h.get('missing')}, but it waits for {missing[name]}")
+        # What `link` is still to tell of counts as one more.
+        if int(h.get("missing", "0")) != missing[name] + ("linking" in h):
+            yield Violation(
+                "edges", name, f"missing={h.get('missing')}, but it waits for {missing[name]}: {h}"
+            )
         if len(set().union(*where.values())) != sum(map(len, where.values())):
             yield Violation("edges", name, f"has a dependent in two sets: {where}")
         if where["dependents"] and "fan" not in h:
@@ -304,6 +312,8 @@ def _when_settled(space: Namespace) -> Iterator[Violation]:
             yield Violation("error", name, f"erred because of {h['cause']!r}, whose error is not known")
         if state == "forgetting" or "reviving" in h:
             yield Violation("work", name, f"is half done: {h}")
+        elif "linking" in h and f"refs:{h['linking']}" not in h:
+            yield Violation("work", name, f"waits for dependencies that nobody tells of: {h}")
         elif not space.recovering:
             yield from _reason(space, name, h, state)
         for field in h:

@@ -46,9 +46,8 @@ _TRANSIENT = frozenset(
     ["BUSY", "LOADING", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "UNKILLABLE", "MISCONF", "NOREPLICAS"]
 )
 _ELSEWHERE = frozenset(["READONLY", "MOVED", "ASK"])
-
-_FIRST_BACKOFF = 0.005
-_LAST_BACKOFF = 0.25
+_HELP = 50  # slices of work that are carried out before what was told to wait is sent again
+_FIRST_BACKOFF, _LAST_BACKOFF = 0.005, 0.25
 
 
 class Refused(RedistError):
@@ -151,7 +150,7 @@ class Lane:
         self._with_text: set[str] = set()
         self._resume_at: float | None = None
         self._backoff = _FIRST_BACKOFF
-        self._helping = False
+        self._helping = 0  # so many slices at most, then what was told to wait is sent again
         self._continuing = False
         self._clock = clock
         self._on_unregistered = on_unregistered
@@ -241,9 +240,7 @@ class Lane:
         """Note that the connection broke: what was in flight is to be sent again over the next one."""
         self.connected = False
         self.round += 1
-        loose = [
-            entry for entry, _ in self._inflight if not entry.n and not entry.done and not _is_own(entry)
-        ]
+        loose = [entry for entry, _ in self._inflight if not (entry.n or entry.done or _is_own(entry))]
         self._inflight.clear()
         self._loose = loose + self._loose
         self.outgoing.clear()
@@ -298,7 +295,7 @@ class Lane:
         """Send nothing for a while, then go on where it stopped."""
         self._resume_at = self._clock() + self._backoff
         self._backoff = min(2 * self._backoff, _LAST_BACKOFF)
-        self._helping = False
+        self._helping = 0
         self.round += 1
 
     @property
@@ -417,14 +414,17 @@ class Lane:
                 self._on_unregistered()
         elif word == b"WAIT":
             self.round += 1
-            self._helping = True
+            self._helping = _HELP
             self._transmit(Entry(0, calls.continue_(), self.generation, self._helped, self._helped))
         else:
             raise ProtocolError(f"not the reply of a script: {reply!r:.100}")
 
-    def _helped(self, _: object) -> None:
-        if self._helping:
-            self._helping = False
+    def _helped(self, reply: object) -> None:
+        if self._helping > 1 and isinstance(reply, list) and reply[1:2] == [1]:
+            self._helping -= 1
+            self._transmit(Entry(0, calls.continue_(), self.generation, self._helped, self._helped))
+        elif self._helping:
+            self._helping = 0
             self._resume()
 
     def _failed(self, entry: Entry, message: str) -> None:

@@ -173,6 +173,11 @@ class Ledger:
         """Return the tasks of the keys that we know."""
         return (state.task for state in self._states if state.task is not None)
 
+    def disown(self, state: FutureState) -> None:
+        """Forfeit our references, and pay no attention to what the server says of the key from now on."""
+        self.forfeit(state)
+        self._states.discard(state)
+
     def pairs(self) -> list[tuple[str, int]]:
         """Return (name, count) of everything that is counted, for a registration anew, and note it as sent.
 

@@ -6,7 +6,7 @@ What is collected leaves, up to 500 at a time, with the next acknowledgement, wa
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from itertools import chain, islice
 from operator import itemgetter
@@ -16,7 +16,7 @@ from redist.session.lane import Entry, Lane, OldGeneration
 from redist.session.ledger import Ledger
 from redist.session.states import PENDING, FutureState
 from redist.store import calls
-from redist.store.calls import FRESH, Call, EligibilityClass, Task
+from redist.store.calls import FRESH, MORE, Call, EligibilityClass, Task
 from redist.store.supplies import brought, named, supply
 
 __all__ = ["SLICE", "Submissions"]
@@ -27,6 +27,10 @@ WINDOW = 4
 SLICE = 500
 #: Bytes of run specs of one submission.
 BULK = 1 << 20
+#: Dependencies of the tasks of one submission; a task that has more by itself is told of in several calls.
+LINKS = 1000
+#: Dependencies that each of these calls tells of.
+PART = 500
 #: Functions and classes of ours, here and on the server, before those that no task needs are looked for.
 KEPT = 500
 
@@ -161,9 +165,9 @@ class Submissions:
         tasks: list[Task] = []
         states: list[FutureState] = []
         settled = self._ledger.settled
-        size = taken = 0
+        size = links = taken = 0
         for state, task in source:
-            if len(tasks) == SLICE or size > BULK:
+            if len(tasks) == SLICE or size > BULK or (tasks and links + len(task.deps) > LINKS):
                 break
             taken += 1
             if state.status != PENDING:
@@ -180,7 +184,13 @@ class Submissions:
             states.append(state)
             settled(state, count)
             size += len(task.spec)
+            links += len(task.deps)
         if tasks:
+            further: Sequence[str] = ()
+            if links > LINKS:  # of one task
+                further = list(dict.fromkeys(tasks[0].deps))
+                more = MORE if len(further) > PART else 0
+                tasks[0] = tasks[0]._replace(deps=further[:PART], flags=tasks[0].flags | more)
             there = self._there
             missing, classed = {*map(_FN, tasks)} - there, {*map(_CLS, tasks)}
             functions = (
@@ -197,6 +207,10 @@ class Submissions:
                 kept = [self.kept[state] for state in states if state in self.kept]
                 answered = partial(self._answered_with, kept)
             self._lane.enqueue(call, answered, partial(self._refused, states, call))
+            for at in range(PART, len(further), PART):
+                part = further[at : at + PART]
+                link = calls.link(tasks[0].name, at, part, last=at + PART >= len(further))
+                self._lane.enqueue(link, on_error=partial(self._link_refused, states[0]))
             # Behind it, so that a Ctrl-C in between counts too few and not too many.
             self.unanswered += 1
             if functions or classes:
@@ -252,6 +266,17 @@ class Submissions:
     def _answered_with(self, kept: list[object], reply: object) -> None:
         kept.clear()
         self._answered(reply)
+
+    def _link_refused(self, state: FutureState, error: BaseException) -> None:
+        if state.status != PENDING:
+            return
+        if isinstance(error, OldGeneration):
+            state.cancel("the cluster was restarted")
+            return
+        # The server gives up a task that nobody completes once we let go of it; what it says of that is no news.
+        self._ledger.disown(state)
+        self._lane.enqueue(calls.ledger([(state.name, 0)]))
+        state.fail(error)
 
     def _refused(self, states: list[FutureState], call: Call, error: BaseException) -> None:
         self._there.difference_update(brought(call))

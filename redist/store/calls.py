@@ -18,7 +18,7 @@ from redist.store.scripts import Script, load, sharded
 __all__ = [
     "Call", "EligibilityClass", "Header", "Replica", "Result", "Task", "Value", "add_replicas", "cancel",
     "client_heartbeat", "close", "commit", "continue_", "dependencies", "distrust", "drop_functions", "drop_handoffs",
-    "fire", "get_dataset", "hand_in_for", "handoff", "held", "ledger", "lost_executor", "noop", "pack", "pack_eval",
+    "fire", "get_dataset", "hand_in_for", "handoff", "held", "ledger", "link", "lost_executor", "noop", "pack", "pack_eval",
     "place", "publish", "register", "registered", "remove_replicas", "restart", "retry", "send", "states", "submit", "turn",
     "unpublish", "worker_heartbeat",
 ]  # fmt: skip
@@ -207,6 +207,9 @@ class EligibilityClass(NamedTuple):
     strict: bool = True
 
 
+MORE = 4
+"""Flag of a `Task`: `link` tells of further dependencies, in calls that follow on the same lane."""
+
 _TRUST = 3  # index in the body of `submit`: whether fresh names still are
 
 
@@ -245,6 +248,11 @@ def submit(
         body += (c.hash, c.workers, c.resources, int(c.strict))
     body += items
     return Call(load("submit"), body, grows=True)
+
+
+def link(name: str, before: int, deps: Sequence[str], *, last: bool) -> Call:
+    """Tell of further dependencies of a task, `before` of which were told of before; with the `last` ones it may run."""
+    return Call(load("link"), [name, before, before + len(deps) if last else 0, *deps], grows=True)
 
 
 def distrust(call: Call) -> None:
@@ -362,17 +370,8 @@ def commit(values: Sequence[Value]) -> Call:
     """Make scattered values known; their payloads are written."""
     body: list[Any] = []
     for v in values:
-        body += (
-            v.name,
-            v.count,
-            v.attempt,
-            v.worker,
-            v.nbytes,
-            v.type,
-            v.value,
-            int(v.keep) + 2 * int(v.again),
-            len(v.contains),
-        )
+        flags = int(v.keep) + 2 * int(v.again)
+        body += (v.name, v.count, v.attempt, v.worker, v.nbytes, v.type, v.value, flags, len(v.contains))
         body += v.contains
     return Call(load("commit"), body, grows=True)
 

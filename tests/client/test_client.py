@@ -83,6 +83,14 @@ def test_futures_as_arguments_at_any_depth(client: Client) -> None:
     assert client.submit(total, {"a": (a, b)}, y=[b, {a: 1} and a, b]).result(10) == 13
 
 
+def test_submit_with_very_many_futures(client: Client) -> None:
+    """More than one call tells of; none is released before the task has it."""
+    futures = client.scatter(list(range(3000)))
+    total = client.submit(sum, futures)
+    del futures
+    assert total.result(30) == sum(range(3000))
+
+
 def test_same_call_is_the_same_key(client: Client) -> None:
     one, two = client.submit(inc, 1), client.submit(inc, 1)
     assert one.key == two.key

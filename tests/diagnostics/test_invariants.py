@@ -91,6 +91,8 @@ TABLE = [
     Row("SADD 'contains:9 box' inline", "pins", "box", "anything as 9", SETTLED),
     Row("DEL error:bad", "error", "after bad", "whose error is not known", SETTLED),
     Row("HSET key:later reviving 1", "work", "later", "half done", SETTLED),
+    Row("HSET key:later linking 2 missing 2", "work", "later", "nobody tells of", SETTLED),
+    Row("HSET meta forgetting 1", "count", "meta", "1 are forgotten, not 0"),
     Row("HSET key:segment w:9 1", "replicas", "segment", "on worker 9, which is gone", SETTLED),
     Row("HSET key:inline state released", "memory", "inline", "nothing computes it", SETTLED),
     Row("HDEL key:long refs:1", "memory", "long", "is memory and nothing wants it", SETTLED),

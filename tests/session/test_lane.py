@@ -320,9 +320,23 @@ def test_wait_helps_and_sends_again(bench: Bench) -> None:
     bench.call("c")
     assert bench.sent() == []
     bench.reply([b"OK", 1])
+    assert [n for _, n in bench.sent()] == [0]  # there is more
+    bench.reply(OK)
     assert bench.sent() == [("a", 1), ("b", 2), ("c", 3)]
     bench.reply(OK, OK, OK)
     assert [name for name, _ in bench.answers] == ["a", "b", "c"]
+
+
+def test_who_waits_does_not_help_for_ever(bench: Bench) -> None:
+    bench.call("a")
+    bench.sent()
+    bench.reply([b"WAIT"])
+    helped = 0
+    while (sent := bench.sent()) != [("a", 1)]:
+        assert [n for _, n in sent] == [0]
+        helped += 1
+        bench.reply([b"OK", 1])
+    assert helped == 50
 
 
 def test_more_is_continued_until_done(bench: Bench) -> None:

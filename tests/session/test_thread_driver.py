@@ -77,6 +77,17 @@ def test_chain_whose_links_are_dropped_at_once(caller: Any) -> None:
     assert state.status == "finished"
 
 
+def test_a_task_with_many_dependencies_that_are_dropped_at_once(caller: Any, endpoint: Endpoint) -> None:
+    states = [caller.submit(f"k{i}") for i in range(3000)]
+    assert caller.wait(*states)
+    after = caller.submit("all", deps=tuple(state.name for state in states))
+    caller.release(*states)
+    assert caller.wait(after)
+    assert after.status == "finished"
+    caller.release(after)
+    wait_until(lambda: not [key for key in keys(endpoint) if key.startswith("key:")])
+
+
 def test_timeout(caller: Any, executor: Any) -> None:
     executor.gate.clear()
     state = caller.submit("a")

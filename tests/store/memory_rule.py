@@ -34,6 +34,7 @@ class Key:
     deaths: int = 0
     type: str = ""
     cause: str = ""
+    linking: int = 0  # the client that is still to tell of further dependencies
 
     @property
     def unfinished(self) -> bool:
@@ -63,7 +64,8 @@ class Model:
         return sum(name in k.contains for k in self.keys.values() if k.state == "memory")
 
     def missing(self, k: Key) -> int:
-        return sum(self.keys[d].state != "memory" for d in k.deps) if k.unfinished else 0
+        waits = sum(self.keys[d].state != "memory" for d in k.deps) if k.unfinished else 0
+        return waits + bool(k.linking)
 
     def wanted(self, k: Key) -> bool:
         held = k.refs or k.fired or k.published or k.tokens
@@ -75,6 +77,10 @@ class Model:
             pass
 
     def _step(self) -> bool:
+        for k in list(self.keys.values()):
+            if k.linking and k.linking not in k.refs:
+                self.abandon(k)
+                return True
         for k in list(self.keys.values()):
             if k.state == "released" and self.wanted(k):
                 self.revive(k)
@@ -172,7 +178,16 @@ class Model:
     # --- events -----------------------------------------------------------------------------------------------------
 
     def submit(
-        self, client: int, name: str, fn: str, deps: set[str], *, count: int, retries: int, fired: bool
+        self,
+        client: int,
+        name: str,
+        fn: str,
+        deps: set[str],
+        *,
+        count: int,
+        retries: int,
+        fired: bool,
+        more: bool = False,
     ) -> None:
         k = self.keys.get(name)
         bare = k is not None and k.state == "released" and not k.fn and not k.spec
@@ -192,7 +207,31 @@ class Model:
         if count:
             k.refs[client] = count
         k.fired = fired
+        k.linking = client if more else 0
         self._blame(k)  # at once: such a task never wants its other dependencies
+
+    def link(self, client: int, name: str, before: int, deps: list[str], *, last: bool) -> None:
+        k = self.keys.get(name)
+        if k is None or k.linking != client:
+            return
+        fault = len(k.deps) < before
+        for d in deps if not fault else ():
+            fault = d not in self.keys or d == name
+            if fault:
+                break
+            k.deps.add(d)
+        if fault or (last and len(k.deps) != before + len(deps)):
+            k.refs.pop(client, None)
+            self.abandon(k)
+            return
+        if last:
+            k.linking = 0
+        self._blame(k)
+
+    def abandon(self, k: Key) -> None:
+        k.linking, k.spec = 0, False
+        if k.state in ("waiting", "released"):
+            self.err(k, "DataLost")
 
     def ledger(self, client: int, name: str, count: int) -> None:
         k = self.keys.get(name)

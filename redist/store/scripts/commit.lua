@@ -13,6 +13,13 @@ end
 local field = 'refs:' .. ME
 local held, known = {}, {}
 local i = BODY
+while epoch[7] and i <= #a do -- a name that is still being forgotten cannot come again yet
+  if call('HGET', RECORD .. a[i], 'state') == 'forgetting' then
+    return { 'WAIT' }
+  end
+  i = i + 9 + a[i + 8]
+end
+i = BODY
 while i <= #a do
   local name, count, attempt, worker, nbytes, kind, value, flags, n = unpack(a, i, i + 8)
   i = i + 9
@@ -25,10 +32,6 @@ while i <= #a do
     i = i + n
   end
   local h = rec(name)
-  while h and h.state == 'forgetting' do
-    S.cut(name)
-    h = rec(name)
-  end
   local state = h and word(h.state)
   -- Who registers anew brings values that tasks computed, too.
   local again = flags >= 2

@@ -69,16 +69,17 @@ if not epoch[3] then -- while nobody registers anew after a loss
 end
 
 -- @general
+for k = start, epoch[7] and recovering and #a or 0, 2 do -- a name that is still being forgotten cannot come again yet
+  if a[k + 1] > 0 and call('HGET', RECORD .. a[k], 'state') == 'forgetting' then
+    return { 'WAIT' }
+  end
+end
 for fn, count in pairs(uses) do
   S.use_function(fn, -count)
 end
 for i = start, #a, 2 do
   local name, count = a[i], a[i + 1]
   local h = rec(name)
-  while h and h.state == 'forgetting' and recovering and count > 0 do
-    S.cut(name)
-    h = rec(name)
-  end
   if h and h.state == 'forgetting' then
     h = false
   end

@@ -8,6 +8,7 @@
 -- ARGV[1] header, tasks, functions, classes, 1 if fresh names still are; then per function: hash, pickle or '' when sent before; per class of
 --   the tasks: hash, workers, resources, strict; per task: name, index of its function, spec, options ('', `+` for a fresh name, or `FLAGS COUNT RETRIES PRIORITY CLASS`),
 --   dependencies, and their names
+-- FLAGS: 1 fire and forget, 2 a fresh name, 4 the further dependencies are told of by `link`
 -- Reply OK more
 if repeated then
   return { 'REPEAT', 0 }
@@ -15,6 +16,16 @@ end
 local tasks, functions, classes_given, trust = a[BODY], a[BODY + 1], a[BODY + 2], a[BODY + 3] == 1
 local first_task = BODY + 4 + 2 * functions + 4 * classes_given
 local field = 'refs:' .. ME
+
+if epoch[7] then -- a name that is still being forgotten cannot come again yet
+  local at = first_task
+  for _ = 1, tasks do
+    if call('HGET', RECORD .. a[at], 'state') == 'forgetting' then
+      return { 'WAIT' }
+    end
+    at = at + 5 + a[at + 4]
+  end
+end
 local plain = 0 -- so many tasks from the first on are of the plain case: no dependencies, no options, a new name
 local beyond    -- some were queued, and more executors than were looked at may be idle
 
@@ -213,12 +224,6 @@ local function admit(name, fn, spec, options, deps)
     flags, count = tonumber(flags), tonumber(count)
   end
   local h = rec(name)
-  if h and h.state == 'forgetting' then
-    while h and h.state == 'forgetting' do
-      S.cut(name)
-      h = rec(name)
-    end
-  end
   -- A name that is known without any way to compute it takes this one.
   local bare = h and h.state == 'released' and not h.fn and not h.data
   if h and not bare then
@@ -270,6 +275,10 @@ local function admit(name, fn, spec, options, deps)
   if deps then
     add('deps', int(#deps))
     missing, erred = link(name, deps)
+  end
+  if flags >= 4 then
+    missing = missing + 1 -- those that `link` is going to tell of
+    add('linking', ME)
   end
   if missing > 0 then
     add('missing', int(missing))

@@ -16,6 +16,9 @@ local function strip_reference(name, h, ordinal, reason)
     S.tell_cancelled(ordinal, name, reason)
   end
   S.unset(name, h, field)
+  if h.linking == ordinal then
+    S.later('abandon 0 ' .. name)
+  end
 end
 
 -- What runs for nobody any more is interrupted by its worker, which looks whether it still runs. What depends on the key is

@@ -58,7 +58,7 @@ function S.remember(name, h, attempt, worker, nbytes, kind, value, names)
       S.unset(name, h, 'class', 'prio')
     end
     if h.deps then
-      S.cut(name)
+      S.part_from_all(name, h)
     end
   else
     S.set(name, h, 'state', 'memory', 'nbytes', nbytes, 'type', kind, 'attempt', attempt, 'w:' .. worker, attempt)

@@ -3,6 +3,14 @@
 -- @lazy
 -- How a key that nothing wants goes, and what goes with it.
 
+local edges = 0 -- that this script has cut at once
+
+-- Whether the edges of a task are few enough to be cut at once, with all that this script has cut so far.
+local function few(h)
+  edges = edges + h.deps
+  return edges < SLICE
+end
+
 -- The payloads of a key on workers go: the index first, then the word to the worker.
 function S.drop_replicas(name, h)
   for field, attempt in pairs(h) do
@@ -75,10 +83,22 @@ function S.cut(name)
     S.remove(RECORD .. name)
     cache[name] = false
     born = born - 1
+    if call('HINCRBY', META, 'forgetting', -1) <= 0 then
+      call('HDEL', META, 'forgetting')
+    end
   elseif h then
     S.unset(name, h, 'deps')
   end
   return 1 + 3 * #members
+end
+
+-- A value that is as durable as its record needs its dependencies never again.
+function S.part_from_all(name, h)
+  if few(h) then
+    S.cut(name)
+  else
+    S.later('cut ' .. name)
+  end
 end
 
 -- Pins of a container. Its id is `ATTEMPT NAME`: a name that comes again is another container.
@@ -162,8 +182,9 @@ local function forget(name, h)
   if state == 'erred' and not h.cause then
     S.remove(P .. 'error:' .. name)
   end
-  if tonumber(h.deps or 0) >= SLICE then
+  if h.deps and not few(h) then
     S.set(name, h, 'state', 'forgetting')
+    call('HINCRBY', META, 'forgetting', 1) -- while there are such, who makes names known looks whether they are among them
     S.later('cut ' .. name)
     return
   end
@@ -222,6 +243,9 @@ end
 -- One caller's reference goes; the field need not be removed from a record that goes as well.
 function S.let_go(name, h, field)
   h[field] = nil
+  if h.linking and field == 'refs:' .. h.linking then
+    S.later('abandon 0 ' .. name)
+  end
   if wanted(h) then
     call('HDEL', RECORD .. name, field)
   else

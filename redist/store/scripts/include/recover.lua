@@ -122,6 +122,29 @@ function S.attach(argument)
   return 1 + 4 * #reply[2]
 end
 
+-- `ALWAYS NAME`: a task never runs whose submitter let go (or went) before it had told all dependencies.
+function S.abandon(argument)
+  local always, name = match(argument, '^(%d) (.*)$')
+  local h = rec(name)
+  if not h or not h.linking or h.state == 'forgetting' or always == '0' and h['refs:' .. h.linking] then
+    return 1
+  end
+  S.unset(name, h, 'linking')
+  S.bump(name, h, 'missing', -1)
+  if S.has_spec(h) then -- it would lack arguments
+    if h.data == '' then
+      S.remove(P .. 'data:' .. name)
+    end
+    S.unset(name, h, 'data')
+  end
+  local state = word(h.state)
+  if state == 'waiting' or state == 'released' then
+    S.err(name, h, 'DataLost', format(
+      '!DataLost\0the task %s cannot run: who submitted it went before all of its dependencies were known', name))
+  end
+  return 3
+end
+
 -- One copy of a value is gone. When it was the last, the value is lost.
 function S.lose(name, h, worker, what)
   S.unset(name, h, 'w:' .. worker)

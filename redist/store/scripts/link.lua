@@ -1,0 +1,85 @@
+-- @include lane
+-- @include growing
+-- @include callers
+-- @include clock
+-- Further dependencies of a task whose submission announced them; with the last it may run. Passed over where that is not so
+-- any more: the task is not known, somebody else submitted it, or all of its dependencies are. Safe to repeat.
+-- KEYS[1] META
+-- ARGV[1] header, name, dependencies told before, how many they are in all (0: more follow), names
+-- Reply OK more
+if repeated then
+  return { 'REPEAT', 0 }
+end
+local name, before, total = a[BODY], a[BODY + 1], a[BODY + 2]
+local h = rec(name)
+
+local function complete()
+  S.unset(name, h, 'linking')
+  return S.bump(name, h, 'missing', -1) <= 0
+end
+
+if not h or h.linking ~= ME or h.state == 'forgetting' then
+  return S.done(S.settle_up())
+elseif word(h.state) == 'memory' then
+  complete()
+  return S.done(S.settle_up())
+end
+
+local unfinished = h.state == 'waiting'
+local fault = tonumber(h.deps or 0) < before and 'a part of its dependencies was refused'
+local linked, erred, released = 0, nil, {}
+for i = BODY + 3, fault and 0 or #a do
+  local d = a[i]
+  local hd = rec(d) or recovering and S.placeholder(d)
+  if not hd or hd.state == 'forgetting' or d == name then
+    fault = format('its dependency %s is not known (released, cancelled, or from before a restart)', d)
+    break
+  end
+  if call('SADD', P .. 'deps:' .. name, d) == 1 then
+    linked = linked + 1
+    local state = word(hd.state)
+    if not unfinished or state == 'erred' then
+      call('SADD', P .. 'dependents:' .. d, name)
+      S.set(d, hd, 'fan', '1')
+      erred = erred or state == 'erred' and d
+    else
+      call('SADD', P .. (state == 'memory' and 'users:' or 'waiters:') .. d, name)
+      S.bump(d, hd, 'needed', 1)
+      if state ~= 'memory' then
+        S.bump(name, h, 'missing', 1)
+      end
+      if state == 'released' then
+        released[#released + 1] = d
+      end
+    end
+  end
+end
+S.bump(name, h, 'deps', linked)
+if not fault and total > 0 and tonumber(h.deps) ~= total then
+  fault = 'a part of its dependencies was refused'
+end
+
+if fault then
+  local field = 'refs:' .. ME
+  if h[field] then
+    sum = sum - h[field]
+    S.unset(name, h, field)
+    call('SREM', P .. 'holds:' .. ME, name)
+    S.tell_cancelled(ME, name, fault)
+  end
+  S.abandon('1 ' .. name)
+  S.later('free ' .. name)
+else
+  local ready = total > 0 and complete()
+  if unfinished and erred then
+    S.err(name, h, rec(erred).type, nil, rec(erred).cause or erred)
+  else
+    for k = 1, unfinished and #released or 0 do
+      S.later('revive ' .. released[k])
+    end
+    if ready and unfinished and not h.reviving then
+      S.ready(name, h)
+    end
+  end
+end
+return S.done(S.settle_up())
