@@ -102,7 +102,7 @@ def from_stream(buffer: memoryview) -> Any:
         if mark.startswith(b"polars"):
             import polars
 
-            frame = polars.from_arrow(table.replace_schema_metadata(metadata or None), rechunk=False)
+            frame: Any = polars.from_arrow(table.replace_schema_metadata(metadata or None), rechunk=False)
             return frame if mark == b"polars" else frame.to_series(0)
     except (pa.ArrowException, OSError, ValueError, IndexError) as error:
         raise DeserializationError(f"the table's payload is damaged or cut off: {error}") from error
@@ -147,7 +147,8 @@ def _as_table(obj: Any) -> tuple[Any, bytes]:
 
     frame = obj.to_frame() if kind is polars.Series else obj
     table = frame.to_arrow(compat_level=polars.CompatLevel.newest())
-    if polars.from_arrow(table.slice(0, 0)).schema != frame.schema:
+    empty: Any = polars.from_arrow(table.slice(0, 0))
+    if empty.schema != frame.schema:
         raise NotImplementedError("polars has types that Arrow does not give back")
     return table, b"polars" if kind is polars.DataFrame else b"polars.series"
 
