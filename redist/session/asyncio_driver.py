@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from redist.errors import ClientClosed, ConnectionLost, RedistError
+from redist.session import outside
 from redist.session.driver import Driver
 from redist.session.operations import Ask, AskAll, Operation, Post, Request, Run, Until
 from redist.session.outcome import Outcome
@@ -94,11 +95,11 @@ class AsyncioDriver(Driver):
             raise
 
     async def see_off(self, timeout: float) -> None:
-        """Have calls that wait for values leave before the end: a task that somebody fired is to run."""
+        """Have what waits for values leave before the end: a task that somebody fired, or took over, is to run."""
         holding = self.session.submissions.holding
-        if holding.calls and self._closed is None and self.session.failure is None:
+        if self._closed is None and self.session.failure is None:
             with contextlib.suppress(RedistError):
-                await self.wait(lambda: not holding.calls, timeout)
+                await self.wait(lambda: not (holding.calls or holding.announced), timeout)
 
     async def close(self, timeout: float = 5.0) -> None:
         """Release everything and leave. What waits raises `ClientClosed`."""
@@ -207,11 +208,10 @@ class AsyncioDriver(Driver):
         """
         self.check_alive()
         if self._loop is None or asyncio._get_running_loop() is not self._loop:
-            return self._call_from_outside(call)
-        if self.session.submissions.holding.holds(call):
-            # What it waits for is stored by the loop: it follows the submission, and nobody waits for it.
-            self.post(call)
-            return [b"OK", 0]
+            if self._loop is None or not self._loop.is_running():
+                raise RuntimeError("this client belongs to an event loop that does not run")
+            return outside.ask(self, call, self.endpoint.timeout + 1.0)
+        self.session.submissions.announce()
         outcome = Outcome(1)
         entry = self.session.enqueue(call, *outcome.of(0))
         timeout = self.reply_timeout or self.endpoint.timeout
@@ -226,15 +226,23 @@ class AsyncioDriver(Driver):
         result: list[Any] = outcome.result()[0]
         return result
 
-    def _call_from_outside(self, call: Call) -> list[Any]:
-        if self._loop is None or not self._loop.is_running():
-            raise RuntimeError("this client belongs to an event loop that does not run")
-        timeout = self.endpoint.timeout
-        answer = asyncio.run_coroutine_threadsafe(self.call(call, timeout), self._loop)
-        try:
-            return answer.result(timeout + 1.0)
-        finally:
-            answer.cancel()
+    def post_settled(
+        self, call: Call, on_reply: Callable[[list[Any]], object], on_error: Callable[[BaseException], object]
+    ) -> None:
+        """Send a call that somebody waits for outside of the loop, behind all that waits for values."""
+        self.check_alive()
+        self.session.submissions.announce()
+        self.post(call, on_reply, on_error)
+
+    def stand_still_once(self) -> None:
+        """Take the replies that are there, while the loop stands still."""
+        links = self.links
+        if links.command is not None:
+            links.send_rest()
+            links.take_replies()
+            self.session.tick()
+            links.transmit()
+        self.loop.call_soon(self._after)
 
     def _stand_still(self, outcome: Outcome, timeout: float) -> None:
         """Send and receive, without the loop, until `outcome` is there."""

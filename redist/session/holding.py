@@ -2,20 +2,42 @@
 
 `submit` cannot wait in an event loop, so a large argument is stored behind it. Meanwhile the tasks that need it, those that
 need them, and the calls that name any of these stay here, in order; everything else leaves. What they need is not released.
+
+A task that somebody else is about to refer to is announced: it leaves without the values that are being stored, and the
+server is told of those when they are.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
+from typing import NamedTuple
 
 from redist.session.lane import Entry, OnError, OnReply
 from redist.session.states import PENDING, FutureState
-from redist.store.calls import Call, Task
+from redist.store.calls import MORE, Call, Task
 
-__all__ = ["Holding"]
+__all__ = ["Announced", "Holding"]
 
 _STORING = ("place", "commit")
+
+
+class Announced(NamedTuple):
+    """A task that left before what it needs was stored.
+
+    Attributes
+    ----------
+    state : FutureState
+        Its record.
+    task : Task
+        The task with those dependencies that it left with.
+    further : list of str
+        The others.
+    """
+
+    state: FutureState
+    task: Task
+    further: list[str]
 
 
 class Holding:
@@ -29,18 +51,21 @@ class Holding:
         What needs them.
     calls : list of Entry
         What names these tasks.
+    announced : dict of Announced
+        By name, what left ahead of what it needs.
     needed : set of str
         Names whose counts stay as the server knows them: what the values hold, what the tasks make and need, and what
         the calls name.
     """
 
-    __slots__ = ("_names", "_seen", "calls", "needed", "tasks", "unstored")
+    __slots__ = ("_names", "_seen", "announced", "calls", "needed", "tasks", "unstored")
 
     def __init__(self) -> None:
         self.unstored: dict[str, Collection[str]] = {}
         self.tasks: list[tuple[FutureState, Task]] = []
         self.needed: set[str] = set()
         self.calls: list[Entry] = []
+        self.announced: dict[str, Announced] = {}
         self._names: dict[str, FutureState] = {}
         self._seen: object = None  # the last of the outbox that was looked at
 
@@ -70,16 +95,40 @@ class Holding:
         self.needed.update(deps)
         return True
 
-    def stored(self, names: Iterable[str], outbox: deque[tuple[FutureState, Task]]) -> None:
-        """Note that values are stored, or never will be: what needed them is collected, ahead of what came later."""
+    def announce(self, outbox: deque[tuple[FutureState, Task]]) -> None:
+        """Have every task leave, in order, without the values that are being stored."""
+        tasks, self.tasks = self.tasks, []
+        self._names.clear()
+        self._seen = None
+        leaving = []
+        for state, task in tasks:
+            told = [dep for dep in task.deps if dep not in self.unstored]
+            further = [dep for dep in task.deps if dep in self.unstored]
+            if further and state.status == PENDING:
+                task = task._replace(deps=told, flags=task.flags | MORE)
+                self.announced[task.name] = Announced(state, task, further)
+            leaving.append((state, task))
+        outbox.extendleft(reversed(leaving))
+
+    def stored(self, names: Iterable[str], outbox: deque[tuple[FutureState, Task]]) -> list[Announced]:
+        """Note that values are stored, or never will be: what needed them is collected, ahead of what came later.
+
+        Returns the tasks that left before, and lack nothing any more.
+        """
         for name in names:
             self.unstored.pop(name, None)
+        complete = [each for each in self.announced.values() if self.unstored.keys().isdisjoint(each.further)]
+        for each in complete:
+            del self.announced[each.task.name]
         self._seen = None
         tasks, self.tasks = self.tasks, []
         self._names.clear()
         self.needed.clear()
         self.needed.update(*self.unstored.values())
+        for each in self.announced.values():
+            self.needed.update((each.task.name,), each.task.deps, each.further)
         outbox.extendleft(reversed([item for item in tasks if not self._keeps(item)]))
+        return complete
 
     def holds_any(self, names: Iterable[object]) -> bool:
         """Whether one of `names` is a task that has not left for want of a value; not one that was cancelled meanwhile."""
@@ -118,6 +167,7 @@ class Holding:
         """Forget the tasks, and return the calls, none of which will leave."""
         calls, self.calls = self.calls, []
         self.tasks.clear()
+        self.announced.clear()
         self._names.clear()
         self.needed.clear()
         return calls

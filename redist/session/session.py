@@ -453,15 +453,9 @@ class Session:
 
     def stored(self, names: Iterable[str]) -> None:
         """Note that values are stored, or never will be: what waited for them leaves."""
-        holding = self.submissions.holding
-        holding.stored(names, self.submissions.outbox)
-        if self.closing:
-            return
-        for entry in holding.released():  # ahead of releases, which came later
-            self.submissions.send_all()
-            entry.n = self.lane.enqueue(entry.call, entry.on_reply, entry.on_error).n
-        self.pump()
-        self.dirty()
+        if not self.closing:
+            self.submissions.stored(names)
+            self.dirty()
 
     def _beat_answered(self, beat: Beat) -> None:
         if beat.generation > self.generation:

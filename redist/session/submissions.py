@@ -6,7 +6,7 @@ What is collected leaves, up to 500 at a time, with the next acknowledgement, wa
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from itertools import chain, islice
 from operator import itemgetter
@@ -115,6 +115,30 @@ class Submissions:
         while self.outbox:
             self._send_slice(self.outbox)
 
+    def announce(self) -> None:
+        """Have everything leave that waits for values: somebody else is about to refer to it."""
+        if self.holding.unstored:
+            self.holding.sift(self.outbox)
+            self.holding.announce(self.outbox)
+            self._let_calls_leave()
+
+    def stored(self, names: Iterable[str]) -> None:
+        """Note that values are stored, or never will be: what waited for them leaves."""
+        for state, task, further in self.holding.stored(names, self.outbox):
+            self.send_all()  # the task itself may be collected still
+            before = len(task.deps)
+            for at in range(0, len(further), PART):
+                part = further[at : at + PART]
+                link = calls.link(task.name, before + at, part, last=at + PART >= len(further))
+                self._lane.enqueue(link, on_error=partial(self._link_refused, state))
+        self._let_calls_leave()
+        self.pump()
+
+    def _let_calls_leave(self) -> None:
+        for entry in self.holding.released():  # ahead of releases, which came later
+            self.send_all()
+            entry.n = self._lane.enqueue(entry.call, entry.on_reply, entry.on_error).n
+
     def recount(self) -> None:
         """Count anew what is unanswered, lest a Ctrl-C that lost an answer holds up what is collected."""
         self.unanswered = sum(entry.call.script.name == "submit" for entry in self._lane.unanswered)
@@ -134,7 +158,12 @@ class Submissions:
     def again(self, states: Collection[FutureState]) -> list[tuple[FutureState, Task]]:
         """Return the tasks of those of `states` that have left before and are to leave again."""
         unsent = {id(state) for state, _ in chain(self.outbox, self.holding.tasks)}
-        return [(state, state.task) for state in states if state.task is not None and id(state) not in unsent]
+        announced = self.holding.announced
+        return [
+            (state, announced[state.name].task if state.name in announced else state.task)
+            for state in states
+            if state.task is not None and id(state) not in unsent
+        ]
 
     def send_again(self, tasks: list[tuple[FutureState, Task]]) -> None:
         """Send tasks at once, whatever is unanswered."""
@@ -187,6 +216,7 @@ class Submissions:
             links += len(task.deps)
         if tasks:
             further: Sequence[str] = ()
+            announced = tasks[0].flags & MORE
             if links > LINKS:  # of one task
                 further = list(dict.fromkeys(tasks[0].deps))
                 more = MORE if len(further) > PART else 0
@@ -209,7 +239,8 @@ class Submissions:
             self._lane.enqueue(call, answered, partial(self._refused, states, call))
             for at in range(PART, len(further), PART):
                 part = further[at : at + PART]
-                link = calls.link(tasks[0].name, at, part, last=at + PART >= len(further))
+                last = at + PART >= len(further) and not announced
+                link = calls.link(tasks[0].name, at, part, last=last)
                 self._lane.enqueue(link, on_error=partial(self._link_refused, states[0]))
             # Behind it, so that a Ctrl-C in between counts too few and not too many.
             self.unanswered += 1

@@ -192,11 +192,101 @@ def test_pickled_before_it_left(run: Any, gate: Gate) -> None:
     run(test)
 
 
+async def both(cluster: LocalCluster, test: Callable[[Client], Coroutine[Any, Any, None]]) -> None:
+    async with Client(cluster, asynchronous=True, set_as_default=False) as other:
+        await test(other)
+
+
+def test_another_client_refers_to_it_before_it_left(run: Any, gate: Gate, cluster: LocalCluster) -> None:
+    async def test(client: Client) -> None:
+        first = client.submit(size, large(), pure=False)
+        second = client.submit(inc, first, pure=False)
+
+        async def other_one(other: Client) -> None:
+            third = other.submit(inc, second, pure=False)
+            fourth = Future(first.key, other)
+            await asyncio.sleep(0.1)
+            gate.opened.set()
+            assert await third == 500_002
+            assert await fourth == 500_000
+
+        await both(cluster, other_one)
+
+    run(test)
+
+
+def test_another_client_loads_its_pickle_before_it_left(run: Any, gate: Gate, cluster: LocalCluster) -> None:
+    async def test(client: Client) -> None:
+        future = client.submit(size, large(), pure=False)
+        data = pickle.dumps(future)
+
+        async def other_one(other: Client) -> None:
+            with other.as_current():
+                mine = pickle.loads(data)
+            await asyncio.sleep(0.1)
+            gate.opened.set()
+            assert await mine == 500_000
+
+        await both(cluster, other_one)
+
+    run(test)
+
+
+def test_another_thread_takes_it_over_before_it_left(run: Any, gate: Gate, cluster: LocalCluster) -> None:
+    async def test(client: Client) -> None:
+        future = client.submit(size, large(), pure=False)
+
+        def elsewhere() -> int:
+            with Client(cluster, set_as_default=False) as other:
+                task = other.submit(inc, future, pure=False)
+                gate.opened.set()
+                return int(task.result(20))
+
+        assert await asyncio.to_thread(elsewhere) == 500_001
+
+    run(test)
+
+
+def test_announced_and_let_go(run: Any, gate: Gate, keys: Any) -> None:
+    async def test(client: Client) -> None:
+        future = client.submit(size, large(), pure=False)
+        fired = client.submit(inc, future, pure=False)
+        fire_and_forget(fired)
+        client._settle()
+        assert {future.name, fired.name} <= set(keys())
+        del future, fired
+        await asyncio.sleep(0.1)
+        gate.opened.set()
+        await until(lambda: not keys())
+
+    run(test)
+
+
+def test_announced_and_registered_anew(run: Any, gate: Gate, cluster: LocalCluster) -> None:
+    async def test(client: Client) -> None:
+        future = client.submit(size, large(), pure=False)
+        client._settle()
+        incarnation = client.session.incarnation
+        wire = cluster.endpoint.open()
+        wire.call("HSET", f"{cluster.endpoint.prefix}caller:{client.session.ordinal}", "inc", "another")
+        wire.close()
+        client.session.heart.beat()
+        client._driver.push_out()
+        await until(lambda: client.session.incarnation != incarnation and client.session.ready)
+        gate.opened.set()
+        assert await asyncio.wait_for(future, 20) == 500_000
+
+    run(test)
+
+
+@pytest.mark.parametrize("announced", [False, True])
 @pytest.mark.parametrize("which", ["fails", "is cancelled"])
-def test_nothing_hangs_if_the_storing(which: str, run: Any, gate: Gate) -> None:
+def test_nothing_hangs_if_the_storing(which: str, announced: bool, run: Any, gate: Gate) -> None:
     async def test(client: Client) -> None:
         future = client.submit(size, large(), pure=False)
         fire_and_forget(future)
+        if announced:
+            client._settle()
         published = asyncio.ensure_future(client.publish_dataset(x=future))
         await asyncio.sleep(0.1)
         gate.error = TransferError("as the test wants it")
@@ -204,8 +294,12 @@ def test_nothing_hangs_if_the_storing(which: str, run: Any, gate: Gate) -> None:
             for task in client._tasks:
                 task.cancel()
         gate.opened.set()
-        with pytest.raises(RedistError):
-            await asyncio.wait_for(published, 20)
+        if announced:  # the server knew the task
+            await published
+            await client.unpublish_dataset("x")
+        else:
+            with pytest.raises(RedistError):
+                await asyncio.wait_for(published, 20)
         with pytest.raises(RedistError):
             await asyncio.wait_for(future, 20)
         assert await client.submit(inc, 1) == 2
