@@ -21,6 +21,7 @@ from redist.protocol.futures import collect, register_future_type
 from redist.session.states import CANCELLED, PENDING, FutureState, Status, Waiter
 from redist.store import calls
 from redist.store.keys import Key, decode_key, encode_key
+from redist.unbound import Unbound
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -99,6 +100,11 @@ class Future(Generic[T]):
         """Hold the reference by `client` from now on."""
         if client is self._client and not self._cleared:
             return
+        if isinstance(self._client, Unbound):
+            unbound = self._client
+            self._state = _bind_handed(client, unbound.name, unbound.token, unbound.namespace, unbound.server)
+            self._client, self._cleared = client, False
+            return
         check_server(client, self)
         if not self._cleared and not self._client.closed:
             self._client._settle()  # the other client's count must not overtake the submission
@@ -133,15 +139,15 @@ class Future(Generic[T]):
 
     def __repr__(self) -> str:
         type_ = f" type: {self._state.type}," if self._state.type else ""
-        return f"<Future: {self.status},{type_} key: {self.key}>"
+        status = "unbound" if isinstance(self._client, Unbound) else self.status
+        return f"<Future: {status},{type_} key: {self.key}>"
 
     def _repr_html_(self) -> str:
         from html import escape
 
         type_ = f", type: {escape(self._state.type)}" if self._state.type else ""
-        return (
-            f"<b>Future: {escape(str(self.key))}</b> <font color='gray'>status: </font>{self.status}{type_}"
-        )
+        status = "unbound" if isinstance(self._client, Unbound) else self.status
+        return f"<b>Future: {escape(str(self.key))}</b> <font color='gray'>status: </font>{status}{type_}"
 
     # --- its value --------------------------------------------------------------------------------------------------
 
@@ -227,6 +233,9 @@ class Future(Generic[T]):
         if bare is not None:
             return bare
         self._check()
+        if isinstance(self._client, Unbound):
+            unbound = self._client
+            return _take_over, (unbound.name, unbound.token, unbound.namespace, unbound.server)
         token = secrets.token_hex(8)
         # Answered before the pickle leaves: who loads it speaks to the server on a connection of its own.
         self._client._driver.call_now(calls.handoff([(token, self._state.name)]))
@@ -256,14 +265,22 @@ def _rebuild(name: str) -> Future[Any]:
 
 
 def _take_over(name: str, token: str, namespace: str, server: str) -> Future[Any]:
-    """Return a Future of the current client, and end the hand-off under which it travelled."""
-    from redist.current import current_client, default_client, inherited_client
+    """Return a Future of the current client, whose hand-off ends, or an unbound one if there is no client."""
+    from redist.current import current_client, inherited_client
 
-    client = current_client() or inherited_client() or default_client()
+    client = current_client() or inherited_client()
+    if client is None:
+        nobody: Any = Unbound(name, token, namespace, server)
+        return Future._of(nobody, nobody)
     if client._pid != getpid():
         # Inert as the copies of Futures that were forked. An error here would end a worker of `multiprocessing.Pool`, and
         # whoever waits for its result would wait for ever.
         return Future._of(FutureState(name, 0), client)
+    return Future._of(_bind_handed(client, name, token, namespace, server), client)
+
+
+def _bind_handed(client: Client, name: str, token: str, namespace: str, server: str) -> FutureState:
+    """Count a reference of `client` to a key that was handed off, and end the hand-off."""
     if client.namespace != namespace:
         raise ForeignFutureError(
             f"the Future {decode_key(name)!r} is of the namespace {namespace!r}, the current client of {client.namespace!r}"
@@ -273,9 +290,13 @@ def _take_over(name: str, token: str, namespace: str, server: str) -> Future[Any
             f"the Future {decode_key(name)!r} is of another server than the current client, which is of {client.url}, or of "
             "before that lost its memory: load it under a client of its own cluster (`with client.as_current()`)"
         )
-    future = Future._of(client._bind(name), client)
-    client._post(calls.drop_handoffs([(token, name)]))
-    return future
+    state = client._bind(name)
+    try:
+        client._post(calls.drop_handoffs([(token, name)]))
+    except BaseException:
+        client._release(state)
+        raise
+    return state
 
 
 class DoneCallback(Waiter):

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from redist import Client, Future, LocalCluster, get_client
-from redist.errors import ForkedClientError
+from redist import Client, Future, LocalCluster, as_completed, fire_and_forget, get_client, wait
+from redist.errors import ForkedClientError, NoClientError
 from servers import wait_until
 
 
@@ -145,6 +148,105 @@ def test_a_future_sent_into_a_forked_pool_says_that_it_is_of_no_use(client: Clie
     told = use_in_a_pool() if where == "client" else client.submit(use_in_a_pool).result(40)
     assert told.startswith("pending this client belongs to the parent process")
     client.restart()  # else the hand-off that nobody took over would keep the key for five minutes
+
+
+SPAWNED = """
+import multiprocessing, sys
+from redist import Client, Future
+from redist.errors import NoClientError
+
+def use(future):
+    try:
+        return future.result(timeout=10), future
+    except NoClientError:
+        return repr(future), future
+
+if __name__ == "__main__":
+    with Client(sys.argv[1]) as client, multiprocessing.get_context("spawn").Pool(1) as pool:
+        future = client.submit(abs, -1, key="sent")
+        told, back = pool.apply_async(use, (future,)).get(timeout=30)
+        print(told, back.result(10))
+        try:
+            pool.apply_async(Future.result, (back,)).get(timeout=30)
+        except NoClientError as error:
+            print(error)
+        client.restart()  # else the second hand-off, which nobody took over, would keep the key for five minutes
+"""
+
+
+def test_a_future_sent_into_a_spawned_pool(cluster: LocalCluster, keys: Any, tmp_path: Path) -> None:
+    """There is no client: the Future says so when it is used, and is as before where there is one."""
+    program = tmp_path / "spawned.py"
+    program.write_text(SPAWNED)
+    done = subprocess.run(
+        [sys.executable, str(program), cluster.scheduler_address], capture_output=True, text=True, timeout=50
+    )
+    assert done.stdout.startswith(
+        "<Future: unbound, key: sent> 1\nthe Future 'sent' was unpickled where there was no client"
+    )
+    assert (done.stderr, done.returncode) == ("", 0)
+    wait_until(lambda: not keys(), what="every key is gone")
+
+
+def unbound(data: bytes) -> Future[Any]:
+    """Load a Future where there is no client."""
+    with set_aside():
+        future: Future[Any] = pickle.loads(data)
+    return future
+
+
+@contextlib.contextmanager
+def set_aside() -> Iterator[None]:
+    """There is no current client meanwhile."""
+    from redist import current
+
+    defaults, current._defaults[:] = list(current._defaults), []
+    try:
+        yield
+    finally:
+        current._defaults[:] = defaults
+
+
+USES: dict[str, Callable[[Client, Future[Any]], Any]] = {
+    "result": lambda client, future: future.result(),
+    "exception": lambda client, future: future.exception(),
+    "done": lambda client, future: future.done(),
+    "status": lambda client, future: future.status,
+    "add_done_callback": lambda client, future: future.add_done_callback(print),
+    "future.cancel": lambda client, future: future.cancel(),
+    "gather": lambda client, future: client.gather([future]),
+    "submit": lambda client, future: client.submit(slowly, future),
+    "submit, nested": lambda client, future: client.submit(slowly, [future]),
+    "map": lambda client, future: client.map(slowly, [future]),
+    "cancel": lambda client, future: client.cancel([future]),
+    "retry": lambda client, future: client.retry([future]),
+    "scatter": lambda client, future: client.scatter([future]),
+    "publish_dataset": lambda client, future: client.publish_dataset(x=future),
+    "who_has": lambda client, future: client.who_has([future]),
+    "wait": lambda client, future: wait([future], timeout=5),
+    "as_completed": lambda client, future: list(as_completed([future])),
+    "fire_and_forget": lambda client, future: fire_and_forget(future),
+}
+
+
+def test_an_unbound_future(client: Client, keys: Callable[[], list[str]]) -> None:
+    data = pickle.dumps(client.submit(slowly, 1, 0, key="sent"))
+    future = unbound(data)
+    assert (future.key, future.name, future.nbytes, future.type) == ("sent", "sent", 0, None)
+    accepted = []
+    for name, use in USES.items():
+        try:
+            use(client, future)
+            accepted.append(name)
+        except NoClientError as error:
+            assert "'sent' was unpickled where there was no client" in str(error)  # noqa: PT017
+    assert accepted == []
+    again = unbound(pickle.dumps(future))
+    del future  # counts for nothing
+    again.bind_client(client)
+    assert again.result(10) == 1
+    again.release()
+    wait_until(lambda: not keys(), what="the hand-off is over, and nothing is left")
 
 
 def test_client_in_a_forked_child(
