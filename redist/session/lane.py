@@ -436,8 +436,8 @@ class Lane:
             self._with_text.add(entry.call.script.sha)
             if entry.n:
                 self._resume()
-            elif self.open or entry.call.script.name == "register":
-                self._transmit(entry)
+            elif self.open or entry.call.script.name == "register" or entry.on_reply == self._helped:
+                self._transmit(entry)  # what waits for help leaves only when that was answered
             else:
                 self._loose.append(entry)
         elif code in _TRANSIENT or (code == "OOM" and not entry.call.grows):

@@ -14,7 +14,7 @@ from operator import itemgetter
 from redist.session.holding import Holding
 from redist.session.lane import Entry, Lane, OldGeneration
 from redist.session.ledger import Ledger
-from redist.session.states import PENDING, FutureState
+from redist.session.states import ERROR, PENDING, FutureState
 from redist.store import calls
 from redist.store.calls import FRESH, MORE, Call, EligibilityClass, Task
 from redist.store.supplies import brought, named, supply
@@ -299,15 +299,19 @@ class Submissions:
         self._answered(reply)
 
     def _link_refused(self, state: FutureState, error: BaseException) -> None:
-        if state.status != PENDING:
-            return
+        pending = state.status == PENDING
         if isinstance(error, OldGeneration):
-            state.cancel("the cluster was restarted")
+            if pending:
+                state.cancel("the cluster was restarted")
+            return
+        # One that failed already for a dependency must go as well: run again, it would wait for ever.
+        if not pending and (state.status != ERROR or not state.sent):
             return
         # The server gives up a task that nobody completes once we let go of it; what it says of that is no news.
         self._ledger.disown(state)
         self._lane.enqueue(calls.ledger([(state.name, 0)]))
-        state.fail(error)
+        if pending:
+            state.fail(error)
 
     def _refused(self, states: list[FutureState], call: Call, error: BaseException) -> None:
         self._there.difference_update(brought(call))

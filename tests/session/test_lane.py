@@ -327,6 +327,20 @@ def test_wait_helps_and_sends_again(bench: Bench) -> None:
     assert [name for name, _ in bench.answers] == ["a", "b", "c"]
 
 
+def test_who_waits_helps_a_server_that_does_not_know_the_script(bench: Bench) -> None:
+    """One that was started anew in between: nothing else leaves before the help was answered."""
+    bench.call("a")
+    bench.sent()
+    bench.reply([b"WAIT"])
+    assert bench.sent() == [("", 0)]
+    bench.reply(error("NOSCRIPT No matching script."))
+    assert bench.sent() == [("EVAL ", 0)]
+    bench.reply(OK)
+    assert bench.sent() == [("a", 1)]
+    bench.reply(OK)
+    assert [name for name, _ in bench.answers] == ["a"]
+
+
 def test_who_waits_does_not_help_for_ever(bench: Bench) -> None:
     bench.call("a")
     bench.sent()

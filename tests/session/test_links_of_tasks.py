@@ -115,6 +115,21 @@ def test_a_part_that_a_full_server_refuses(rig: Rig) -> None:
     assert rig.ledger.take() == []
 
 
+def test_a_part_that_is_refused_when_the_task_has_failed_already(rig: Rig) -> None:
+    """The last one: nothing else tells the server that it will never be whole, and it could be run again."""
+    state = rig.add("all", [f"d{i}" for i in range(3 * PART)])
+    rig.submissions.pump()
+    _, _, refused = rig.lane.sent[-1]
+    assert refused is not None
+    error = ValueError("of a dependency")
+    state.fail(error)
+    refused(ServerFull("no room"))
+    assert (state.status, state.cache) == ("error", error)
+    call, _, _ = rig.lane.sent[-1]
+    assert (call.script.name, call.body) == ("ledger", ["all", 0])
+    assert "all" not in rig.states
+
+
 def test_a_part_of_before_a_restart(rig: Rig) -> None:
     state = rig.add("all", [f"d{i}" for i in range(3 * PART)])
     rig.submissions.pump()

@@ -219,6 +219,23 @@ def test_a_session_of_the_same_name_does_not_wait_for_it(world: World, client: C
     assert second.told["all"].type == "DataLost"
 
 
+def test_what_a_session_of_the_same_name_submits_again_is_not_given_up(world: World, client: Caller) -> None:
+    """What it finds half told is given up when it finds it, and not when somebody comes to the work list."""
+    first = world.client("nightly", named=True)
+    inline(first, "a", "b")
+    begin(first, "all", "a")
+    world.callers.remove(first)
+    second = world.client("nightly", named=True)
+    assert second.do(C.held(0))[0] == b"OK"
+    second.do(C.ledger([("a", 1), ("b", 1)]))
+    second.do(C.registered())
+    assert world.state("all") == "gone"
+    second.do(C.submit([task("all", "a", flags=C.MORE)], F))
+    world.drain()
+    link(second, "all", 1, "b", last=True)
+    assert world.state("all") == "queued"
+
+
 def test_after_a_loss_parts_wait_for_their_dependencies(
     world: World, client: Caller, worker: Caller, x: Caller
 ) -> None:
@@ -325,6 +342,25 @@ def test_a_name_that_is_forgotten_comes_back_with_a_registration_anew(big: World
     over(big, client)
     client.listen_up()
     assert client.told["all"].type == "DataLost"
+
+
+def test_what_is_forgotten_while_it_is_revived_is_not_run(big: World) -> None:
+    client, worker = big.client(), big.worker()
+    x = big.executor(worker)
+    names = [f"d{i}" for i in range(1000)]
+    client.ok(C.commit([C.Value(n, 1, 0, 0, 1, "int", b"1") for n in names]))
+    client.ok(C.submit([task("all", *names)], F))
+    finish(x, "all", b"")
+    big.drain()
+    worker.do(C.remove_replicas([("all", int(big.record("all")["attempt"]))]))
+    assert "reviving" in big.record("all")
+    client.do(C.ledger([("all", 0)]))
+    assert big.record("all") == {"state": "forgetting", "deps": "1000"}
+    big.drain()
+    assert big.state("all") == "gone"
+    x.listen_up()
+    assert x.tasks == []
+    big.check()
 
 
 @pytest.mark.parametrize("how", ["finished", "released"])

@@ -1,5 +1,7 @@
 -- @include reader
 -- @include freeing
+-- @include callers
+-- @include clock
 -- Read a slice of what the caller held before it registered under its name, and has not counted again.
 -- KEYS[1] META
 -- ARGV[1] header, cursor
@@ -14,7 +16,8 @@ for _, name in ipairs(reply[2]) do
     held[#held + 1] = name
   end
   if v[2] == ME then -- who submitted it told some of its dependencies, and is gone
-    call('RPUSH', P .. 'work', 'abandon 1 ' .. name)
+    S.abandon('1 ' .. name) -- now: the name may be submitted again behind this
   end
 end
+S.settle_up()
 return { 'OK', tonumber(reply[1]), unpack(held) }

@@ -162,6 +162,9 @@ function S.hollow(name, h)
   S.set(name, h, 'state', 'released')
 end
 
+-- What is left of a record while its edges are cut: what counts them.
+local KEPT = { state = true, deps = true, missing = true, linking = true }
+
 local function forget(name, h)
   local state = word(h.state)
   if h.fn then
@@ -183,6 +186,13 @@ local function forget(name, h)
     S.remove(P .. 'error:' .. name)
   end
   if h.deps and not few(h) then
+    local rest = {} -- above all `reviving`, by which a step over its dependencies would run it, and copies that are gone
+    for field in pairs(h) do
+      if not KEPT[field] then
+        rest[#rest + 1] = field
+      end
+    end
+    S.unset(name, h, unpack(rest))
     S.set(name, h, 'state', 'forgetting')
     call('HINCRBY', META, 'forgetting', 1) -- while there are such, who makes names known looks whether they are among them
     S.later('cut ' .. name)
