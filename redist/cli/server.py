@@ -49,15 +49,17 @@ def command(
 
     if port is not None and bind is None:
         bind = "127.0.0.1"
-    server = EmbeddedServer(
-        directory=directory,
-        bind=bind,
-        port=6379 if port is None and bind is not None else port or 0,
-        maxmemory=_bytes(maxmemory),
-        password=os.environ.get("REDIST_PASSWORD") or None,
-        log=None if quiet else sys.stderr,
-        settings={"loglevel": "warning"},  # its greeting would bury the address
-    )
+    try:
+        server = EmbeddedServer(
+            directory=directory,
+            bind=bind,
+            port=6379 if port is None and bind is not None else port or 0,
+            maxmemory=_bytes(maxmemory),
+            password=os.environ.get("REDIST_PASSWORD") or None,
+            log=None if quiet else sys.stderr,
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(signum, _tell)
     status: int | None = 0
@@ -69,11 +71,14 @@ def command(
                 f"connect with  redist.Client({server.url!r})  or  redist worker '{server.url}'", err=True
             )
         status = server.wait()
-        click.echo(f"redist: the server ended with status {status}", err=True)
+        said = f": {server.log_causes()}" if quiet else ""  # else it has been seen
+        click.echo(f"redist: the server ended with status {status}{said}", err=True)
     except _Told:
         pass
     except RedistError as error:
         fail(error)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     finally:
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(signum, signal.SIG_IGN)

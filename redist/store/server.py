@@ -22,6 +22,7 @@ from urllib.parse import quote
 
 from redist.errors import StoreError
 from redist.store.guard import Guard
+from redist.store.server_log import KeptLog, RelayedLog, ServerLog, causes
 
 __all__ = ["EmbeddedServer", "default_maxmemory", "server_binary"]
 
@@ -52,8 +53,8 @@ class EmbeddedServer:
     password : str, optional
         Password to connect; default: none, or a random one where `bind` is not a loopback address. A persistent server
         keeps it in ``directory/password``.
-    log : file, optional
-        Where the server's log goes; default: warnings are kept, see `log_tail`.
+    log : file of text, optional
+        Where the server's log goes once it has started; default: warnings are kept, see `log_tail`.
     settings : mapping, optional
         Further settings of the server, as in its configuration file.
     program : str, optional
@@ -81,6 +82,8 @@ class EmbeddedServer:
         self.persistent = directory is not None if persistent is None else persistent
         if self.persistent and directory is None:
             raise ValueError("a persistent server needs a directory for its data")
+        if bind == "":
+            raise ValueError("the address to listen at is empty: give one, or '*' for all of this host")
         if not 0 <= port < 65536:
             raise ValueError(f"port {port}: a number from 0 (any free one) to 65535")
         if maxmemory is not None and maxmemory < 0:
@@ -92,8 +95,8 @@ class EmbeddedServer:
         self._password = password
         self._settings = dict(settings or {})
         self._program = program
-        self._log = log
-        self._kept_log: IO[bytes] | None = None
+        self._log_to = log
+        self._log: ServerLog | None = None
         self._private = ""
         self._socket = ""
         self._guard: Guard | None = None
@@ -157,13 +160,18 @@ class EmbeddedServer:
         ------
         StoreError
             If it does not start, with what it said.
+        ValueError
+            If a setting cannot be one.
         """
         if self.running:
             return self
         self._release()
-        lock = self._prepare()
+        lock = None
         try:
+            lock = self._prepare()
             self._spawn(lock)
+        except OSError as error:
+            raise StoreError(f"the embedded server cannot be started: {error}") from error
         finally:
             if lock is not None:
                 os.close(lock)
@@ -187,6 +195,8 @@ class EmbeddedServer:
         while True:
             answer = _ask(self._socket)
             if answer.startswith((b"+PONG", b"-NOAUTH")):
+                if self._log is not None:
+                    self._log.ready()
                 return
             if answer.startswith(b"-LOADING") and not loading:
                 loading = True
@@ -196,9 +206,9 @@ class EmbeddedServer:
                 what = (
                     f"did not start (exit status {guard.status})" if not running else "did not answer in time"
                 )
-                log = self.log_tail()
+                said = self.log_causes()
                 self.stop()
-                raise StoreError(f"the embedded server {what}: {log}")
+                raise StoreError(f"the embedded server {what}: {said}")
             time.sleep(0.02 if loading else _POLL)
 
     def wait(self, timeout: float | None = None) -> int | None:
@@ -217,20 +227,19 @@ class EmbeddedServer:
     ) -> None:
         self.stop()
 
-    def log_tail(self, size: int = 4000) -> str:
-        """Return the end of what the server logged; empty if its log goes elsewhere."""
-        log = self._kept_log
-        if log is None:
-            return "see its log"
-        end = log.seek(0, os.SEEK_END)
-        log.seek(max(0, end - size))
-        return log.read().decode(errors="replace").strip()
+    def log_tail(self) -> str:
+        """Return the end of what the server said in this life."""
+        return self._log.tail(ended=not self.running) if self._log is not None else ""
+
+    def log_causes(self) -> str:
+        """Return in one line what the server said of why it ended, or does not start."""
+        return causes(self.log_tail())
 
     def _release(self) -> None:
         if self._finalizer is not None:
             self._finalizer()
             self._finalizer = None
-        self._guard = self._kept_log = None
+        self._guard = self._log = None
 
     # --- starting ---------------------------------------------------------------------------------------------------
 
@@ -300,7 +309,7 @@ class EmbeddedServer:
             "appendfsync": "everysec",
             "maxmemory": self.maxmemory,
             "maxmemory-policy": "noeviction",
-            "loglevel": "warning" if self._log is None else "notice",
+            "loglevel": (KeptLog if self._log_to is None else RelayedLog).level,
             "tcp-keepalive": 60,
         }
         if self.bind is not None:
@@ -308,25 +317,28 @@ class EmbeddedServer:
         if self._password:
             settings["requirepass"] = self._password
         settings |= self._settings
-        return "".join(f"{name} {_quoted(str(value))}\n" for name, value in settings.items())
+        return "".join(f"{name} {_quoted(name, str(value))}\n" for name, value in settings.items())
 
     def _spawn(self, lock: int | None) -> None:
-        if self._log is None:
-            self._kept_log = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the server
-        self._guard = Guard(
-            [self._program or server_binary(), str(Path(self._private, "conf"))],
-            self._private,
-            graceful=self.persistent,
-            output=self._log or self._kept_log,
-            pass_fds=() if lock is None else (lock,),
-        )
-        self._finalizer = weakref.finalize(self, _end, self._guard, self._kept_log)
+        log = self._log = KeptLog() if self._log_to is None else RelayedLog(self._log_to)
+        try:
+            self._guard = Guard(
+                [self._program or server_binary(), str(Path(self._private, "conf"))],
+                self._private,
+                graceful=self.persistent,
+                output=log.output,
+                pass_fds=() if lock is None else (lock,),
+            )
+        except BaseException:
+            log.close()
+            raise
+        log.spawned()
+        self._finalizer = weakref.finalize(self, _end, self._guard, log)
 
 
-def _end(guard: Guard, log: IO[bytes] | None) -> None:
+def _end(guard: Guard, log: ServerLog) -> None:
     guard.release()
-    if log is not None:
-        log.close()
+    log.close()
 
 
 # --- what the machine offers ----------------------------------------------------------------------------------------
@@ -425,7 +437,8 @@ def _is_wildcard(host: str) -> bool:
     return host in ("0.0.0.0", "::", "*")  # noqa: S104  # recognized, not bound
 
 
-def _quoted(text: str) -> str:
+def _quoted(name: str, text: str) -> str:
     if any(ord(char) < 32 for char in text):
-        raise ValueError(f"a setting of the server has a control character: {text!r}")
+        # Not the text itself, which may be a password.
+        raise ValueError(f"the server's setting {name!r} has a control character")
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
