@@ -42,5 +42,6 @@ def usage(client: Client) -> Operation[Usage]:
     for peer in peers:
         copies: dict[str, str] = yield Run(client._peers.fields, (f"has:{peer.ordinal}",))
         states = yield from read_states(list(copies))
-        by_worker[peer.name] = sum(state.nbytes for state in states)
+        # What was lost between the two reads still has a size.
+        by_worker[peer.name] = sum(state.nbytes for state in states if state.state == "memory")
     return Usage(int(meta.get("keys", 0)), sum(by_worker.values()), by_worker)

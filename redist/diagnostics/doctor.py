@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,7 @@ class Report:
     url, namespace : str
         What was examined.
     keys, nbytes : int
-        How many keys are known, and the bytes of their values.
+        How many keys are known, and the bytes of the values that are there.
     clients, workers, executors : int
         Who is registered.
     violations : tuple of Violation
@@ -145,7 +145,9 @@ class _Examination:
     ) -> Report:
         meta = snapshot.hgetall("meta")
         records = [key for key in snapshot.keys() if key.startswith("key:")]  # noqa: SIM118
-        sizes = (snapshot.hgetall(key).get("nbytes", "0") for key in records)
+        known = {key.removeprefix("key:"): snapshot.hgetall(key) for key in records}
+        # A record whose value was lost still says how large it was.
+        sizes = (record.get("nbytes", "0") for record in known.values() if record.get("state") == "memory")
         return Report(
             url=self._endpoint.url,
             namespace=self._endpoint.namespace,
@@ -155,7 +157,13 @@ class _Examination:
             workers=len(snapshot.hgetall("workers")),
             executors=len(snapshot.hgetall("executors")),
             violations=violations,
-            notes=(*notes, *_notes(snapshot, self._now()), *self._left_behind(), *self._limits()),
+            notes=(
+                *notes,
+                *_notes(snapshot, self._now()),
+                *_lost_datasets(snapshot, known),
+                *self._left_behind(),
+                *self._limits(),
+            ),
             looks=looks,
         )
 
@@ -329,6 +337,37 @@ def _notes(snapshot: Snapshot, now: float) -> Iterator[str]:
     if waiting and not snapshot.hgetall("executors"):
         count = sum(len(snapshot.lrange(f"queue:{suffix}")) for suffix in waiting)
         yield f"{_counted(count, 'task')} in queues, and no executor is there: start one with `redist worker`"
+
+
+def _lost_datasets(snapshot: Snapshot, known: Mapping[str, Fields]) -> Iterator[str]:
+    """Say which published datasets hold, at any depth, values that are lost and that nothing can compute again."""
+    from redist.store.keys import dataset_record, decode_key
+
+    for name, version in sorted(snapshot.hgetall("datasets").items()):
+        inside: set[str] = set()
+        todo = [dataset_record(name, int(version))]
+        while todo:
+            container = todo.pop()
+            attempt = known.get(container, {}).get("contains")
+            new = (
+                snapshot.smembers(f"contains:{attempt} {container}") - inside
+                if attempt is not None
+                else set()
+            )
+            inside |= new
+            todo += new
+        lost = sorted(key for key in inside if _is_lost(known.get(key, {})))
+        if lost:
+            whom = next((known[key]["lost"] for key in lost if "lost" in known[key]), "")
+            yield (
+                f"the dataset {decode_key(name)!r} has lost {len(lost):,} of its {_counted(len(inside), 'value')}, "
+                f"{decode_key(lost[0])!r}{' and others' if len(lost) > 1 else ''}"
+                f"{f'; the last copy went with {whom}' if whom else ''}: publish it again, or unpublish it"
+            )
+
+
+def _is_lost(record: Fields) -> bool:
+    return record.get("state") == "erred" and record.get("type") == "DataLost"
 
 
 def _forbids(error: Exception, command: str) -> bool:

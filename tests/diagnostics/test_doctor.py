@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -16,9 +18,12 @@ from redist.diagnostics.doctor import Report, examine
 from redist.errors import ServerRefused
 from redist.memory.directory import SegmentDirectory
 from redist.session.ledger import checksum
+from redist.session.operations import Run
 from redist.store import calls as C
+from redist.store import replies as R
 from redist.store.acl import acl_line
 from redist.store.connect import Endpoint, endpoint
+from redist.usage import Usage, usage
 from servers import Server, WireStore
 from store.kit import Caller, World
 
@@ -224,6 +229,42 @@ def test_a_lease_that_is_over_is_noted(world: World, point: Endpoint) -> None:
     report = examine(point, patience=PATIENCE)
     assert report.healthy
     assert any("client ada" in note and "past its lease" in note for note in report.notes)
+
+
+def test_a_dataset_whose_data_is_lost_is_noted(world: World, point: Endpoint) -> None:
+    c, w = world.client("ada"), world.worker("w1")
+    placed = R.parse_place(c.ok(C.place(3, 1000)))
+    lost, nested, kept = placed
+    c.ok(C.commit([C.Value("lost", 1, *lost, 1000, "array"), C.Value("kept", 1, *kept, 500, "array")]))
+    c.ok(C.commit([C.Value("nested", 1, *nested, 70, "list", contains=["lost"])]))
+    c.ok(C.publish("market", b"x" * 30, ["nested", "kept"]))
+    c.ok(C.publish("well", b"y" * 4, ["kept"]))
+    report = examine(point, patience=PATIENCE)
+    assert (report.notes, report.nbytes) == ((), 1604)
+    w.ok(C.remove_replicas([("lost", lost[0])]))
+    world.drain()
+    report = examine(point, patience=PATIENCE)
+    assert report.healthy
+    assert report.nbytes == 604
+    (note,) = report.notes
+    assert "dataset 'market' has lost 1 of its 3 values, 'lost'" in note
+    assert "worker w1" in note
+
+
+def test_usage_counts_no_bytes_that_are_lost() -> None:
+    peer = SimpleNamespace(ordinal=3, name="w1")
+    client: Any = SimpleNamespace(_peers=SimpleNamespace(fields=None, workers=None))
+    operation = usage(client)
+    assert isinstance(next(operation), Run)
+    operation.send({"keys": "2"})
+    operation.send([peer])
+    operation.send({"there": "1", "lost": "2"})
+    # Between the two reads the worker went, and what it alone had is lost.
+    there = [b"there", b"memory", b"1", b"500", b"array", b"3.1", b""]
+    lost = [b"lost", b"erred", b"0", b"1000", b"DataLost", b"", b""]
+    with pytest.raises(StopIteration) as stop:
+        operation.send([[b"OK", 0, *there, *lost]])
+    assert stop.value.value == Usage(2, 500, {"w1": 500})
 
 
 def test_a_user_without_scan(valkey: Server, world: World, point: Endpoint) -> None:
