@@ -13,7 +13,7 @@ from redist.session.operations import AskAll, Operation
 from redist.session.states import ERROR
 from redist.store import calls
 from redist.store.keys import Key, encode_key
-from redist.submitting import Options, integer
+from redist.submitting import Options, integer, zipped
 from redist.timeouts import seconds
 
 __all__ = ["Client"]
@@ -236,13 +236,11 @@ class Client(ClientBase):
             raise NotImplementedError(
                 "actors are not offered: keep state in a task's result, or in your own process"
             )
-        if not iterables:
-            raise ValueError("map needs at least one iterable")
         options = None
         if workers is not None or resources or retries or priority or allow_other_workers:
             options = Options(workers, resources, retries, priority, allow_other_workers)
         size = _SLICE if batch_size is None else min(integer("batch_size", batch_size, 1), _SLICE)
-        rows: Iterable[tuple[Any, ...]] = zip(*iterables)
+        rows = zipped(func, iterables)
         keys: list[str] | None = None
         if isinstance(key, list):
             rows = list(rows)
@@ -412,7 +410,7 @@ class Client(ClientBase):
         if name is not None:
             if len(args) != 1:
                 raise ValueError("with name= one value is published")
-            encode_key(name)  # refuses what cannot be a key of a dict either
+            datasets.wire_name(name)  # refuses what cannot be a key of a dict either
             items = {name: args[0], **items}
         elif args:
             raise ValueError(

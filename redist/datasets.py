@@ -25,13 +25,24 @@ from redist.store.replies import parse_dataset
 if TYPE_CHECKING:
     from redist.client import Client
 
-__all__ = ["get", "names", "publish", "unpublish"]
+__all__ = ["get", "names", "publish", "unpublish", "wire_name"]
 
 #: Bytes of a value that is kept in the dataset's record itself.
 _DIRECT = 64 * 1024
 #: Bytes of a value that holds Futures, which is always kept in the record.
 _ANY = 1 << 29
 _ABSENT: Any = object()
+
+
+def wire_name(name: Key) -> str:
+    """Return the wire name of a dataset.
+
+    Raises
+    ------
+    InvalidKey
+        If it cannot be one.
+    """
+    return encode_key(name, "dataset's name")
 
 
 def publish(client: Client, items: dict[Key, Any], override: bool) -> Operation[None]:
@@ -53,7 +64,7 @@ def publish(client: Client, items: dict[Key, Any], override: bool) -> Operation[
             payload = dumps((True, future))
         assert payload.inline is not None
         try:
-            yield Ask(calls.publish(encode_key(name), payload.inline, payload.contains, override=override))
+            yield Ask(calls.publish(wire_name(name), payload.inline, payload.contains, override=override))
         except Refused as refused:
             if refused.code == "exists":
                 raise DatasetExists(
@@ -68,7 +79,7 @@ def get(client: Client, name: Key, default: Any = _ABSENT) -> Operation[Any]:
     """Return the value that is published under `name`."""
     token = secrets.token_hex(8)
     try:
-        reply = yield Ask(calls.get_dataset(encode_key(name), token))
+        reply = yield Ask(calls.get_dataset(wire_name(name), token))
     except Refused:
         if default is not _ABSENT:
             return default
@@ -88,7 +99,7 @@ def get(client: Client, name: Key, default: Any = _ABSENT) -> Operation[Any]:
 def unpublish(client: Client, name: Key) -> Operation[None]:
     """Withdraw a dataset."""
     try:
-        yield Ask(calls.unpublish(encode_key(name)))
+        yield Ask(calls.unpublish(wire_name(name)))
     except Refused:
         raise DatasetNotFound(
             f"no dataset {name!r} is published; list_datasets() names those that are"

@@ -142,7 +142,7 @@ class DatasetExists(RedistError, KeyError):
 
 
 class InvalidKey(RedistError, TypeError):
-    """A key that is neither a str nor a tuple of plain values, or is too long."""
+    """A key, or the name of a dataset, that is neither a str nor a tuple of plain values, or is too long."""
 
 
 class NoWorkers(RedistError):

@@ -20,7 +20,7 @@ from redist.store.keys import Key, decode_key, encode_key
 if TYPE_CHECKING:
     from redist.client import Client
 
-__all__ = ["Options", "Submitter", "apply", "call_site", "integer", "worker_names"]
+__all__ = ["Options", "Submitter", "apply", "call_site", "integer", "worker_names", "zipped"]
 
 _HERE = __file__.rpartition("/")[0]
 _COUNT = struct.Struct("<I")
@@ -112,6 +112,36 @@ def integer(what: str, value: Any, least: int | None = None) -> int:
     if least is not None and number < least:
         raise ValueError(f"{what} cannot be {'negative' if least == 0 else f'less than {least}'}: {value}")
     return number
+
+
+def zipped(func: Any, iterables: Sequence[Any]) -> Iterable[tuple[Any, ...]]:
+    """Return the arguments of each call of a `map`.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to go over.
+    TypeError
+        If one of them cannot be gone over.
+    """
+    if not iterables:
+        raise ValueError("map needs at least one iterable")
+    iterators = []
+    for number, given in enumerate(iterables, 1):
+        try:
+            iterators.append(iter(given))
+        except TypeError as error:
+            what = (
+                "a Future, and its value is not here"
+                if isinstance(given, Future)
+                else f"no iterable: {given!r:.80}"
+            )
+            raise TypeError(
+                f"map goes over the items of its arguments, and number {number} after the function is {what}; pass a list, "
+                f"or use submit for one call of {getattr(func, '__name__', 'the function')}, or a keyword for what is the "
+                "same in every call"
+            ) from error
+    return zip(*iterators)
 
 
 def _amount(name: Any, value: Any) -> str:

@@ -57,16 +57,37 @@ def wait(fs: Any, timeout: float | str | None = None, return_when: str = ALL_COM
     TypeError, ValueError
         If `fs` holds anything but Futures, or `return_when` is neither.
     """
-    futures: list[Future[Any]] = [fs] if isinstance(fs, Future) else list(fs)
-    for future in futures:
-        if not isinstance(future, Future):
-            raise TypeError(f"wait takes Futures, not {type(future).__name__}")
+    futures = [fs] if isinstance(fs, Future) else _futures("wait", "fs", fs)
     if return_when not in (ALL_COMPLETED, FIRST_COMPLETED):
         raise ValueError(f"return_when is 'ALL_COMPLETED' or 'FIRST_COMPLETED', not {return_when!r}")
     if not futures:
         return DoneAndNotDoneFutures(set(), set())
     client = futures[0].client
     return client._run(_wait(client, futures, seconds(timeout), return_when))
+
+
+def _futures(function: str, argument: str, given: Any) -> list[Future[Any]]:
+    """Return a collection of Futures as a list.
+
+    Raises
+    ------
+    TypeError
+        If it is none, or holds anything else.
+    """
+    help_ = f"pass a list of Futures as {argument}, as submit and map return them"
+    try:
+        iterator = iter(given)
+    except TypeError as error:
+        raise TypeError(
+            f"{function} takes Futures in a list, not {type(given).__name__} {given!r:.80}; {help_}"
+        ) from error
+    futures = list(iterator)
+    for number, future in enumerate(futures):
+        if not isinstance(future, Future):
+            raise TypeError(
+                f"{function} takes Futures, not {type(future).__name__} {future!r:.80}, which is number {number}; {help_}"
+            )
+    return futures
 
 
 class _First(Waiter):
@@ -146,7 +167,7 @@ class as_completed:
         self._waiting: dict[FutureState, list[Future[Any]]] = {}
         self._ready: list[Future[Any]] = []
         self._taken = 0
-        self.update(futures or ())
+        self.update(() if futures is None else futures)
 
     # --- adding -----------------------------------------------------------------------------------------------------
 
@@ -156,10 +177,7 @@ class as_completed:
 
     def update(self, futures: Iterable[Future[Any]]) -> None:
         """Add several Futures."""
-        futures = list(futures)
-        for future in futures:
-            if not isinstance(future, Future):
-                raise TypeError(f"as_completed takes Futures, not {type(future).__name__}")
+        futures = _futures("as_completed", "futures", futures)
         if not futures:
             return
         client = self._the_client(futures[0])

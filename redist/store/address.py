@@ -126,6 +126,8 @@ def parse(address: str, **options: object) -> Address:
     if not isinstance(address, str):
         raise TypeError(f"an address is a str, not {type(address).__name__}; {_HELP}")
     text = address.strip()
+    if not text:
+        raise ValueError(f"the address is empty; {_HELP}")
     if "://" not in text:
         text = f"unix://{text}" if text.startswith("/") else f"redis://{text}"
     parts = urlsplit(text)

@@ -62,8 +62,8 @@ def prefix_of(namespace: str) -> str:
     return f"redist:{{{check_namespace(namespace)}}}:"
 
 
-def encode_key(key: Key) -> str:
-    """Return the wire name of a user's key.
+def encode_key(key: Key, what: str = "key") -> str:
+    """Return the wire name of a user's key, or of what else is named so; errors say `what` it is.
 
     Raises
     ------
@@ -73,19 +73,23 @@ def encode_key(key: Key) -> str:
     if type(key) is str or isinstance(key, str):
         name = str(key)
         if not name:
-            raise InvalidKey("a key cannot be the empty string")
+            raise InvalidKey(f"a {what} cannot be the empty string")
         if _NEEDS_ESCAPE.search(name):
             name = _NEEDS_ESCAPE.sub(_escape, name)
         if name[0] in _TAKEN_FIRST and name[:2] not in ("\\x", "\\u", "\\\\"):
             name = "\\" + name
     elif isinstance(key, tuple):
-        name = repr(_plain_tuple(key))
+        name = repr(_plain_tuple(key, what))
         if _NEEDS_ESCAPE.search(name.replace("\\", "")):
-            name = ascii(_plain_tuple(key))
+            name = ascii(_plain_tuple(key, what))
     else:
-        raise InvalidKey(f"a key is a str or a tuple of plain values, not {type(key).__name__}: {key!r:.80}")
+        raise InvalidKey(
+            f"a {what} is a str or a tuple of plain values, not {type(key).__name__}: {key!r:.80}"
+        )
     if len(name) > MAX_KEY_BYTES or len(name.encode()) > MAX_KEY_BYTES:
-        raise InvalidKey(f"the key {name[:40]!r}... is longer than {MAX_KEY_BYTES} bytes; use a shorter one")
+        raise InvalidKey(
+            f"the {what} {name[:40]!r}... is longer than {MAX_KEY_BYTES} bytes; use a shorter one"
+        )
     return name
 
 
@@ -121,20 +125,24 @@ def _unescape(match: re.Match[str]) -> str:
     return chr(int(text[1:], 16)) if len(text) > 1 else text
 
 
-def _plain_tuple(key: tuple[object, ...]) -> tuple[object, ...]:
+def _plain_tuple(key: tuple[object, ...], what: str) -> tuple[object, ...]:
     items: list[object] = []
     for given in key:
         item = given.item() if _is_numpy_scalar(given) else given
         if isinstance(item, tuple):
-            items.append(_plain_tuple(item))
+            items.append(_plain_tuple(item, what))
         elif type(item) in _PLAIN:
             if type(item) is float and not math.isfinite(item):
-                raise InvalidKey(f"a tuple key cannot hold {item!r}, which is no literal: {key!r:.80}")
+                raise InvalidKey(
+                    f"a tuple as a {what} cannot hold {item!r}, which is no literal: {key!r:.80}"
+                )
             items.append(item)
         elif isinstance(item, str):
             items.append(str(item))
         else:
-            raise InvalidKey(f"a tuple key holds plain values only, not {type(given).__name__}: {key!r:.80}")
+            raise InvalidKey(
+                f"a tuple as a {what} holds plain values only, not {type(given).__name__}: {key!r:.80}"
+            )
     return tuple(items)
 
 

@@ -8,14 +8,60 @@ from typing import Any
 
 import pytest
 
-from redist import Client, Future, LocalCluster, wait
-from redist.errors import ClientClosed
+from redist import Client, Future, LocalCluster, as_completed, wait
+from redist.errors import ClientClosed, InvalidKey
 
 
 def test_addresses() -> None:
     for address in (5, 1.5, [], b"redis://localhost"):
         with pytest.raises(TypeError, match="URL of a server"):
             Client(address)
+
+
+def test_an_empty_address() -> None:
+    for address in ("", "  "):
+        with pytest.raises(ValueError, match=r"the address is empty; use redis://"):
+            Client(address)
+    with pytest.raises(ValueError, match="unknown scheme"):
+        Client("http://h")
+
+
+def test_what_is_no_iterable(client: Client) -> None:
+    with pytest.raises(TypeError, match=r"map .* number 1 after the function is no iterable: 5; pass a list"):
+        client.map(str, 5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"number 2 after the function is no iterable: None"):
+        client.map(divmod, [1], None)  # type: ignore[arg-type]
+    future = client.submit(len, "abc")
+    with pytest.raises(TypeError, match=r"number 1 after the function is a Future"):
+        client.map(str, future)  # type: ignore[arg-type]
+    with pytest.raises(
+        TypeError, match=r"wait takes Futures in a list, not int 5; pass a list of Futures as fs"
+    ):
+        wait(5)
+    with pytest.raises(TypeError, match=r"as_completed takes Futures in a list, not int 5; .* as futures"):
+        as_completed(5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"as_completed takes Futures in a list, not Future <Future: "):
+        as_completed(future)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"as_completed takes Futures, not int 5, which is number 1"):
+        as_completed([future, 5])  # type: ignore[list-item]
+    assert client.gather(client.map(divmod, iter([7, 8]), iter([2, 3]))) == [(3, 1), (2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (5, "a dataset's name is a str or a tuple"),
+        ("", "a dataset's name cannot be the empty string"),
+        ("n" * 20_000, "the dataset's name 'n*'... is longer"),
+        (("x", [1]), "a tuple as a dataset's name holds plain values only"),
+    ],
+)
+def test_names_of_datasets(client: Client, name: Any, words: str) -> None:
+    with pytest.raises(InvalidKey, match=words):
+        client.publish_dataset(1, name=name)
+    for call in (client.get_dataset, client.unpublish_dataset):
+        with pytest.raises(InvalidKey, match=words):
+            call(name)
 
 
 @pytest.mark.parametrize(
