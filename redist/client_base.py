@@ -12,6 +12,7 @@ from redist.callbacks import Callbacks, close_behind, print_output, weakly
 from redist.client_core import ClientCore
 from redist.errors import ClientClosed
 from redist.explaining import Inbox
+from redist.missing import NOT_YET, check_options, not_yet
 from redist.peers import Peers
 from redist.protocol import names_inside
 from redist.session.session import Session
@@ -40,6 +41,13 @@ class ClientBase(ClientCore):
 
     cluster: Any
     _name: str | None
+
+    if not TYPE_CHECKING:  # for a type checker every name would be there
+
+        def __getattr__(self, name: str) -> Any:
+            if name in NOT_YET:
+                raise AttributeError(not_yet(name), name=name, obj=self)
+            return object.__getattribute__(self, name)  # says what is missing, in a property too
 
     def __init__(
         self,
@@ -80,6 +88,8 @@ class ClientBase(ClientCore):
             "threads_per_worker": threads_per_worker,
             **kwargs,
         }
+        if kwargs:
+            check_options(type(self), kwargs)
         self._cluster_options = {key: value for key, value in cluster_options.items() if value is not None}
         if address is not None and self._cluster_options:
             raise TypeError(

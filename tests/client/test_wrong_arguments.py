@@ -10,6 +10,7 @@ import pytest
 
 from redist import Client, Future, LocalCluster, as_completed, wait
 from redist.errors import ClientClosed, InvalidKey
+from redist.missing import NOT_YET
 
 
 def test_addresses() -> None:
@@ -24,6 +25,32 @@ def test_an_empty_address() -> None:
             Client(address)
     with pytest.raises(ValueError, match="unknown scheme"):
         Client("http://h")
+
+
+def test_an_argument_that_a_client_has_not(cluster: LocalCluster) -> None:
+    with pytest.raises(TypeError, match=r"Client has no argument 'n_wrkrs'; did you mean 'n_workers'\?"):
+        Client(n_wrkrs=2)
+    with pytest.raises(
+        TypeError, match=r"Client has no argument 'memory_limits'; did you mean 'memory_limit'\?"
+    ):
+        Client(cluster, memory_limits=2)
+    with pytest.raises(TypeError, match="Client has no argument 'xyzzy'; there are: address, n_workers, "):
+        Client(xyzzy=1)
+    with pytest.raises(TypeError, match=r"memory_limit.*options of a local cluster"):
+        Client(cluster, memory_limit=2)
+
+
+def test_methods_of_dask_that_are_not_there_yet(client: Client) -> None:
+    with pytest.raises(AttributeError, match=r"redist's Client has no `run` yet \(see .*README\)"):
+        client.run(len, "abc")
+    for name in NOT_YET:
+        assert not hasattr(client, name)
+        assert name not in dir(client)
+    with pytest.raises(AttributeError, match="'Client' object has no attribute 'sumbit'"):
+        client.sumbit(len, "abc")
+    unborn = Client(asynchronous=True)
+    with pytest.raises(AttributeError, match="'_endpoint'"):
+        _ = unborn.url
 
 
 def test_what_is_no_iterable(client: Client) -> None:
