@@ -781,7 +781,7 @@ def run(
     """Run machines until at least `wanted` steps were made; returns how many."""
     begun = steps
     while steps - begun < wanted:
-        made = machine(server, slice_, racing)
+        made = machine(server, slice_ if slice_ >= 0 else (2, 0)[seed_ % 2], racing)
         seed(seed_)(made)
         examples = max(10, min(200, (wanted - (steps - begun)) // length))
         run_state_machine_as_test(
