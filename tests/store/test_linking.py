@@ -344,6 +344,36 @@ def test_a_name_that_is_forgotten_comes_back_with_a_registration_anew(big: World
     assert client.told["all"].type == "DataLost"
 
 
+def test_what_was_cancelled_for_an_unknown_dependency_may_be_submitted_again_at_once(big: World) -> None:
+    client = big.client()
+    names = [f"d{i}" for i in range(PART)]
+    client.ok(C.commit([C.Value(n, 1, 0, 0, 1, "int", b"1") for n in names]))
+    client.do(C.submit([task("all", *names, flags=C.MORE)], F))
+    client.do(C.link("all", PART, ["?"], last=True))
+    while client.do(C.submit([task("all", "d1")], F)) == [b"WAIT"]:
+        assert big.reader.send(C.continue_())[0] == b"OK"
+    big.drain()
+    assert big.state("all") == "queued"
+    big.check()
+
+
+def test_a_submitter_that_lets_go_and_comes_again(big: World) -> None:
+    """What it told by half is given up for good, however much work the letting go leaves."""
+    client, other = big.client(), big.client()
+    names = [f"d{i}" for i in range(300)]
+    client.ok(C.commit([C.Value(n, 1, 0, 0, 1, "int", b"1") for n in names]))
+    client.ok(C.submit([task(f"t{n}", n) for n in names], F))
+    client.ok(C.ledger([(n, 0) for n in names[2:]]))
+    begin(client, "all", "d0")
+    other.ok(C.submit([task("on", "all")], F))
+    client.do(C.ledger([*((f"t{n}", 0) for n in names), ("all", 0)]))
+    client.do(C.submit([task("all", "d0", "d1")], F))
+    big.drain()
+    assert "linking" not in big.record("all")
+    assert big.state("all") == "erred"
+    big.check()
+
+
 def test_what_is_forgotten_while_it_is_revived_is_not_run(big: World) -> None:
     client, worker = big.client(), big.worker()
     x = big.executor(worker)

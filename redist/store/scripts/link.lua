@@ -68,7 +68,7 @@ if fault then
     S.tell_cancelled(ME, name, fault)
   end
   S.abandon('1 ' .. name)
-  S.later('free ' .. name)
+  S.free(name) -- now: it may be submitted again behind this
 else
   local ready = total > 0 and complete()
   if unfinished and erred then

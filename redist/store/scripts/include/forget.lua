@@ -254,7 +254,7 @@ end
 function S.let_go(name, h, field)
   h[field] = nil
   if h.linking and field == 'refs:' .. h.linking then
-    S.later('abandon 0 ' .. name)
+    S.abandon('0 ' .. name) -- now: its submitter may come again before the work list is
   end
   if wanted(h) then
     call('HDEL', RECORD .. name, field)
