@@ -7,7 +7,8 @@ from typing import Any, TypeVar, overload
 
 from redist import datasets, describing, gathering, scattering
 from redist.belonging import check
-from redist.client_base import NO_DEFAULT, ClientBase
+from redist.client_base import NO_DEFAULT
+from redist.client_cluster import ClientCluster
 from redist.future import Future
 from redist.session.operations import AskAll, Operation
 from redist.session.states import ERROR
@@ -23,7 +24,7 @@ T = TypeVar("T")
 _SLICE = 500
 
 
-class Client(ClientBase):
+class Client(ClientCluster):
     """Submits tasks, shares data, and holds references to it.
 
     Parameters

@@ -15,6 +15,7 @@ from redist.explaining import Inbox
 from redist.missing import NOT_YET, check_options, not_yet
 from redist.peers import Peers
 from redist.protocol import names_inside
+from redist.running import Runs
 from redist.session.session import Session
 from redist.session.states import FutureState
 from redist.session.thread_driver import ThreadDriver
@@ -183,6 +184,7 @@ class ClientBase(ClientCore):
         self._segments = gathering.Segments(self._peers)
         self._submitter = Submitter(self._me)
         self._inbox = Inbox(self._me)
+        self._runs = Runs()
         self.session.contained = names_inside
 
     def _started(self) -> None:

@@ -145,6 +145,14 @@ class InvalidKey(RedistError, TypeError):
     """A key, or the name of a dataset, that is neither a str nor a tuple of plain values, or is too long."""
 
 
+class WorkerGone(RedistError, OSError):
+    """The worker that was asked is not there, or its process ended before it answered."""
+
+
+class NoScheduler(RedistError, NotImplementedError):
+    """What was asked for needs a scheduler process, and there is none; the message says what to use instead."""
+
+
 class NoWorkers(RedistError):
     """No living worker can take the data; start one, or relax ``workers=``."""
 

@@ -62,6 +62,7 @@ class Inbox:
     ====================================== ==========================================================================
     ``["sites", name, asker, token]``      where were your Futures of this key made?
     ``["made", token, [line, time]...]``   the answer; the time is in seconds of the epoch
+    ``["ran", ...]``, ``["unknown", ...]`` answers of executors, see `redist.running`
     ====================================== ==========================================================================
 
     Parameters
@@ -95,9 +96,10 @@ class Inbox:
         with contextlib.suppress(RedistError):
             while messages := client._peers.command("LPOP", inbox, _AT_A_TIME):
                 for data in messages:
-                    self._obey(msgpack.unpackb(data))
+                    self.obey(msgpack.unpackb(data))
 
-    def _obey(self, message: list[Any]) -> None:
+    def obey(self, message: list[Any]) -> None:
+        """Act on one message."""
         match message:
             case ["sites", str(name), int(asker), str(token)]:
                 answer = msgpack.packb(["made", token, *self._lines(name)])
@@ -106,6 +108,10 @@ class Inbox:
                 with self._arrived:
                     self._answers[token] = [(str(line), float(since)) for line, since in lines]
                     self._arrived.notify_all()
+            case ["ran", str(token), int(executor), int(ok), bytes(data)]:
+                self._client._runs.answered(token, executor, (bool(ok), data))
+            case ["unknown", str(token), int(executor)]:
+                self._client._runs.unheard(token, executor)
 
     def _lines(self, name: str) -> list[tuple[str, float]]:
         with self._client.session.lock:

@@ -230,8 +230,10 @@ class Future(Generic[T]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         bare = collect(self)
-        if bare is not None:
-            return bare
+        return self._hand_over() if bare is None else bare
+
+    def _hand_over(self) -> tuple[Any, ...]:
+        """Reduce to what takes it over in the process that loads it, within the hand-off's time."""
         self._check()
         if isinstance(self._client, Unbound):
             unbound = self._client

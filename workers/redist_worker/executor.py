@@ -31,6 +31,7 @@ from redist.store.side import Side
 from redist_worker.lane import DriverLane
 from redist_worker.local import Local, set_local
 from redist_worker.marks import Marks
+from redist_worker.orders import Loop, Orders
 from redist_worker.output import Output
 from redist_worker.runner import Runner
 from redist_worker.shelf import Shelf, open_shelves
@@ -158,6 +159,10 @@ class Executor:
         self.local = Local(options, self.driver, self.runner)
         set_local(self.local)
         set_task_client(self.client)
+        self.loop = Loop()
+        self.orders = Orders(self.driver, self.side, self.local, self.loop, self.client)
+        self.session.on_control = self.orders.look
+        self.orders.look()  # it may have come before
         self.output.install()
         self.runner.start()
 

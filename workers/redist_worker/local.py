@@ -70,6 +70,11 @@ class Local:
         return self._options.segments
 
     @property
+    def status(self) -> str:
+        """``running``: what can be asked here runs."""
+        return "running"
+
+    @property
     def pid(self) -> int:
         """The executor's process id."""
         return os.getpid()

@@ -1,0 +1,79 @@
+"""The part of `Client` that deals with the cluster's processes, and with what is kept beside keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+from redist import running
+from redist.client_base import ClientBase
+from redist.errors import NoScheduler
+
+__all__ = ["ClientCluster"]
+
+_ON_ERROR = ("raise", "return", "ignore")
+
+
+class ClientCluster(ClientBase):
+    """Looks at, and prepares, the processes of a cluster; see `Client`."""
+
+    # --- functions beside tasks -------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        workers: str | Collection[str] | None = None,
+        wait: bool = True,
+        nanny: bool = False,
+        on_error: str = "raise",
+        **kwargs: Any,
+    ) -> Any:
+        """Run a function once in every process that runs tasks, beside the tasks, however busy their threads are.
+
+        Parameters
+        ----------
+        function : callable
+            What to run, in a thread of its own; a coroutine in the process's loop. If it has an argument ``dask_worker``
+            it is given what `get_worker` returns there.
+        *args, **kwargs
+            Its arguments, as they are: a Future stays one.
+        workers : str or collection of str, optional
+            Addresses or names of workers, or keys of results; default: all.
+        wait : bool
+            Whether to wait for the end of a coroutine; otherwise nothing is returned.
+        nanny : bool
+            Not offered: the worker's own process runs no code of users.
+        on_error : {'raise', 'return', 'ignore'}
+            Whether an error is raised, stands among the results, or is left out.
+
+        Returns
+        -------
+        dict
+            Results by the worker's address. A worker with several executors has several results: ``ADDRESS/0``,
+            ``ADDRESS/1`` and so on.
+
+        Raises
+        ------
+        WorkerGone
+            If there is no such worker, or its process ended before it answered.
+        SerializationError
+            If function and arguments, or a result, cannot be serialized, or take more than 64 MiB.
+        Exception
+            What the function raised in one of them.
+        """
+        if on_error not in _ON_ERROR:
+            raise ValueError(f"on_error is 'raise', 'return' or 'ignore', not {on_error!r}")
+        if nanny:
+            raise NoScheduler(
+                "there is no nanny: run() reaches every process that runs tasks, and the worker's own process runs no code "
+                "of users"
+            )
+        return self._run(running.run(self._me, function, args, kwargs, workers, wait=wait, on_error=on_error))
+
+    def run_on_scheduler(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Raise `NoScheduler`: its state is in Redis."""
+        raise NoScheduler(
+            "there is no scheduler process: its state is in Redis, see docs/redis-schema.md; scheduler_info(), why() and "
+            "dump_cluster_state() show it, and run() runs a function in the processes that run tasks"
+        )
