@@ -34,7 +34,15 @@ class ConnectionLost(StoreError, ConnectionError):
 
 
 class ServerRefused(StoreError):
-    """The server answered, but is not fit: too old, wrong eviction policy, read-only, or without rights."""
+    """The server answered, but is not fit: too old, wrong eviction policy, read-only, or without rights.
+
+    Attributes
+    ----------
+    passing : bool
+        Whether it is to be expected that it is fit again by itself: it loads its data, is busy, or fails over.
+    """
+
+    passing = False
 
 
 class SchemaMismatch(ServerRefused):

@@ -22,6 +22,7 @@ __all__ = ["Side"]
 _LATER = frozenset(["LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN"])
 _ELSEWHERE = frozenset(["MOVED", "ASK"])
 _NEVER = frozenset(["READONLY", "NOAUTH", "NOPERM", "WRONGPASS"])
+_PASSING = _LATER | _ELSEWHERE | {"READONLY"}
 _PAUSE = 0.05
 
 
@@ -108,9 +109,11 @@ class Side:
                 time.sleep(_PAUSE)
 
     def _refused(self, error: hiredis.ReplyError) -> StoreError:
-        return ServerRefused(
+        refused = ServerRefused(
             f"{self.endpoint.url} does not take a command: {error}. See the server's log, and `redist acl USER` for rights"
         )
+        refused.passing = str(error).split(" ", 1)[0] in _PASSING
+        return refused
 
     def fields(self, key: str) -> dict[str, str]:
         """Return the hash at `key`, which is below the namespace's prefix."""

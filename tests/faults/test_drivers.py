@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import hiredis
 import pytest
 
 from faults.transport import Event, Fault, Proxy
@@ -17,6 +18,7 @@ from redist.session.thread_driver import ThreadDriver
 from redist.store import calls
 from redist.store.connect import Endpoint
 from redist.store.replies import HandOut
+from redist.store.side import Side
 from servers import Server, wait_until
 
 
@@ -177,3 +179,30 @@ def test_server_that_stays_away_fails_no_task() -> None:
     tasks = Tasks(Away(), None, None)  # type: ignore[arg-type]
     result, _ = tasks.execute(HandOut(1, 1, "k", "f" * 24, b"", [], 0))
     assert result.status == "retry"
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        ("LOADING Redis is loading the dataset in memory", "retry"),
+        ("READONLY You can't write against a read only replica.", "retry"),
+        ("NOPERM No permissions to access a key", "erred"),
+    ],
+)
+def test_server_that_does_not_answer_for_longer_than_a_read_may_last(words: str, status: str) -> None:
+    """While it loads its data, as when it is away, the task waits; what does not pass by itself is told."""
+    from redist_worker.tasks import Tasks
+
+    class Refusing:
+        def call(self, *args: object) -> None:
+            raise hiredis.ReplyError(words)
+
+    class At:
+        url, prefix, timeout = "unix:///loading", "redist:{x}:", 0.1
+
+        def open(self, timeout: float, *, retry: bool) -> Refusing:
+            return Refusing()
+
+    tasks = Tasks(Side(At()), None, None)  # type: ignore[arg-type]
+    result, _ = tasks.execute(HandOut(1, 1, "k", "f" * 24, b"", [], 0))
+    assert result.status == status

@@ -9,7 +9,14 @@ from collections.abc import Callable, Sequence
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
-from redist.errors import ConnectionLost, DeserializationError, RedistError, Reschedule, TransferError
+from redist.errors import (
+    ConnectionLost,
+    DeserializationError,
+    RedistError,
+    Reschedule,
+    ServerRefused,
+    TransferError,
+)
 from redist.protocol.arguments import unpack_arguments
 from redist.protocol.functions import load_function, may_hold_futures
 from redist.protocol.names import type_name
@@ -71,6 +78,8 @@ class Tasks:
             # Also of the server, when it stays away for long: that is no error of the task.
             return Result(name, attempt, "retry"), None
         except BaseException as error:
+            if isinstance(error, ServerRefused) and error.passing:
+                return Result(name, attempt, "retry"), None
             return _erred(task, error), None
         try:
             value = function(*args, **kwargs)
