@@ -7,7 +7,7 @@ import socket
 from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from redist import current, gathering
+from redist import current, gathering, scattering
 from redist.callbacks import Callbacks, close_behind, print_output, weakly
 from redist.client_core import ClientCore
 from redist.errors import ClientClosed
@@ -27,6 +27,7 @@ from redist.timeouts import seconds
 if TYPE_CHECKING:
     import asyncio
     from contextlib import AbstractContextManager
+    from threading import Thread
     from typing import Self
 
     from redist.client import Client
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 __all__ = ["NO_DEFAULT", "ClientBase"]
 
 NO_DEFAULT: Any = object()
+
+#: s that the end waits for workers to drop what was being written when it was given up
+_LAST_DROPS = 5.0
 
 
 class ClientBase(ClientCore):
@@ -136,6 +140,7 @@ class ClientBase(ClientCore):
         self._workers_seen = 0
         self._brokers: dict[int, BrokerClient] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._drops: set[Thread] = set()
         self._starting: asyncio.Future[None] | None = None
 
     def _connect(self) -> None:
@@ -268,8 +273,11 @@ class ClientBase(ClientCore):
         try:
             if hasattr(self, "_driver"):
                 await self._driver.see_off(limit)
-            for task in list(self._tasks):
+            tasks = self._tasks - {asyncio.current_task()}
+            for task in tasks:
                 task.cancel()
+            if tasks:
+                await asyncio.wait(tasks, timeout=limit)
             if hasattr(self, "_driver"):
                 await self._driver.close(limit)
         finally:
@@ -279,6 +287,8 @@ class ClientBase(ClientCore):
         self.status = "closed"
         current.unregister(self._me)
         if hasattr(self, "_peers"):
+            if os.getpid() == self._pid:
+                scattering.wait_for_drops(self._me, _LAST_DROPS)
             self._peers.close()
             self._segments.close()
         for broker in self._brokers.values():

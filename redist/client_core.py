@@ -19,6 +19,7 @@ from redist.timeouts import seconds
 
 if TYPE_CHECKING:
     import asyncio
+    from threading import Thread
 
     from redist.callbacks import Callbacks
     from redist.client import Client
@@ -43,6 +44,8 @@ class ClientCore:
     _callbacks: Callbacks
     _brokers: dict[int, BrokerClient]
     _tasks: set[asyncio.Task[Any]]
+    #: threads that have workers drop what was written and is not wanted
+    _drops: set[Thread]
 
     @property
     def _me(self) -> Client:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from hashlib import blake2b
 from math import inf
-from threading import Thread
+from threading import Lock, Thread, current_thread
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgpack
@@ -35,10 +35,12 @@ from redist.submitting import call_site, worker_names
 if TYPE_CHECKING:
     from redist.client import Client
 
-__all__ = ["Item", "prepare", "scatter", "store"]
+__all__ = ["Item", "prepare", "scatter", "store", "store_soon", "wait_for_drops"]
 
 _SLICE = 500
 _BULK = 1 << 20
+#: s that what was given up may go on to be written, before it is dropped
+_LONGEST_WRITE = 300.0
 
 
 class Item(NamedTuple):
@@ -120,12 +122,13 @@ def store(
     todo = [(state, payload) for state, payload in items if payload is not None]
     placed: list[tuple[str, int, int]] = []
     sent: set[str] = set()
+    writing = _Writing()
     try:
         inline = [(state, payload, 0, 0) for state, payload in todo if payload.inline is not None]
         large = [(state, payload) for state, payload in todo if payload.inline is None]
         written: list[tuple[FutureState, Payload, int, int]] = []
         if large:
-            written = yield from _write(client, large, workers, deadline, timeout, placed)
+            written = yield from _write(client, large, workers, deadline, timeout, placed, writing)
         yield from _commit(client, inline + written, keep, timeout, sent)
         pending = [state for state, payload in items if payload is None and state.status == PENDING]
         if pending:
@@ -150,17 +153,56 @@ def store(
                         client.session.ledger.forfeit(state)
                     state.fail(kept)
         if unanswered:
-            _drop_soon(client, [item for item in placed if item[0] not in sent])
+            _drop_soon(client, writing, [item for item in placed if item[0] not in sent])
         raise
 
 
-def _drop_soon(client: Client, placed: Sequence[tuple[str, int, int]]) -> None:
+class _Writing:
+    """What `store` writes: in an event loop the thread that writes goes on when `store` is cancelled."""
+
+    def __init__(self) -> None:
+        self._running = Lock()
+        self._given_up = False
+
+    def put(self, client: Client, worker: int, batch: list[tuple[str, int, Payload]]) -> None:
+        """Write payloads, unless it was given up; see `_put`."""
+        with self._running:
+            if self._given_up:
+                raise TransferError("the value is not wanted any more")
+            _put(client, worker, batch)
+
+    def give_up(self) -> None:
+        """Have nothing more be written, and return when nothing is."""
+        self._given_up = True
+        if self._running.acquire(timeout=_LONGEST_WRITE):
+            self._running.release()
+
+
+def _drop_soon(client: Client, writing: _Writing, placed: Sequence[tuple[str, int, int]]) -> None:
     """Have workers drop payloads (name, attempt, worker) that nobody will make known, in a thread of its own."""
     if placed:
-        Thread(target=_drop, args=(client, placed), name="redist-drop", daemon=True).start()
+        drop = Thread(target=_drop, args=(client, writing, placed), name="redist-drop", daemon=True)
+        client._drops.add(drop)
+        drop.start()
 
 
-def _drop(client: Client, placed: Sequence[tuple[str, int, int]]) -> None:
+def wait_for_drops(client: Client, timeout: float) -> None:
+    """Wait until nothing is left to be dropped; before the client's connections to workers are closed."""
+    until = time.monotonic() + timeout
+    for drop in list(client._drops):
+        drop.join(max(0.0, until - time.monotonic()))
+
+
+def _drop(client: Client, writing: _Writing, placed: Sequence[tuple[str, int, int]]) -> None:
+    try:
+        # A worker forgets at once what it is told to drop: told before it is written, it would keep it.
+        writing.give_up()
+        _drop_placed(client, placed)
+    finally:
+        client._drops.discard(current_thread())
+
+
+def _drop_placed(client: Client, placed: Sequence[tuple[str, int, int]]) -> None:
     for worker in {item[2] for item in placed}:
         payloads = [(name, attempt) for name, attempt, where in placed if where == worker]
         with contextlib.suppress(RedistError, OSError):  # a worker that is gone took them along
@@ -178,6 +220,7 @@ def _write(
     deadline: float | None,
     timeout: float | None,
     placed: list[tuple[str, int, int]],
+    writing: _Writing,
 ) -> Operation[list[tuple[FutureState, Payload, int, int]]]:
     """Write payloads into segments; a worker that cannot be reached is replaced by another one.
 
@@ -194,7 +237,7 @@ def _write(
             placed.append((state.name, attempt, worker))
         try:
             for worker, batch in groups.items():
-                yield Run(_put, (client, worker, batch))
+                yield Run(writing.put, (client, worker, batch))
         except TransferError:
             attempts -= 1
             client._peers.forget()
