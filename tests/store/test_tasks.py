@@ -242,6 +242,20 @@ def test_a_count_for_an_unknown_key_cancels(world: World, client: Caller) -> Non
     assert world.state("none") == "gone"
 
 
+@pytest.mark.parametrize("counts", [(1, 0), (2, 0), (0, 1), (0, 0), (2, 1, 0)])
+def test_several_counts_of_a_key_in_one_call(world: World, client: Caller, counts: tuple[int, ...]) -> None:
+    """The last one decides; of a key that is gone by then nothing is left."""
+    other = world.client()
+    client.ok(C.submit([task("a"), task("b")], F))
+    other.ok(C.ledger([("a", 1)]))
+    client.ok(C.ledger([(name, count) for count in counts for name in "ab"]))
+    known = counts[-1] > 0
+    held = world.command("SMEMBERS", f"holds:{client.ordinal}")
+    assert held == ([b"a"] if known else [])
+    assert world.record("a").get(f"refs:{client.ordinal}") == ("1" if known else None)
+    assert world.state("b") == "gone"
+
+
 def test_a_submission_without_a_reference_leaves_nothing(world: World, client: Caller, x: Caller) -> None:
     submit(client, task("a", count=0))
     assert world.state("a") == "gone"
@@ -369,6 +383,22 @@ def test_a_task_whose_class_is_lost_waits_for_it(world: World, client: Caller, x
     x.listen_up()
     finish(x, "b")
     assert [t.name for t in x.tasks] == ["a"]
+
+
+def test_a_lost_class_that_comes_again_wakes_those_who_may_run_it(
+    world: World, client: Caller, x: Caller
+) -> None:
+    world.checking = False
+    client.ok(C.submit([task("a", cls="k"), task("b", cls="k")], F))
+    x.listen_up()
+    assert world.state("a") == world.state("b") == "queued"
+    # as a client that registers anew says it again
+    client.ok(C.submit([task("a", cls="k"), task("b", cls="k")], F, [C.EligibilityClass("k", "w", "")]))
+    world.checking = True
+    x.listen_up()
+    assert [t.name for t in x.tasks] == ["a"]
+    finish(x, "a")
+    assert [t.name for t in x.tasks] == ["b"]
 
 
 def test_others_may_run_what_names_a_worker_loosely(world: World, client: Caller, x: Caller) -> None:

@@ -152,7 +152,10 @@ for _ = 1, classes_given do
   if call('SADD', P .. 'functions:' .. ME, a[i]) == 1 then
     S.use_function(a[i], 1)
   end
-  call('HSET', P .. 'class:' .. a[i], 'workers', a[i + 1], 'resources', a[i + 2], 'strict', int(a[i + 3]))
+  local new = call('HSET', P .. 'class:' .. a[i], 'workers', a[i + 1], 'resources', a[i + 2], 'strict', int(a[i + 3]))
+  if new > 0 and call('EXISTS', P .. 'queues') == 1 then
+    S.later('serve -') -- it was lost, it may be, while tasks of it are queued
+  end
   i = i + 4
 end
 
