@@ -77,6 +77,7 @@ end
 for fn, count in pairs(uses) do
   S.use_function(fn, -count)
 end
+local holds = {} -- name -> whether the caller holds it in the end, by the last of its counts
 for i = start, #a, 2 do
   local name, count = a[i], a[i + 1]
   local h = rec(name)
@@ -84,7 +85,7 @@ for i = start, #a, 2 do
     h = false
   end
   if count == 0 then
-    dropped[#dropped + 1] = name
+    holds[name] = false
     if h and h[field] then
       sum = sum - h[field]
       S.let_go(name, h, field)
@@ -92,7 +93,7 @@ for i = start, #a, 2 do
   elseif not h then
     if recovering then
       S.set(name, S.placeholder(name), field, int(count))
-      held[#held + 1] = name
+      holds[name] = true
       sum = sum + count
     else
       S.tell_cancelled(ME, name, 'the key is not known (released everywhere, cancelled, or from before a restart)')
@@ -101,7 +102,7 @@ for i = start, #a, 2 do
     sum = sum + count - tonumber(h[field] or 0)
     local first_one = not h[field]
     S.set(name, h, field, int(count))
-    held[#held + 1] = name
+    holds[name] = true
     local state = word(h.state)
     if state == 'released' then
       S.later('revive ' .. name)
@@ -109,8 +110,12 @@ for i = start, #a, 2 do
       S.tell_one(ME, name, h)
     end
   else
-    held[#held + 1] = name
+    holds[name] = true
   end
+end
+for name, is_held in pairs(holds) do
+  local list = is_held and held or dropped
+  list[#list + 1] = name
 end
 S.many('SREM', P .. 'holds:' .. ME, dropped)
 S.many('SADD', P .. 'holds:' .. ME, held)
