@@ -77,7 +77,7 @@ def ask(driver: AsyncioDriver, call: Call, timeout: float) -> list[Any]:
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
     """Do what others ask of the clients of `loop`, which stands still in this thread."""
     with _changed:
-        drivers = {asked.driver for asked in _unanswered if asked.driver.loop is loop}
+        drivers = {asked.driver for asked in _unanswered if asked.driver._loop is loop}
     for driver in drivers:
         send(driver)
         driver.stand_still_once()
