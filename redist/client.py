@@ -436,7 +436,7 @@ class Client(ClientCluster):
     # --- the cluster ------------------------------------------------------------------------------------------------
 
     def who_has(self, futures: Any = None, **kwargs: Any) -> Any:
-        """Return key -> addresses of the workers that have its payload."""
+        """Return key -> addresses of the workers that have its payload; of all keys that anybody refers to for None."""
         return self._run(describing.who_has(self, futures))
 
     def has_what(self, workers: str | Collection[str] | None = None, **kwargs: Any) -> Any:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from redist import running
+from redist import describing, inspecting, running
 from redist.client_base import ClientBase
 from redist.errors import NoScheduler
 
@@ -77,3 +77,61 @@ class ClientCluster(ClientBase):
             "there is no scheduler process: its state is in Redis, see docs/redis-schema.md; scheduler_info(), why() and "
             "dump_cluster_state() show it, and run() runs a function in the processes that run tasks"
         )
+
+    # --- what there is ----------------------------------------------------------------------------------------------
+
+    def get_versions(self, check: bool = False, packages: Sequence[str] | None = None) -> Any:
+        """Return the versions of Python and of packages in this process and in those that run tasks.
+
+        Parameters
+        ----------
+        check : bool
+            Whether to raise ValueError if they differ.
+        packages : sequence of str, optional
+            Packages to tell of besides those that redist itself looks at.
+
+        Returns
+        -------
+        dict
+            ``client`` and, by address, ``workers``: each with ``host`` and ``packages``. There is no scheduler process:
+            ``scheduler`` has the server and its version among its ``packages``.
+        """
+        return self._run(inspecting.get_versions(self._me, check, list(packages or ())))
+
+    def nbytes(self, keys: Any = None, summary: bool = True, **kwargs: Any) -> Any:
+        """Return how many bytes values take as they are stored, -1 for one that is not there.
+
+        Parameters
+        ----------
+        keys : list of keys or Futures, optional
+            Which; default: all that anybody refers to, or that workers have.
+        summary : bool
+            Whether to add up keys that begin alike.
+
+        Raises
+        ------
+        KeyError
+            If a key is not known.
+        """
+        return self._run(inspecting.nbytes(self._me, keys, summary))
+
+    def call_stack(self, futures: Any = None, keys: Sequence[Any] | None = None) -> Any:
+        """Return what running tasks do now, worker by worker and key by key, as a text for each frame.
+
+        Parameters
+        ----------
+        futures : Future or collection of Futures, optional
+            Which; a task that waits stands for those that it waits for.
+        keys : list of keys, optional
+            Further ones. Without both: whatever runs.
+
+        Raises
+        ------
+        KeyError
+            If a key is not known.
+        """
+        names = None
+        if futures is not None or keys:
+            names = [] if futures is None else describing.names_of(self._me, futures)
+            names += [] if not keys else describing.names_of(self._me, list(keys))
+        return self._run(inspecting.call_stack(self._me, names))

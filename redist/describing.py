@@ -94,11 +94,25 @@ def read_states(names: list[str]) -> Operation[list[State]]:
     return [state for reply in replies for state in parse_states(reply)]
 
 
+def all_names(client: Client) -> list[str]:
+    """Return the wire names of the keys that anybody refers to, or that workers have payloads of. Blocks."""
+    peers = client._peers
+    callers = [ordinal for kind in ("clients", "executors") for ordinal in peers.fields(kind)]
+    names: dict[str, None] = {}
+    for ordinal in (*sorted(callers, key=int), "0"):
+        names |= dict.fromkeys(peers.members(f"holds:{ordinal}"))
+    for ordinal in peers.fields("workers"):
+        names |= dict.fromkeys(peers.fields(f"has:{ordinal}"))
+    return [name for name in names if not name.startswith("@")]
+
+
 def who_has(client: Client, futures: Any) -> Operation[dict[Key, tuple[str, ...]]]:
-    """Return the addresses of the workers that have each key's payload; none for a value that the server keeps."""
+    """Return the addresses of the workers that have each key's payload; none for a value that the server keeps.
+
+    Of all keys for None, without those that only tasks and containers still need and the server itself keeps.
+    """
     if futures is None:
-        with client.session.lock:
-            names = [state.name for state in client.session.states]
+        names = yield Run(all_names, (client,))
     else:
         names = names_of(client, futures)
     states = yield from read_states(names)
@@ -121,9 +135,13 @@ def _chosen(peers: list[Peer], workers: str | Iterable[str] | None) -> list[Peer
 
 
 def has_what(client: Client, workers: str | Iterable[str] | None) -> Operation[dict[str, tuple[Key, ...]]]:
-    """Return the keys of the payloads that each worker has."""
+    """Return the keys of the payloads that each worker has; none for a worker that is not there."""
     peers = _chosen((yield Run(client._peers.workers)), workers)
-    result = {}
+    result: dict[str, tuple[Key, ...]] = {}
+    if workers is not None:
+        known = {text for peer in peers for text in (peer.name, peer.address, str(peer.ordinal))}
+        wanted = [workers] if isinstance(workers, str) else map(str, workers)
+        result = {text: () for text in wanted if text not in known}
     for peer in peers:
         fields = yield Run(client._peers.fields, (f"has:{peer.ordinal}",))
         result[peer.address] = tuple(decode_key(name) for name in sorted(fields))
@@ -183,7 +201,9 @@ def scheduler_info(client: Client, n_workers: int) -> Operation[dict[str, Any]]:
             "nthreads": threads.get(str(peer.ordinal), 0),
             "memory_limit": int(_number(fields.get("memory_limit", "0"))),
             "resources": _resources(fields.get("resources", "")),
+            "services": {},
             "status": fields.get("status", "running"),
+            "nanny": None,
             "last_seen": _number(fields.get("seen", "0")) / 1000,
             "local_directory": peer.segments,
             "metrics": metrics,

@@ -8,11 +8,11 @@ __all__ = ["NOT_YET", "check_options", "not_yet"]
 
 NOT_YET = frozenset(
     {
-        "benchmark_hardware", "call_stack", "dashboard_link", "datasets", "dump_cluster_state", "forward_logging",
-        "futures_of", "get_events", "get_executor", "get_metadata", "get_task_stream", "get_versions", "get_worker_logs",
-        "log_event", "nbytes", "normalize_collection", "profile", "rebalance", "recreate_error_locally",
+        "benchmark_hardware", "dashboard_link", "datasets", "dump_cluster_state", "forward_logging",
+        "futures_of", "get_events", "get_executor", "get_metadata", "get_task_stream", "get_worker_logs",
+        "log_event", "normalize_collection", "profile", "rebalance", "recreate_error_locally",
         "recreate_task_locally", "register_plugin", "register_worker_callbacks", "register_worker_plugin", "replicate",
-        "restart_workers", "retire_workers", "run", "set_metadata", "story", "subscribe_topic", "unforward_logging",
+        "restart_workers", "retire_workers", "set_metadata", "story", "subscribe_topic", "unforward_logging",
         "unregister_worker_plugin", "unsubscribe_topic", "upload_file",
     }
 )  # fmt: skip

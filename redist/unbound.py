@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from redist.errors import NoClientError
 from redist.store.keys import decode_key
@@ -26,7 +26,7 @@ class Unbound:
 
     __slots__ = ("name", "namespace", "server", "token")
 
-    nbytes = 0
+    nbytes: Any = 0  # a Client has a method of this name
     type = ""
 
     def __init__(self, name: str, token: str, namespace: str, server: str) -> None:

@@ -53,10 +53,10 @@ class Wakeup:
 
 
 _looking = threading.Lock()
-_paused = False  # the garbage collection, by `_frames`
+_paused = False  # the garbage collection, by `frames`
 
 
-def _frames() -> dict[int, FrameType]:
+def frames() -> dict[int, FrameType]:
     """Return the topmost frame of every thread.
 
     CPython makes the dict under its lock of all threads. A garbage collection at that moment that comes to a
@@ -76,7 +76,7 @@ def _frames() -> dict[int, FrameType]:
 
 def runs(thread: int, code: CodeType, owner: object) -> bool:
     """Whether a thread is inside the method of `owner` that has this code."""
-    frame = _frames().get(thread)
+    frame = frames().get(thread)
     while frame is not None:
         if frame.f_code is code and frame.f_locals.get("self") is owner:
             return True

@@ -120,6 +120,16 @@ class Side:
         flat = iter(self.command("HGETALL", self.endpoint.prefix + key))
         return {field.decode(): value.decode(errors="replace") for field, value in zip(flat, flat)}
 
+    def members(self, key: str) -> set[str]:
+        """Return the set at `key`, which is below the namespace's prefix."""
+        cursor: bytes = b"0"
+        found: set[str] = set()
+        while True:
+            cursor, some = self.command("SSCAN", self.endpoint.prefix + key, cursor, "COUNT", 1000)
+            found.update(member.decode() for member in some)
+            if cursor == b"0":
+                return found
+
     def close(self) -> None:
         """Close the connection; none is made again."""
         self._closed = True

@@ -7,8 +7,12 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
+from redist.session.wakeup import frames
+
 if TYPE_CHECKING:
     import tempfile
+    from collections.abc import Iterable
+    from types import FrameType
 
     from redist.session.thread_driver import ThreadDriver
     from redist_worker.executor import Options
@@ -16,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Local", "get_worker", "rejoin", "secede", "set_local"]
 
+_TASKS = os.path.join(os.path.dirname(__file__), "tasks.py")
 _local: Local | None = None
 
 
@@ -79,6 +84,16 @@ class Local:
         """The executor's process id."""
         return os.getpid()
 
+    def call_stacks(self, names: Iterable[str] | None = None) -> dict[str, list[str]]:
+        """Return what each running task does now: wire name -> a text for each frame, the outermost first."""
+        executing = self._runner.executing()
+        tops = frames()
+        return {
+            name: _described(tops[thread])
+            for name, thread in executing.items()
+            if thread in tops and (names is None or name in names)
+        }
+
     def log_event(self, topic: str, message: Any) -> None:
         """Log `message` under `topic`, in the worker's log."""
         import logging
@@ -91,6 +106,18 @@ class Local:
             if self._directory is not None:
                 self._directory.cleanup()
                 self._directory = None
+
+
+def _described(top: FrameType | None) -> list[str]:
+    """Return the frames of a task as text, without those that called it."""
+    import traceback
+
+    stack = traceback.extract_stack(top)
+    ours = [i for i, frame in enumerate(stack) if frame.filename == _TASKS]
+    return [
+        f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}\n\t{frame.line or ""}'
+        for frame in stack[ours[-1] + 1 if ours and ours[-1] + 1 < len(stack) else 0 :]
+    ]
 
 
 def set_local(local: Local) -> None:

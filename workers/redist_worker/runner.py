@@ -125,6 +125,10 @@ class Runner:
         """How many tasks run or wait inside this executor now."""
         return self._turns.running + self._turns.blocked
 
+    def executing(self) -> dict[str, int]:
+        """Return which tasks run now: wire name -> thread."""
+        return {task.name: thread.ident for thread in list(self._all) if (task := thread.task) is not None}
+
     # --- what the server sends --------------------------------------------------------------------------------------
 
     def on_tasks(self, tasks: Sequence[HandOut]) -> None:

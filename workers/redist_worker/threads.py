@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from _thread import get_ident
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -43,6 +44,7 @@ class TaskThread:
     """
 
     slot: int = -1
+    ident: int = field(default_factory=get_ident)
     queue: deque[HandOut] = field(default_factory=deque)
     #: attempts in the queue that nobody wants any more
     void: set[int] = field(default_factory=set)
