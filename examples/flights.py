@@ -29,7 +29,7 @@ from redist import Client, as_completed
 if TYPE_CHECKING:
     from redist import Future
 
-console = Console(width=100)
+console = Console(width=80)
 _NULLS = csv.ConvertOptions(null_values=["", "NA"], strings_can_be_null=True)
 
 
@@ -118,7 +118,9 @@ def longest_wait(flights: pa.Table) -> pa.Table:
 
 def show(title: str, table: pa.Table, rows: int = 6) -> None:
     """Print the first rows of a table."""
-    sheet = Sheet(title=title, title_justify="left", min_width=48)
+    more = f", the first {rows} of {table.num_rows}" if table.num_rows > rows else ""
+    console.print(f"[italic]{title}{more}[/italic]")
+    sheet = Sheet(min_width=48)
     for name in table.column_names:
         sheet.add_column(name, justify="left" if pa.types.is_string(table[name].type) else "right")
     for row in table.slice(0, rows).to_pylist():
@@ -131,11 +133,11 @@ def show(title: str, table: pa.Table, rows: int = 6) -> None:
     console.print(sheet)
 
 
-def show_memory(client: Client, when: str) -> tuple[int, int]:
-    """Print how many keys the cluster knows and how many bytes it holds for them."""
+def show_memory(client: Client, what: str) -> tuple[int, int]:
+    """Print how many keys the cluster knows, how many bytes it holds for them, and what they are."""
     usage = client.usage()
     console.print(
-        f"[dim]memory[/dim]  {when:<52} [bold]{usage.keys:>4}[/bold] keys  [bold]{usage.nbytes / 1e6:>8.2f}[/bold] MB"
+        f"[dim]memory[/dim] [bold]{usage.keys:>3}[/bold] keys [bold]{usage.nbytes / 1e6:>6.2f}[/bold] MB  {what}"
     )
     return usage.keys, usage.nbytes
 
@@ -145,6 +147,7 @@ def compute(client: Client) -> None:
     began = time.perf_counter()
     table, weather = read_flights(), read_weather()
     console.print(f"read {table.num_rows:,} flights in {time.perf_counter() - began:.2f} s")
+    console.print("each shared value has a key, and lives as long as somebody needs it:")
     show_memory(client, "before anything is shared")
 
     began = time.perf_counter()
@@ -155,7 +158,7 @@ def compute(client: Client) -> None:
     console.print(
         f"placed 12 months on {len(client.scheduler_info()['workers'])} workers in {time.perf_counter() - began:.2f} s"
     )
-    show_memory(client, "the flights are on the workers")
+    show_memory(client, "the flights in 12 months, and the weather")
 
     by_carrier = client.submit(total, "carrier", client.map(delays_by, ["carrier"] * 12, months))
     by_hour = client.submit(total, "hour", client.map(delays_by, ["hour"] * 12, months))
@@ -168,7 +171,7 @@ def compute(client: Client) -> None:
 
     with Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=30),
         TextColumn("{task.completed}/{task.total}"),
         TimeElapsedColumn(),
         console=console,
@@ -179,13 +182,13 @@ def compute(client: Client) -> None:
     show("mean arrival delay by carrier, minutes", by_carrier.result())
     show("mean arrival delay by hour of departure, minutes", by_hour.result())
     show("mean departure delay by visibility, minutes", by_sight.result())
-    show_memory(client, "the flights, the weather and three results")
+    show_memory(client, "12 months, the weather, and 3 results")
 
     del by_carrier, by_hour, by_sight, skies
     client.publish_dataset({"months": months, **results}, name="flights-2013")
     del results, months
-    wait_for(client, lambda keys, _: keys <= 16)
-    show_memory(client, "only what the published dataset pins")
+    wait_for(client, lambda keys, _: keys <= 1 + 12 + 3)  # the dataset, months and results: the weather has gone
+    show_memory(client, "a dataset, and in it 12 months and 3 results")
 
 
 def read_by_name(address: str) -> None:
@@ -193,8 +196,8 @@ def read_by_name(address: str) -> None:
     with Client(address) as client:
         flights = client.get_dataset("flights-2013")
         worst = client.gather(client.map(longest_wait, flights["months"]))
-        show("the second process: longest wait of each month, minutes", pa.concat_tables(worst), rows=12)
-        show_memory(client, "while the second process reads")
+        show("in a second process: the longest wait of each month, minutes", pa.concat_tables(worst), rows=12)
+        show_memory(client, "the same: it reads what is there, and makes no copy")
 
 
 def wait_for(client: Client, reached: object) -> None:
@@ -214,7 +217,7 @@ def main() -> int:
         subprocess.run([sys.executable, __file__, "--read", client.cluster.scheduler_address], check=True)
         client.unpublish_dataset("flights-2013")
         wait_for(client, lambda keys, nbytes: not keys and not nbytes)
-        keys, nbytes = show_memory(client, "the dataset is unpublished, nothing is needed")
+        keys, nbytes = show_memory(client, "the dataset is unpublished, and nothing is needed")
     return 0 if keys == nbytes == 0 else 1
 
 

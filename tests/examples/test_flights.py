@@ -32,3 +32,7 @@ def test_the_flights_run_to_the_end_and_leave_nothing() -> None:
     assert int(memory[1][0]) == 13
     assert float(memory[1][1]) > 40
     assert memory[-1] == ("0", "0.00")
+    # A terminal of 80 columns shows every line as it is meant, and each count of keys says of what.
+    assert max(map(len, run.stdout.splitlines())) <= 80
+    assert "16 keys  50.79 MB  a dataset, and in it 12 months and 3 results\n" in run.stdout
+    assert "in a second process: the longest wait of each month, minutes\n" in run.stdout
