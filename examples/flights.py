@@ -187,7 +187,8 @@ def compute(client: Client) -> None:
     del by_carrier, by_hour, by_sight, skies
     client.publish_dataset({"months": months, **results}, name="flights-2013")
     del results, months
-    wait_for(client, lambda keys, _: keys <= 1 + 12 + 3)  # the dataset, months and results: the weather has gone
+    # The weather goes; the dataset, its months and its results stay.
+    wait_for(client, lambda keys, _: keys <= 1 + 12 + 3)
     show_memory(client, "a dataset, and in it 12 months and 3 results")
 
 

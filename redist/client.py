@@ -10,6 +10,7 @@ from redist.belonging import check
 from redist.client_base import NO_DEFAULT
 from redist.client_cluster import ClientCluster
 from redist.future import Future
+from redist.raising import without_way
 from redist.session.operations import AskAll, Operation
 from redist.session.states import ERROR
 from redist.store import calls
@@ -352,7 +353,12 @@ class Client(ClientCluster):
         writable : bool
             Let arrays be written to: pages that are written to become private copies.
         """
-        return self._run(gathering.gather(self, futures, errors, copy, writable))
+        try:
+            return self._fetch(gathering.gather(self, futures, errors, copy, writable))
+        except BaseException as error:
+            if not without_way(error):
+                raise
+            raise error
 
     def scatter(
         self,

@@ -11,6 +11,7 @@ from redist import gathering, scattering
 from redist.belonging import Borrowing
 from redist.errors import ClientClosed, ForkedClientError
 from redist.future import DoneCallback, Future
+from redist.raising import without_way
 from redist.session.operations import Operation
 from redist.session.states import PENDING, FutureState
 from redist.store import calls
@@ -61,6 +62,20 @@ class ClientCore:
         self._check_alive()
         return self._driver.run(operation)
 
+    def _fetch(self, operation: Operation[T]) -> Any:
+        """Run an operation that may raise what a task raised; the caller cuts off its way."""
+        self._check_alive()
+        return self._awaited(operation) if self.asynchronous else self._driver.run(operation)
+
+    async def _awaited(self, operation: Operation[T]) -> T:
+        try:
+            result: T = await self._driver.run(operation)
+        except BaseException as error:
+            if not without_way(error):
+                raise
+            raise error
+        return result
+
     def _post(self, call: Call) -> None:
         self._check_alive()
         with self.session.lock:
@@ -109,7 +124,7 @@ class ClientCore:
     # --- Futures ask ------------------------------------------------------------------------------------------------
 
     def _result(self, future: Future[Any], timeout: Any, copy: bool, writable: bool) -> Any:
-        return self._run(self._result_of(future, seconds(timeout), copy, writable))
+        return self._fetch(self._result_of(future, seconds(timeout), copy, writable))
 
     def _result_of(
         self, future: Future[Any], timeout: float | None, copy: bool = False, writable: bool = False
@@ -136,10 +151,15 @@ class ClientCore:
 
         self._check_alive()
         operation = self._result_of(future, None)
-        if self.asynchronous:
-            result: T = await self._driver.run(operation)
-        else:
-            result = await asyncio.to_thread(self._driver.run, operation)
+        try:
+            if self.asynchronous:
+                result: T = await self._driver.run(operation)
+            else:
+                result = await asyncio.to_thread(self._driver.run, operation)
+        except BaseException as error:
+            if not without_way(error):
+                raise
+            raise error
         return result
 
     def _on_done(self, future: Future[Any], fn: Callable[[Any], object]) -> None:

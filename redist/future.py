@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from redist.belonging import check_server, server_of
 from redist.errors import ForeignFutureError, FutureCancelledError
 from redist.protocol.futures import collect, register_future_type
+from redist.raising import without_way
 from redist.session.states import CANCELLED, PENDING, FutureState, Status, Waiter
 from redist.store import calls
 from redist.store.keys import Key, decode_key, encode_key
@@ -173,7 +174,12 @@ class Future(Generic[T]):
             What the task raised.
         """
         self._check()
-        return cast(T, self._client._result(self, timeout, copy, writable))
+        try:
+            return cast(T, self._client._result(self, timeout, copy, writable))
+        except BaseException as error:
+            if not without_way(error):
+                raise
+            raise error
 
     def exception(self, timeout: float | str | None = None, **kwargs: object) -> BaseException | None:
         """Wait, and return the exception of a failed task, None if it succeeded."""

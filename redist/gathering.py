@@ -20,6 +20,7 @@ from redist.explaining import queued
 from redist.future import Future
 from redist.hanging import hang_across, until_ready
 from redist.protocol import loads, loads_inline, unpack_error
+from redist.raising import raise_told
 from redist.session.operations import AskAll, Operation, Run, Until
 from redist.session.states import CANCELLED, ERROR, FINISHED, LOST, PENDING, FutureState, Waiter, hang
 from redist.session.submissions import SLICE
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from redist.peers import Peers
     from redist.store.calls import Call
 
-__all__ = ["Segments", "error_of", "gather", "result_of", "values_of", "wait_for"]
+__all__ = ["Segments", "error_of", "gather", "raise_error", "result_of", "values_of", "wait_for"]
 
 #: How long a copy that cannot be reached is asked for again, s.
 PATIENCE = 15.0
@@ -130,7 +131,7 @@ def raise_error(client: Client, state: FutureState, deadline: float | None = Non
     """Raise the exception of a state that is neither pending nor finished."""
     exception, traceback = yield from error_of(client, state, deadline)
     try:
-        raise exception.with_traceback(traceback)
+        raise_told(exception, traceback)
     finally:
         del exception, traceback  # else it would keep this frame, and this frame it, and both the Future
 

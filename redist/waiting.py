@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from redist.current import default_client
 from redist.errors import FutureCancelledError
 from redist.future import Future
-from redist.gathering import error_of, values_of
+from redist.gathering import error_of, raise_error, values_of
 from redist.hanging import hang_across, until_ready
+from redist.raising import without_way
 from redist.session.operations import Operation, Until
 from redist.session.states import CANCELLED, FINISHED, PENDING, Collector, FutureState, Waiter, hang
 from redist.timeouts import seconds
@@ -272,9 +273,9 @@ class as_completed:
             raise FutureCancelledError(future.key, "its reference was released")
         if state.status == FINISHED:
             return future, (yield from values_of(client, [state], self._deadline))[0]
-        exception, traceback = yield from error_of(client, state)
         if self.raise_errors:
-            raise exception.with_traceback(traceback)
+            yield from raise_error(client, state)
+        exception, traceback = yield from error_of(client, state)
         return future, (type(exception), exception, traceback)
 
     def _batch(self, block: bool) -> Operation[list[Any]]:
@@ -295,7 +296,12 @@ class as_completed:
         client = self._the_client()
         if client.asynchronous:
             raise TypeError("with an asynchronous client use `async for`")
-        item = client._driver.run(self._next())
+        try:
+            item = client._driver.run(self._next())
+        except BaseException as error:
+            if not without_way(error):
+                raise
+            raise error
         if item is _END:
             raise StopIteration
         return item
@@ -309,12 +315,17 @@ class as_completed:
 
     async def __anext__(self) -> Any:
         client = self._the_client()
-        if client.asynchronous:
-            item = await client._driver.run(self._next())
-        else:
-            import asyncio
+        try:
+            if client.asynchronous:
+                item = await client._driver.run(self._next())
+            else:
+                import asyncio
 
-            item = await asyncio.to_thread(client._driver.run, self._next())
+                item = await asyncio.to_thread(client._driver.run, self._next())
+        except BaseException as error:
+            if not without_way(error):
+                raise
+            raise error
         if item is _END:
             raise StopAsyncIteration
         return item

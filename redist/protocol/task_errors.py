@@ -8,6 +8,7 @@ its text.
 from __future__ import annotations
 
 import builtins
+import linecache
 import os
 import pickle
 import traceback as tracebacks
@@ -91,6 +92,7 @@ def pack_error(exc: BaseException, traceback: TracebackType | None = None, key: 
                 "text": _formatted(exc, traceback, key, max_text)
                 if root is exc
                 else _formatted_frames(root, key, max_text),
+                "key": key,
                 "frames": _frames(traceback)[: _MAX_FRAMES if max_links else 0],
                 "error": _pack_link(exc, max_pickle, max_text, max_links, set(), {id(exc), id(root)}),
             }
@@ -109,8 +111,8 @@ def unpack_error(data: bytes | memoryview) -> tuple[BaseException, TracebackType
     """Return an exception and a traceback that shows the task's frames.
 
     The exception has its chain; at the end of it hangs a `RemoteTraceback` with the original traceback of the first of the
-    chain as text.
-    Its own ``__traceback__`` is empty.
+    chain as text, and its own ``__traceback__`` is empty. Where there is no chain and the files of the task read the
+    same here, a text would say everything twice: then the exception has the traceback, and a note names the task.
 
     Parameters
     ----------
@@ -122,13 +124,38 @@ def unpack_error(data: bytes | memoryview) -> tuple[BaseException, TracebackType
             return _from_store(bytes(data)), None
         record = pickle.loads(open_signed(b"error", data))
         exc = _unpack_link(record["error"])
-        if record["text"]:
-            _root(exc, _MAX_LINKS).__cause__ = RemoteTraceback(record["text"])
-        return exc, _traceback_of(record["frames"])
+        text, frames = record["text"], record["frames"]
+        traceback = _traceback_of(frames)
+        root = _root(exc, _MAX_LINKS)
+        if root is exc and _reads_the_same(text, frames) and _noted(exc, record.get("key")):
+            exc.__traceback__ = traceback  # who raises it without the traceback shows it, too
+        elif text:
+            root.__cause__ = RemoteTraceback(text)
+        return exc, traceback
     except errors.UnsignedPayload as refused:
         return refused, None
     except Exception as error:
         return errors.DeserializationError(f"the task failed, but its error cannot be read: {error}"), None
+
+
+def _reads_the_same(text: str, frames: list[tuple[str, str, int]]) -> bool:
+    """Return whether a traceback of `frames` shows here the lines of source that `text` shows, and there are some."""
+    for filename, name, line in frames:
+        _, head, rest = text.partition(f'  File "{filename}", line {line}, in {name}\n')
+        shown = rest.partition("\n")[0] if rest.startswith("    ") else ""
+        if not head or shown.strip() != linecache.getline(filename, line).strip():
+            return False
+    return bool(frames)
+
+
+def _noted(exc: BaseException, key: str | None) -> bool:
+    """Name the task in a note; return whether that was possible."""
+    try:
+        if key is not None:
+            exc.add_note(f"in the task {key}")
+    except Exception:
+        return False
+    return True
 
 
 def _pack_link(

@@ -1,4 +1,5 @@
 import gc
+import linecache
 import pickle
 import traceback
 import weakref
@@ -65,6 +66,15 @@ class Unpicklable(ValueError):
         self.handle = (i for i in ())
 
 
+class Noteless(ValueError):
+    def add_note(self, note):
+        raise RuntimeError("no")
+
+    @classmethod
+    def fail(cls):
+        raise cls("x")
+
+
 class Nasty(Exception):
     def __str__(self):
         raise RuntimeError("no")
@@ -85,12 +95,40 @@ def test_type_text_and_traceback_come_back():
     assert str(error) == "division by zero"
     assert [frame.name for frame in traceback.extract_tb(frames)] == ["raised", "divide"]
     assert traceback.extract_tb(frames)[-1].line == "return 1 / 0"
-    shown = "".join(traceback.format_exception(error))
-    assert "in the task inc-1" in shown
-    assert "return 1 / 0" in shown
-    assert shown.count("ZeroDivisionError") == 2
     with pytest.raises(ZeroDivisionError):
         raise error.with_traceback(frames)
+
+
+def test_a_traceback_that_reads_the_same_here_is_shown_once():
+    error, frames = there_and_back(raised(divide), key="inc-1")
+    shown = "".join(traceback.format_exception(error.with_traceback(frames)))
+    for text in ("Traceback", "return 1 / 0", "ZeroDivisionError", "in the task inc-1"):
+        assert shown.count(text) == 1
+    assert error.__cause__ is None
+
+
+@pytest.mark.parametrize("change", ["", "# another version\n{}"])
+def test_a_traceback_whose_source_is_not_here_is_shown_as_text(tmp_path, change):
+    """The file is not on this host, or another version of it."""
+    path = tmp_path / "theirs.py"
+    source = "def theirs():\n    return 1 / 0\n"
+    path.write_text(source)
+    space = {}
+    exec(compile(source, str(path), "exec"), space)
+    data = pack_error(raised(space["theirs"]), key="inc-1")
+    path.write_text(change.format(source))
+    linecache.clearcache()
+    error, frames = unpack_error(data)
+    shown = "".join(traceback.format_exception(error.with_traceback(frames)))
+    assert isinstance(error.__cause__, RemoteTraceback)
+    assert "in the task inc-1" in shown
+    assert shown.count("return 1 / 0") == 1
+
+
+def test_an_error_that_takes_no_notes_is_shown_as_text():
+    error, _ = there_and_back(raised(Noteless.fail), key="inc-1")
+    assert type(error) is Noteless
+    assert "in the task inc-1" in str(error.__cause__)
 
 
 def test_the_chain_is_kept():
@@ -102,7 +140,7 @@ def test_the_chain_is_kept():
     assert isinstance(error.__context__, ZeroDivisionError)
     assert "The above exception was the direct cause" in "".join(traceback.format_exception(error))
     error, _ = there_and_back(raised(hidden))
-    assert isinstance(error.__cause__, RemoteTraceback)
+    assert error.__cause__ is None
     assert "division" not in "".join(traceback.format_exception(error))
 
 
