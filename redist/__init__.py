@@ -8,6 +8,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from redist.client import Client
     from redist.cluster import LocalCluster
+    from redist.coordination.event import Event
+    from redist.coordination.multi_lock import MultiLock
+    from redist.coordination.pubsub import Pub, Sub
+    from redist.coordination.queue import Queue
+    from redist.coordination.semaphore import Lock, Semaphore
+    from redist.coordination.variable import Variable
     from redist.current import default_client, fire_and_forget, futures_of, get_client
     from redist.future import Future
     from redist.waiting import ALL_COMPLETED, FIRST_COMPLETED, as_completed, wait
@@ -16,14 +22,23 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "ALL_COMPLETED", "FIRST_COMPLETED", "Client", "Future", "LocalCluster", "__version__", "as_completed", "default_client",
-    "fire_and_forget", "futures_of", "get_client", "get_worker", "rejoin", "secede", "wait",
+    "ALL_COMPLETED", "FIRST_COMPLETED", "Client", "Event", "Future", "LocalCluster", "Lock", "MultiLock", "Pub", "Queue",
+    "Semaphore", "Sub", "Variable", "__version__", "as_completed", "default_client", "fire_and_forget", "futures_of",
+    "get_client", "get_worker", "rejoin", "secede", "wait",
 ]  # fmt: skip
 
 _HOMES = {
     "Client": "redist.client",
     "Future": "redist.future",
     "LocalCluster": "redist.cluster",
+    "Event": "redist.coordination.event",
+    "Pub": "redist.coordination.pubsub",
+    "Sub": "redist.coordination.pubsub",
+    "Queue": "redist.coordination.queue",
+    "Variable": "redist.coordination.variable",
+    "Lock": "redist.coordination.semaphore",
+    "MultiLock": "redist.coordination.multi_lock",
+    "Semaphore": "redist.coordination.semaphore",
     "ALL_COMPLETED": "redist.waiting",
     "FIRST_COMPLETED": "redist.waiting",
     "as_completed": "redist.waiting",

@@ -1,7 +1,6 @@
 """Datasets: values under names, versioned, for any client of the namespace.
 
-A version's record holds one pickle, of a pair: whether what follows is the value itself or a Future of it. The Futures in
-it are pinned as long as the version lives; a reader takes a hand-off on the version until it has bound them.
+The Futures in a version are pinned as long as it lives; a reader takes a hand-off on the version until it has bound them.
 """
 
 from __future__ import annotations
@@ -9,13 +8,8 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING, Any
 
-from redist.belonging import Borrowing
-from redist.current import as_current
 from redist.errors import DatasetExists, DatasetNotFound, DependencyUnknown
-from redist.future import Future
-from redist.gathering import result_of
-from redist.protocol import dumps, loads_inline
-from redist.scattering import prepare, store
+from redist.named_values import enclose, open_up
 from redist.session.lane import Refused
 from redist.session.operations import Ask, Operation, Post, Run
 from redist.store import calls
@@ -27,10 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["get", "names", "publish", "unpublish", "wire_name"]
 
-#: Bytes of a value that is kept in the dataset's record itself.
-_DIRECT = 64 * 1024
-#: Bytes of a value that holds Futures, which is always kept in the record.
-_ANY = 1 << 29
 _ABSENT: Any = object()
 
 
@@ -48,23 +38,9 @@ def wire_name(name: Key) -> str:
 def publish(client: Client, items: dict[Key, Any], override: bool) -> Operation[None]:
     """Publish values under names."""
     for name, value in items.items():
-        borrowing = Borrowing(client)
-        payload = dumps((False, value), inline_limit=_DIRECT, name_of=borrowing.name_of)
-        if payload.inline is None and payload.contains:
-            payload = dumps((False, value), inline_limit=_ANY, name_of=borrowing.name_of)
-        if payload.inline is None:
-            # Large: a payload like any other, and the record refers to it.
-            stored = prepare(client, [value], [None], unique=True, borrowing=borrowing)
-            future = Future._of(stored[0].state, client)
-            try:
-                yield from store(client, stored)
-            except BaseException:
-                future.release()  # not only when the traceback goes
-                raise
-            payload = dumps((True, future))
-        assert payload.inline is not None
+        enclosed = yield from enclose(client, value)
         try:
-            yield Ask(calls.publish(wire_name(name), payload.inline, payload.contains, override=override))
+            yield Ask(calls.publish(wire_name(name), enclosed.data, enclosed.contains, override=override))
         except Refused as refused:
             if refused.code == "exists":
                 raise DatasetExists(
@@ -87,10 +63,7 @@ def get(client: Client, name: Key, default: Any = _ABSENT) -> Operation[Any]:
             f"no dataset {name!r} is published; list_datasets() names those that are"
         ) from None
     record, data = parse_dataset(reply)
-    with as_current(client):
-        stored, value = loads_inline(data)
-    if stored:
-        value = yield from result_of(client, value._state, None, False, False)
+    value = yield from open_up(client, data)
     # What the version holds is counted by now, on the same lane.
     yield Post(calls.drop_handoffs([(token, record)]))
     return value

@@ -135,6 +135,14 @@ class NoClientError(RedistError, ValueError):
     """There is no current client."""
 
 
+class NotInitialized(NoClientError, RuntimeError):
+    """A Lock, Queue or the like is used, or was unpickled, where there is no client."""
+
+
+class SemaphoreClosed(RedistError, RuntimeError):
+    """The semaphore was closed; make it anew to use it again."""
+
+
 class DatasetNotFound(RedistError, KeyError):
     """No dataset of that name is published."""
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from redist.diagnostics.invariants_of_callers import callers, functions, hand_outs
+from redist.diagnostics.invariants_of_coordination import coordination, persistent
 from redist.diagnostics.namespace import Namespace, Violation
 from redist.diagnostics.reading import KINDS, OF_CALLERS, Fields, Reader
 
@@ -18,7 +19,7 @@ __all__ = ["Violation", "check"]
 
 _STATE = re.compile(r"waiting|queued \d+|processing e\d+\.\d+|memory|erred|released|forgetting")
 _FIELD = re.compile(
-    r"state|refs:(\d+|d|h)|pins|missing|needed|deps|w:\d+|data|nbytes|type|fn|retries|deaths|class|prio|home|cause|keep|contains|"
+    r"state|refs:(\d+|d|h|c)|pins|missing|needed|deps|w:\d+|data|nbytes|type|fn|retries|deaths|class|prio|home|cause|keep|contains|"
     r"attempt|lost|fan|reviving|linking"
 )
 _COUNTS = (
@@ -47,8 +48,8 @@ def check(read: Reader, *, quiescent: bool = False, closed: bool = False) -> lis
     quiescent : bool
         No work is left to be done: nothing may be half finished.
     closed : bool
-        Everybody has left: nothing may be there but ``meta``, and published datasets with what they pin. Implies
-        `quiescent`.
+        Everybody has left: nothing may be there but ``meta``, published datasets, variables and queues with what they pin,
+        and events that are set. Implies `quiescent`.
 
     Returns
     -------
@@ -68,6 +69,7 @@ def check(read: Reader, *, quiescent: bool = False, closed: bool = False) -> lis
         *hand_outs(space, settled),
         *functions(space),
         *callers(space, settled),
+        *coordination(space, settled),
     ]
     if settled:
         found += _when_settled(space)
@@ -90,7 +92,7 @@ def _schema(space: Namespace) -> Iterator[Violation]:
                 yield Violation("orphan", f"{family}:{name}", "has no record")
     for family in OF_CALLERS:
         for ordinal in space.keys[f"{family}:"]:
-            if ordinal not in space.caller and ordinal not in ("0", "d"):
+            if ordinal not in space.caller and ordinal not in ("0", "d", "c"):
                 yield Violation("orphan", f"{family}:{ordinal}", "belongs to no caller")
 
 
@@ -167,7 +169,7 @@ def _references(space: Namespace) -> Iterator[Violation]:
             sums[holder] += int(value)
             if name not in held.get(holder, ()) and name not in stale.get(holder, ()):
                 yield Violation("references", name, f"{field}={value}, but it is not in holds:{holder}")
-            if holder not in ("0", "d") and holder not in space.caller:
+            if holder not in ("0", "d", "c") and holder not in space.caller:
                 yield Violation("references", name, f"{field}={value} of a caller that is not known")
     for holder, names in held.items():
         for name in names:
@@ -335,12 +337,12 @@ def _reason(space: Namespace, name: str, h: Fields, state: str) -> Iterator[Viol
 
 
 def _when_closed(space: Namespace) -> Iterator[Violation]:
-    """Check that nothing is left but what published datasets pin."""
+    """Check that nothing is left but what has a name of its own, and what that pins."""
     for family in space.keys:
         if (
             not space.keys[family]
             or family in ("holds:", "contains:", "containers:")
-            or family.rstrip(":") in _OF_PUBLISHED
+            or family.rstrip(":") in _OF_NAMED
         ):
             continue
         yield Violation("closed", family, f"is left: {space.keys[family][:5]}")
@@ -349,15 +351,15 @@ def _when_closed(space: Namespace) -> Iterator[Violation]:
         if space.known.get(name, {}).get("state") != f"queued {number}":
             yield Violation("queues", suffix, f"begins with a void entry of {name!r}")
     for ordinal in space.keys["holds:"]:
-        if ordinal != "d":
+        if ordinal not in ("d", "c"):
             yield Violation("closed", f"holds:{ordinal}", "is left")
-    if not space.read.hgetall("datasets") and space.known:
+    if not space.read.hgetall("datasets") and not persistent(space) and space.known:
         yield Violation("closed", "keys", f"are left: {sorted(space.known)[:5]}")
 
 
-_OF_PUBLISHED = (
+_OF_NAMED = (
     "meta", "datasets", "key", "data", "error", "deps", "waiters", "users", "dependents", "fns", "fn", "class",
-    "queues", "queue",
+    "queues", "queue", "events", "variables", "items", "limits",
 )  # fmt: skip
 
 

@@ -16,10 +16,12 @@ KINDS: Mapping[str, str] = {
     "has": "hash", "batches": "hash", "idle": "zset", "queues": "zset", "queue": "list", "class": "hash", "fns": "hash",
     "fn": "string", "functions": "set", "work": "list", "deferred": "list", "datasets": "hash", "named": "hash",
     "inbox": "list", "answers": "hash", "hosts": "hash",
+    "asks": "hash", "lock": "zset", "waits": "zset", "limits": "hash", "openers": "set", "events": "set",
+    "variables": "hash", "items": "zset", "topic": "zset", "subscribers": "zset",
 }  # fmt: skip
 """Type of every Redis key, by the first word of its name (``executors:W`` is a set, ``executors`` a hash)."""
 
-OF_CALLERS = ("holds", "stale", "has", "batches", "functions", "inbox", "answers", "executors")
+OF_CALLERS = ("holds", "stale", "has", "batches", "functions", "inbox", "answers", "executors", "asks")
 """Redis keys that a caller has under its ordinal."""
 
 _CHUNK = 500  # commands that are sent at once
@@ -146,7 +148,7 @@ class Snapshot:
                     todo.append((key, kind, cursor))
 
     def _walk(self) -> Iterator[set[str]]:
-        yield {key for key in KINDS if key not in _FAMILIES} | {"holds:0", "holds:d"}
+        yield {key for key in KINDS if key not in _FAMILIES} | {"holds:0", "holds:d", "holds:c"}
         ordinals = {o for kind in ("clients", "workers", "executors") for o in self.hgetall(kind)}
         ordinals |= self.zrange("leases").keys()
         families: tuple[str, ...] = ("caller", *OF_CALLERS)
@@ -154,6 +156,7 @@ class Snapshot:
         yield {f"queue:{suffix}" for suffix in self.zrange("queues")} | {
             f"fn:{hash_}" for hash_ in self.hgetall("fns")
         }
+        yield self._coordination()
         names = {member.partition(" ")[2] for member in self.zrange("handoffs")}
         for key, value in list(self._values.items()):
             family = key.partition(":")[0]
@@ -173,10 +176,23 @@ class Snapshot:
             near += [{c.partition(" ")[2] for c in self.smembers(f"containers:{name}")} for name in names]
             names = set().union(*near) - seen
 
+    def _coordination(self) -> set[str]:
+        """Return the keys that requests and bounds lead to."""
+        keys = {f"openers:{what}" for what in self.hgetall("limits")}
+        for ordinal in [key[5:] for key in self._values if key.startswith("asks:")]:
+            for text_ in self.hgetall(f"asks:{ordinal}").values():
+                head, *names = text_.split("\n")
+                keys |= {f"waits:{head.partition(' ')[2]}"}
+                for name in names:
+                    keys |= {f"{family}:{name}" for family in ("lock", "items", "topic", "subscribers")}
+                    keys |= {f"waits:get {name}", f"waits:put {name}"}
+        return keys | {f"items:{what[6:]}" for what in self.hgetall("limits") if what.startswith("queue ")}
+
 
 _FAMILIES = frozenset(
     ("caller", "key", "data", "error", "deps", "waiters", "users", "dependents", "contains", "containers", "holds",
-     "stale", "has", "batches", "queue", "class", "fn", "functions", "inbox", "answers")
+     "stale", "has", "batches", "queue", "class", "fn", "functions", "inbox", "answers", "asks",
+     "lock", "waits", "openers", "items", "topic", "subscribers")
 )  # fmt: skip
 
 

@@ -89,7 +89,8 @@ class Holder:
     Attributes
     ----------
     kind : str
-        ``client``, ``task`` (Futures of a task that runs), ``fire and forget``, ``dataset``, ``hand-off``, ``container``,
+        ``client``, ``task`` (Futures of a task that runs), ``fire and forget``, ``dataset``, ``variable``, ``queue`` (an
+        item that is in it, was got from it or is to be put), ``topic`` (a message), ``hand-off``, ``container``,
         ``unfinished dependent``, ``known dependent`` or ``replica``.
     name : str
         Who: a client's or worker's name, a dataset, a key, a token.
@@ -235,6 +236,9 @@ def _references(reader: Reader, name: str, record: dict[str, str], ask: Ask | No
         elif who == "d":
             dataset, _, version = name[1:].rpartition("@")
             yield Holder("dataset", dataset, detail=(f"version {version}",))
+        elif who == "c":
+            kind, _, rest = name[2:].partition("@")
+            yield Holder(kind, rest.rpartition("@")[0])
         elif who == "h":
             for token, deadline in reader.tokens(name):
                 left = max(0, deadline / 1000 - time.time())
@@ -280,7 +284,10 @@ def _containers(reader: Reader, name: str) -> Iterator[Holder]:
     ids, count = reader.members(f"containers:{name}", SHOWN)
     for container in ids:
         key = container.partition(" ")[2]
-        if key.startswith("@"):
+        if key.startswith("@@"):
+            kind, _, rest = key[2:].partition("@")
+            yield Holder(kind, rest.rpartition("@")[0])
+        elif key.startswith("@"):
             dataset, _, version = key[1:].rpartition("@")
             yield Holder("dataset", dataset, detail=(f"version {version}",))
         else:

@@ -9,6 +9,7 @@ from redist.session.lane import Entry
 from redist.session.states import FINISHED, PENDING, FutureState
 from redist.session.submissions import SLICE
 from redist.store import calls
+from redist.store.coordination import quit_
 from redist.store.portions import portions
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def take_up(session: Session, kept: list[Entry], on_done: Callable[[], object]) 
     """Read what a session of our name held and hold it, one reference a key; only then is the index of before let go."""
     incarnation = session.incarnation
     names: dict[str, None] = {}  # a scan may say a name twice
+    session.lane.enqueue(quit_(session.waits.prefix))
 
     def answered(reply: list[Any]) -> None:
         if session.incarnation != incarnation or session.closing:

@@ -102,20 +102,25 @@ class Notifications:
                 self.number = pushed
                 self._on_miss()
 
-    # --- states -----------------------------------------------------------------------------------------------------
-
-    def states(self, message: list[Any]) -> None:
-        """Apply an ``s`` message."""
-        number = message[1]
+    def numbered(self, number: int) -> bool:
+        """Take note of a message's number; return False for a repeat: what it says may be old."""
         expected = self.number + 1
         if number != expected:
             if self.number >= 0 and number < expected:
-                return  # a repeat: what it says may be old
+                return False
             if self.number >= 0:
                 self._on_miss()
         self.number = number
         if self.suspect and number >= self.suspect[0]:
             self.suspect = None
+        return True
+
+    # --- states -----------------------------------------------------------------------------------------------------
+
+    def states(self, message: list[Any]) -> None:
+        """Apply an ``s`` message."""
+        if not self.numbered(message[1]):
+            return
         get = self._states.records.get
         for i in range(2, len(message), 7):
             state = get(message[i].decode())

@@ -27,8 +27,10 @@ from redist.session.reads import Reads
 from redist.session.states import FutureState, States
 from redist.session.submissions import SLICE, Submissions
 from redist.session.subscription import EndpointLike, Subscription
+from redist.session.waits import Waits
 from redist.store import calls
 from redist.store.calls import Call, Task
+from redist.store.coordination import leave
 from redist.store.replies import Beat, HandOut, parse_register, parse_tasks
 
 __all__ = ["Session"]
@@ -63,7 +65,7 @@ class Session:
 
     Attributes
     ----------
-    lane, ledger, states, notifications, submissions, subscription, reads, heart
+    lane, ledger, states, notifications, submissions, subscription, reads, heart, waits
         The parts. A worker sets `heart.make`.
     lock : context manager
         The driver's lock; guards all of this.
@@ -120,8 +122,9 @@ class Session:
         self.subscription = Subscription(endpoint)
         self.submissions = Submissions(self.lane, self.ledger)
         self.reads = Reads(self.lane, self.states, self.submissions)
+        self.waits = Waits()
         self.notifications = Notifications(
-            self.states, self.ledger.forfeit, self.reads.unsettled, self.reads.doubtful
+            self.states, self.ledger.forfeit, self._missed, self.reads.doubtful
         )
         self.reads.apply = self.notifications.read
         self.heart = Heart(
@@ -193,6 +196,8 @@ class Session:
         now = self.clock() if now is None else now
         self.lane.tick(now)
         self.notifications.tick(now)
+        if self.waits.abandoned:
+            self.enqueue(leave(self.waits.take_abandoned()))
         if self.heart.at is not None and now >= self.heart.at:
             self.heart.beat(now)
         if self._look_at is not None and now >= self._look_at:
@@ -318,6 +323,7 @@ class Session:
             if entry.on_error is not None:
                 entry.on_error(error)
         self.states.cancel_all(str(error), lambda _: error)
+        self.waits.look()
 
     # --- subscription -----------------------------------------------------------------------------------------------
 
@@ -341,7 +347,12 @@ class Session:
         self.heart.lost()
         self.heart.beat()
         if not first or self.adopted:
-            self.reads.unsettled()
+            self._missed()
+
+    def _missed(self) -> None:
+        """Ask for what pushes that did not come may have told."""
+        self.reads.unsettled()
+        self.waits.look()
 
     # --- what arrives -----------------------------------------------------------------------------------------------
 
@@ -377,6 +388,9 @@ class Session:
         kind = message[0]
         if kind == b"s":
             self.notifications.states(message)
+        elif kind == b"y":
+            self.notifications.numbered(message[1])
+            self.waits.heard([token.decode() for token in message[2:]])
         elif kind == b"t":
             if self.on_tasks is not None:
                 if len(message) == 2 and message[1] > 0:  # there may be something in so many ms
@@ -409,6 +423,7 @@ class Session:
         self.submissions.drop()
         self.ledger.reset(generation)
         self.states.cancel_all("the cluster was restarted")
+        self.waits.look()
         if self.on_generation is not None:
             self.on_generation(generation)
 

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import pytest
 
 import servers
-from redist.diagnostics import invariants, invariants_of_callers
+from redist.diagnostics import invariants, invariants_of_callers, invariants_of_coordination
 from redist.diagnostics.invariants import Violation, check
 from redist.store import calls as C
+from redist.store import coordination as K
 from redist.store import replies as R
 from store.kit import World
 
@@ -133,12 +134,24 @@ TABLE = [
     Row("SADD executors:3 9", "callers", "executor 9", "in executors:3 and not registered", SETTLED),
     Row("HSET hosts 9 here", "callers", "9", "is no worker"),
     Row("HSET named carl 9", "callers", "carl", "a named session of 9"),
+    # what callers coordinate by
+    Row("HSET asks:1 z nonsense", "asks", "1 z", "of the kind 'nonsense'"),
+    Row("ZREM lock:x '2 b'", "asks", "2 b", "does not stand in lock:x"),
+    Row("ZADD lock:x 99 '1 z'", "asks", "lock:x", "did not ask for it"),
+    Row("HSET asks:9 a 'done '", "asks", "9 a", "of a caller that is gone", SETTLED),
+    Row("HSET asks:2 b 'line 2\nx'", "locks", "2 b", "misses 2 of ['x'], and is behind in 1"),
+    Row("HDEL limits 'lock x'", "limits", "lock x", "its bound is not known"),
+    Row("HSET limits 'lock nobody' 1", "limits", "lock nobody", "is not in use"),
+    Row("HDEL asks:1 'open lock s'", "limits", "lock s", "was opened by 1, which does not say so"),
+    Row("ZADD 'waits:get jobs' 1 '2 z'", "queues of items", "jobs", "somebody waits for them"),
+    Row("HSET variables best 99", "values", "@@variable@best@99", "has no record"),
+    Row("HDEL variables best", "values", "@@variable@best@1", "belongs to nothing"),
 ]
 
 
 def healthy(world: World) -> None:
     """Somebody of every kind, and a key in every state and of every way to be wanted."""
-    ada, _ = world.client("ada"), world.client("bob", named=True)
+    ada, bob = world.client("ada"), world.client("bob", named=True)
     worker = world.worker("w", address="tcp://h:1", host="h", memory="here", resources="GPU=2")
     x = world.executor(worker)
     ((attempt, _),) = R.parse_place(ada.ok(C.place(1, 10_000)))
@@ -151,6 +164,13 @@ def healthy(world: World) -> None:
     ada.ok(C.commit(values))
     ada.ok(C.publish("market", b"value", ["inline"]))
     ada.ok(C.handoff([("token", "inline")]))
+    ada.ok(K.set_variable("best", b"value"))
+    ada.ok(K.acquire("a", ["x"]))
+    bob.ok(K.acquire("b", ["x"]))
+    ada.ok(K.acquire("s", ["s"], leases=2, how=K.MAY_OPEN))
+    ada.ok(K.put("p", "jobs", b"item"))
+    bob.ok(K.await_event("e", "ready"))
+    bob.ok(K.hark("t", "news"))
 
     def finished(name: str, *deps: str, **result: Any) -> None:
         ada.ok(C.submit([C.Task(name, "f", b"spec", deps)], F))
@@ -240,7 +260,7 @@ def test_while_a_restart_is_carried_out_counts_may_be_half_gone(worlds: Worlds) 
 
 
 def test_every_rule_is_in_the_table(worlds: Worlds) -> None:
-    modules = (invariants, invariants_of_callers)
+    modules = (invariants, invariants_of_callers, invariants_of_coordination)
     said: set[tuple[str, int]] = set()
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:

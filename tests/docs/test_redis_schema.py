@@ -61,6 +61,7 @@ def scenario() -> Iterator[dict[str, object]]:
         what="a heartbeat of the worker",
     )
     wait_until(lambda: wire.call("ZCARD", f"{P}handoffs") == 0)
+    wait_until(lambda: wire.call("ZCARD", f"{P}lock:door") == 2)
     yield namespace
     wire.close()
     for client in (ada, bob):
@@ -110,10 +111,10 @@ def test_the_document_names_every_key_of_the_schema() -> None:
 def test_the_document_names_every_field_of_a_record() -> None:
     section = SCHEMA.read_text().partition("Fields of `key:NAME`")[2].partition("### States")[0]
     named = set(re.findall(r"`([a-z]+(?::(?:ORD|\w))?)`", section))
-    for field in ("state", "refs:ORD", "refs:0", "refs:d", "refs:h", "w:ORD"):
+    for field in ("state", "refs:ORD", "refs:0", "refs:d", "refs:h", "refs:c", "w:ORD"):
         assert field in named
     for field in invariants._FIELD.pattern.split("|"):
-        if re.fullmatch("[a-z]+", field) and field not in ("h)", "d"):
+        if re.fullmatch("[a-z]+", field) and field not in ("h", "c)", "d"):
             assert field in named or field == "since", field
 
 

@@ -1,6 +1,9 @@
 -- @include recover
 -- @lazy
 -- @include take
+-- @include locks
+-- @include queueing
+-- @include topics
 -- How callers go: what they held, ran and stored.
 
 -- The sum of a caller's counts; a numbered script keeps its own caller's until it is done.
@@ -40,6 +43,9 @@ function S.drop(ordinal)
   end
   if #names == SLICE or #hashes == SLICE then
     S.later('drop ' .. ordinal)
+  elseif call('EXISTS', P .. 'asks:' .. ordinal) == 1 and call('HGET', P .. 'caller:' .. ordinal, 'inc') == '' then
+    S.later('drop ' .. ordinal) -- behind `quit`
+    return SLICE
   elseif call('HGET', P .. 'caller:' .. ordinal, 'inc') == '' then
     S.remove(P .. 'caller:' .. ordinal)
     S.remove(P .. 'inbox:' .. ordinal)
@@ -53,6 +59,9 @@ local function strike(kind, ordinal)
   call('HDEL', P .. kind, ordinal)
   call('ZREM', P .. 'leases', ordinal)
   call('HSET', P .. 'caller:' .. ordinal, 'inc', '')
+  if call('EXISTS', P .. 'asks:' .. ordinal) == 1 then
+    S.later('quit 0 ' .. ordinal .. ' -')
+  end
   for _, suffix in ipairs(call('ZRANGE', P .. 'queues', 0, 255)) do
     S.later('sift ' .. suffix)
   end

@@ -1,0 +1,152 @@
+"""What the handles share: the client that they mean, and how a request waits."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Callable, Iterator
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from redist.current import current_client, inherited_client
+from redist.errors import NotInitialized, RedistError
+from redist.session.operations import Ask, Operation, Until
+from redist.session.waits import Wait
+from redist.store.calls import Call
+from redist.store.coordination import leave
+from redist.store.keys import encode_key
+
+if TYPE_CHECKING:
+    from redist.client import Client
+
+__all__ = ["Named", "Request"]
+
+T = TypeVar("T")
+
+
+class Named:
+    """A handle on something that the server knows by name.
+
+    Parameters
+    ----------
+    name : str or tuple, optional
+        Its name; default: one that nobody else has.
+    client : Client, optional
+        The client to use; default: the one that is current when the handle is first used.
+    kind : str
+        What it is, for names that are made up.
+    """
+
+    def __init__(self, name: Any, client: Client | None, kind: str) -> None:
+        self.name = name if name is not None and name != "" else f"{kind}-{secrets.token_hex(16)}"
+        self._client = client
+        self._wire_name = encode_key(self.name)
+
+    @property
+    def client(self) -> Client | None:
+        """The client that it means; None if there is none."""
+        if self._client is None:
+            self._client = current_client() or inherited_client()
+        return self._client
+
+    def _bound(self) -> Client:
+        client = self.client
+        if client is None:
+            raise NotInitialized(
+                f"{self!r} has no client: it is used before one was made, or was unpickled where there is none"
+            )
+        client._check_alive()
+        return client
+
+    def _run(self, operation: Operation[T]) -> Any:
+        """Run an operation: return its result, or with an asynchronous client a coroutine."""
+        return self._bound()._run(operation)
+
+    async def _run_in_loop(self, operation: Operation[T]) -> T:
+        """Run an operation for ``async with`` and ``async for``; a synchronous client runs it in a thread."""
+        client = self._bound()
+        if client.asynchronous:
+            result: T = await client._driver.run(operation)
+            return result
+        import asyncio
+
+        return await asyncio.to_thread(client._driver.run, operation)
+
+    def _only_sync(self) -> None:
+        if self._bound().asynchronous:
+            raise TypeError(
+                f"a {type(self).__name__} of an asynchronous client wants `async with` or `async for`"
+            )
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.name}>"
+
+
+class Request:
+    """One request of a client, from its first call until it is left.
+
+    Parameters
+    ----------
+    client : Client
+        Whose request it is.
+    timeout : float, optional
+        Seconds for all of it; None waits for ever.
+    token : str, optional
+        Of a request that was made before.
+
+    Attributes
+    ----------
+    waited : bool
+        Whether it was not granted at once.
+    """
+
+    def __init__(self, client: Client, timeout: float | None, *, token: str = "") -> None:
+        self.client = client
+        self.token = token or client.session.waits.token()
+        self.waited = False
+        self._deadline = None if timeout is None else monotonic() + timeout
+        self._wait = Wait()
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is any time left to wait."""
+        return self._deadline is None or monotonic() < self._deadline
+
+    @contextlib.contextmanager
+    def leaving(self) -> Iterator[None]:
+        """Leave the request behind any error, a Ctrl-C or the cancellation of a task: what was given is given back."""
+        try:
+            yield
+        except BaseException:
+            self.leave()
+            raise
+        finally:
+            self.client.session.waits.end(self.token)
+
+    def leave(self, *, taken: bool = False) -> None:
+        """End the request, behind all calls that it made, and do not wait for that."""
+        with contextlib.suppress(RedistError):  # a client that is closed has left everything
+            self.client._post(leave([self.token], taken=taken))
+
+    def make(
+        self, call: Callable[[], Call], granted: Callable[[list[Any]], bool], told: bool
+    ) -> Operation[Any]:
+        """Make a call until its reply is `granted`; return that reply, or None if the time is over.
+
+        With `told` a push says all that there is to know, and the last reply is returned: whoever is told need not ask.
+        """
+        session, wait = self.client.session, self._wait
+        session.waits.begin(self.token, wait)
+        while True:
+            wait.rest()
+            reply = yield Ask(call())
+            if granted(reply):
+                return reply
+            self.waited = True
+            left = None if self._deadline is None else self._deadline - monotonic()
+            if (left is not None and left <= 0) or not (yield Until(wait, left)):
+                return None
+            if told and wait.told:
+                return reply
+            if session.failure is not None:
+                raise session.failure

@@ -1,0 +1,158 @@
+"""`MultiLock`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from redist.coordination.base import Named, Request
+from redist.session.operations import Ask, Operation
+from redist.store.coordination import acquire, leave
+from redist.store.keys import encode_key
+from redist.submitting import integer
+from redist.timeouts import seconds
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from redist.client import Client
+
+__all__ = ["MultiLock"]
+
+#: Names that one may have.
+_MOST = 1000
+
+
+class MultiLock(Named):
+    """Several locks that are acquired together, or so many of them.
+
+    Parameters
+    ----------
+    names : list of str or tuple, optional
+        Their names, 1000 at most. A `MultiLock` excludes others that share a name with it; a `Lock` of such a name is
+        another, as in Dask.
+    client : Client, optional
+        The client to use; default: the current one.
+
+    Notes
+    -----
+    It stands in all its lines from the moment of asking, so that MultiLocks never wait for each other in a circle, whatever
+    the order of their names. For the rest see `Semaphore`.
+
+    Examples
+    --------
+    >>> with MultiLock(["x", "y"]):  # doctest: +SKIP
+    ...     ...  # nobody else has to do with x or y
+    """
+
+    def __init__(self, names: list[Any] | None = None, client: Client | None = None) -> None:
+        super().__init__(None, client, "multi-lock")
+        self.names = names or []
+        # `@`: no wire name of a user's begins with it
+        self._wire_names = list(dict.fromkeys(f"@{encode_key(name)}" for name in self.names))
+        if len(self._wire_names) > _MOST:
+            raise ValueError(f"a MultiLock has {_MOST} names at most, not {len(self._wire_names)}")
+        self._token = ""
+
+    def acquire(self, blocking: bool = True, timeout: Any = None, num_locks: int | None = None) -> Any:
+        """Wait for the locks; a coroutine with an asynchronous client.
+
+        Parameters
+        ----------
+        blocking : bool
+            Whether to wait at all.
+        timeout : float, str or timedelta, optional
+            Seconds to wait, or text such as ``'200ms'``.
+        num_locks : int, optional
+            How many of the names are needed; default: all. The first that come free are taken.
+
+        Returns
+        -------
+        bool
+            False if they were not to be had (in time).
+        """
+        limit = seconds(timeout)
+        if not blocking:
+            if timeout is not None:
+                raise ValueError("can't specify a timeout for a non-blocking call")
+            limit = 0
+        need = len(self._wire_names)
+        if num_locks:
+            need = integer("num_locks", num_locks, 1)
+            if need > len(self._wire_names):
+                raise ValueError(f"{need} locks are needed, {len(self._wire_names)} are named")
+        return self._run(self._acquire(limit, need))
+
+    def _acquire(self, timeout: float | None, need: int) -> Operation[bool]:
+        if self._token:
+            raise RuntimeError(f"{self!r} is acquired already; it is not re-entrant")
+        request = Request(self._bound(), timeout)
+        token = request.token
+        try:
+            with request.leaving():
+                reply = yield from request.make(
+                    lambda: acquire(token, self._wire_names, wait=request.waits, need=need),
+                    lambda reply: reply[2] <= 0,
+                    told=True,
+                )
+                if reply is None:
+                    request.leave()
+                    return False
+                if reply[2] < 0:
+                    return False
+                self._token = token
+                return True
+        except BaseException:
+            if self._token == token:
+                self._token = ""
+            raise
+
+    def release(self) -> Any:
+        """Give all of them back.
+
+        Returns
+        -------
+        bool
+            False if they were lost before: the client was believed dead, or the server lost its memory.
+
+        Raises
+        ------
+        ValueError
+            If they are not acquired.
+        """
+        self._bound()
+        return self._run(self._release(self._taken()))
+
+    def _taken(self) -> str:
+        token, self._token = self._token, ""
+        if not token:
+            raise ValueError("Lock is not yet acquired")
+        return token
+
+    def _release(self, token: str) -> Operation[bool]:
+        reply = yield Ask(leave([token]), stays=True)
+        return bool(reply[2])
+
+    def locked(self) -> bool:
+        """Return whether this object holds them."""
+        return bool(self._token)
+
+    def __enter__(self) -> Self:
+        self._only_sync()
+        self._run(self._acquire(None, len(self._wire_names)))
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.release()
+
+    async def __aenter__(self) -> Self:
+        await self._run_in_loop(self._acquire(None, len(self._wire_names)))
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._run_in_loop(self._release(self._taken()))
+
+    def __repr__(self) -> str:
+        return f"<MultiLock: {self.names}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.names,)

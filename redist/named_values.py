@@ -1,0 +1,70 @@
+"""Values that the server keeps under a name: datasets, variables, items of queues.
+
+What is kept is one pickle, of a pair: whether what follows is the value itself or a Future of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from redist.belonging import Borrowing
+from redist.current import as_current
+from redist.future import Future
+from redist.gathering import result_of
+from redist.protocol import dumps, loads_inline
+from redist.scattering import prepare, store
+from redist.session.operations import Operation
+
+if TYPE_CHECKING:
+    from redist.client import Client
+
+__all__ = ["DIRECT", "Enclosed", "enclose", "load", "open_up"]
+
+#: Bytes of a value that is kept with the name itself.
+DIRECT = 64 * 1024
+#: Bytes of a value that holds Futures, which is always kept with the name.
+_ANY = 1 << 29
+
+
+class Enclosed(NamedTuple):
+    """What is sent: the pickle, the names of the Futures in it, and what keeps them until the call was answered."""
+
+    data: bytes
+    contains: Sequence[str]
+    kept: object
+
+
+def enclose(client: Client, value: Any) -> Operation[Enclosed]:
+    """Write a value; a large one becomes a payload like any other, and what is kept refers to it."""
+    borrowing = Borrowing(client)
+    payload = dumps((False, value), inline_limit=DIRECT, name_of=borrowing.name_of)
+    if payload.inline is None and payload.contains:
+        payload = dumps((False, value), inline_limit=_ANY, name_of=borrowing.name_of)
+    future = None
+    if payload.inline is None:
+        stored = prepare(client, [value], [None], unique=True, borrowing=borrowing)
+        future = Future._of(stored[0].state, client)
+        try:
+            yield from store(client, stored)
+        except BaseException:
+            future.release()  # not only when the traceback goes
+            raise
+        payload = dumps((True, future))
+    assert payload.inline is not None
+    return Enclosed(payload.inline, payload.contains, (borrowing, future))
+
+
+def load(client: Client, data: bytes) -> tuple[bool, Any]:
+    """Read a pair, and count references to the Futures in it; a large value is still to be fetched."""
+    with as_current(client):
+        pair: tuple[bool, Any] = loads_inline(data)
+    return pair
+
+
+def open_up(client: Client, data: bytes) -> Operation[Any]:
+    """Read a value. The Futures in it are counted on the lane by then."""
+    stored, value = load(client, data)
+    if stored:
+        value = yield from result_of(client, value._state, None, False, False)
+    return value
