@@ -9,6 +9,7 @@ from redist import datasets, describing, gathering, scattering
 from redist.belonging import check
 from redist.client_base import NO_DEFAULT
 from redist.client_cluster import ClientCluster
+from redist.client_graphs import ClientGraphs
 from redist.future import Future
 from redist.raising import without_way
 from redist.session.operations import AskAll, Operation
@@ -25,7 +26,7 @@ T = TypeVar("T")
 _SLICE = 500
 
 
-class Client(ClientCluster):
+class Client(ClientGraphs, ClientCluster):
     """Submits tasks, shares data, and holds references to it.
 
     Parameters

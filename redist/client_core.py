@@ -199,10 +199,12 @@ class ClientCore:
         else:
             self._post(call)
 
-    def _store(self, values: Sequence[Any]) -> list[Future[Any]]:
+    def _store(self, values: Sequence[Any], names: Sequence[str] | None = None) -> list[Future[Any]]:
         """Store large arguments of tasks; the Futures are to be kept until the tasks are on their way."""
         borrowing = Borrowing(self._me)
-        items = scattering.prepare(self._me, values, [None] * len(values), unique=False, borrowing=borrowing)
+        items = scattering.prepare(
+            self._me, values, names or [None] * len(values), unique=False, borrowing=borrowing
+        )
         futures = [Future._of(item.state, self._me) for item in items]
         if self.asynchronous:
             if any(item.payload is not None for item in items):

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+from redist.dask_default import offer, withdraw
 from redist.errors import NoClientError
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ _of_tasks: Callable[[], Client] | None = None
 def register(client: Client, *, default: bool) -> None:
     """Make a client known; with `default` it is the one that is meant from now on."""
     _living.add(client)
+    offer(current_client)
     if default:
         _defaults[:] = [ref for ref in _defaults if ref() is not None]
         _defaults.append(weakref.ref(client))
@@ -47,6 +49,8 @@ def unregister(client: Client) -> None:
     """Forget a client that was closed."""
     _living.discard(client)
     _defaults[:] = [ref for ref in _defaults if ref() not in (None, client)]
+    if not _living and _of_tasks is None:
+        withdraw()
 
 
 def living_clients() -> list[Client]:
@@ -58,6 +62,10 @@ def set_task_client(make: Callable[[], Client] | None) -> None:
     """In an executor: `make` returns the client for the task that the calling thread runs."""
     global _of_tasks
     _of_tasks = make
+    if make is not None:
+        offer(current_client)
+    elif not _living:
+        withdraw()
 
 
 @contextlib.contextmanager

@@ -100,6 +100,10 @@ class DependencyUnknown(FutureCancelledError):
     """A Future in an argument or a value is not known any more (released, cancelled, or from before a restart)."""
 
 
+class GraphCycle(RedistError, RuntimeError):
+    """Tasks of a Dask graph wait for each other; the message names them."""
+
+
 class ForeignFutureError(RedistError, ValueError):
     """The Future belongs to another cluster: another server, or another namespace."""
 

@@ -52,6 +52,9 @@ class Future(Generic[T]):
 
     __slots__ = ("__weakref__", "_cleared", "_client", "_state")
 
+    #: Dask's word for what stands in a graph for the value of a key.
+    __dask_future__ = True
+
     _client: Client
     _state: FutureState
     _cleared: bool
@@ -233,6 +236,9 @@ class Future(Generic[T]):
             raise FutureCancelledError(self.key, "its reference was released")
 
     # --- travelling -------------------------------------------------------------------------------------------------
+
+    def __dask_tokenize__(self) -> tuple[str, str]:
+        return "redist.Future", self._state.name
 
     def __reduce__(self) -> tuple[Any, ...]:
         bare = collect(self)

@@ -61,10 +61,12 @@ def prepare(
 ) -> list[Item]:
     """Serialize values, bind a reference to each, and see which are known already.
 
-    A value without a name is named after its content, or, with `unique`, like no other. `borrowing` is to live until the
-    values are stored; `bound` gets the record of each reference as it is counted.
+    A value may be a payload already. One without a name is named after its content, or, with `unique`, like no other.
+    `borrowing` is to live until the values are stored; `bound` gets the record of each reference as it is counted.
     """
-    payloads = [dumps(value, name_of=borrowing.name_of) for value in values]
+    payloads = [
+        value if type(value) is Payload else dumps(value, name_of=borrowing.name_of) for value in values
+    ]
     chosen = [name or _name_of(payload, unique) for payload, name in zip(payloads, names)]
     session = client.session
     site = call_site()

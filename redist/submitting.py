@@ -20,7 +20,9 @@ from redist.store.keys import Key, decode_key, encode_key
 if TYPE_CHECKING:
     from redist.client import Client
 
-__all__ = ["Options", "Submitter", "apply", "call_site", "integer", "worker_names", "zipped"]
+__all__ = [
+    "Options", "Submitter", "apply", "call_site", "integer", "renumbered", "user_site", "worker_names", "zipped",
+]  # fmt: skip
 
 _HERE = __file__.rpartition("/")[0]
 _COUNT = struct.Struct("<I")
@@ -35,6 +37,17 @@ def call_site(depth: int = 2) -> Site:
     """Return file and line of the user's call that led here, and the time."""
     frame = sys._getframe(depth)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
+        frame = frame.f_back
+    return frame.f_code.co_filename, frame.f_lineno, time.time()
+
+
+def user_site() -> Site:
+    """Return what `call_site` does where the user may have called Dask, and Dask us."""
+    import dask
+
+    libraries = (_HERE, dask.__file__.rpartition("/")[0])
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(libraries):
         frame = frame.f_back
     return frame.f_code.co_filename, frame.f_lineno, time.time()
 
@@ -199,7 +212,7 @@ class Submitter:
         spec, deps, _stored = self.pack(function, args, kwargs, borrowing)
         with session.lock:
             client._check_alive()
-            task = self._task(name, function, spec, deps, options, key is None and not pure)
+            task = self.task(name, function, spec, deps, options, key is None and not pure)
             known = session.states.records.get(name)
             if known is None or known.status == CANCELLED:
                 state = FutureState(name, session.lane.generation, function.hash)
@@ -240,7 +253,7 @@ class Submitter:
             return function_of(apply), (func, *args)
         return function, args
 
-    def _task(
+    def task(
         self,
         name: str,
         function: Function,
@@ -249,6 +262,7 @@ class Submitter:
         options: Options | None,
         fresh: bool,
     ) -> Task:
+        """Return a task, and have what it needs leave with it. Under the driver's lock."""
         submissions = self._client.session.submissions
         if function.hash not in submissions.functions:
             submissions.add_function(function.hash, function.data)
@@ -279,7 +293,7 @@ class Submitter:
                 values += [future.name for future in stored]
             # The server keeps dependencies as a set: executors give their values in the order of the names.
             deps = sorted({*values, *packed.hidden, *function.contains})
-            data = _renumbered(data, values, deps)
+            data = renumbered(data, values, deps)
         return pack_spec(function.hash, data), deps, stored
 
     # --- many -------------------------------------------------------------------------------------------------------
@@ -321,7 +335,7 @@ class Submitter:
                 client._check_alive()
                 generation, bind = session.lane.generation, session.ledger.bind
                 tasks = session.submissions.outbox
-                tail = self._task("", called, b"", (), options, fresh)[4:]
+                tail = self.task("", called, b"", (), options, fresh)[4:]
                 for name, spec, deps, _ in made:
                     state = records.get(name)
                     if state is None or state.status == CANCELLED:
@@ -368,7 +382,7 @@ class Submitter:
         }
 
 
-def _renumbered(data: bytes, values: list[str], deps: Sequence[str]) -> bytes:
+def renumbered(data: bytes, values: list[str], deps: Sequence[str]) -> bytes:
     """Return argument data whose placeholders are numbered by `deps` in stead of by `values`."""
     place = {name: number for number, name in enumerate(deps)}
     if data[:1] == b"i":

@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from redist.current import default_client
+from redist.current import default_client, futures_of
 from redist.errors import FutureCancelledError
 from redist.future import Future
 from redist.gathering import error_of, raise_error, values_of
@@ -37,8 +37,8 @@ def wait(fs: Any, timeout: float | str | None = None, return_when: str = ALL_COM
 
     Parameters
     ----------
-    fs : Future or iterable of Futures
-        What to wait for.
+    fs : Future, iterable of Futures, or Dask collection
+        What to wait for; of a collection, the Futures in its graph.
     timeout : float or str, optional
         Seconds, or text such as ``'2s'``.
     return_when : {'ALL_COMPLETED', 'FIRST_COMPLETED'}
@@ -58,7 +58,7 @@ def wait(fs: Any, timeout: float | str | None = None, return_when: str = ALL_COM
     TypeError, ValueError
         If `fs` holds anything but Futures, or `return_when` is neither.
     """
-    futures = [fs] if isinstance(fs, Future) else _futures("wait", "fs", fs)
+    futures = [fs] if isinstance(fs, Future) else _futures("wait", "fs", _of_collection(fs))
     if return_when not in (ALL_COMPLETED, FIRST_COMPLETED):
         raise ValueError(f"return_when is 'ALL_COMPLETED' or 'FIRST_COMPLETED', not {return_when!r}")
     if not futures:
@@ -89,6 +89,10 @@ def _futures(function: str, argument: str, given: Any) -> list[Future[Any]]:
                 f"{function} takes Futures, not {type(future).__name__} {future!r:.80}, which is number {number}; {help_}"
             )
     return futures
+
+
+def _of_collection(given: Any) -> Any:
+    return futures_of(given) if hasattr(given, "__dask_graph__") else given
 
 
 class _First(Waiter):

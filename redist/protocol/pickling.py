@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import CodeType
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from redist.protocol.futures import Collector, future_reducers
 from redist.protocol.reducers import reducer_of, register_imported, waiting
 from redist.protocol.sizes import OUT_OF_BAND
 
-__all__ = ["BufferSink", "Pickled", "pickle_object"]
+__all__ = ["BufferSink", "Pickled", "goes_by_value", "pickle_object"]
 
 # A frame of the pickler ends soon after 64 KiB; longer chunks are a user's bytes, passed through uncopied.
 _LONGEST_FRAME = 256 * 1024
@@ -136,7 +136,7 @@ def pickle_object(
             if isinstance(error, (RecursionError, MemoryError)):
                 raise
         else:
-            if not _goes_by_value(pickled.chunks):
+            if not goes_by_value(pickled.chunks):
                 return pickled
         collector.names.clear()
         if sink is not None:
@@ -164,7 +164,8 @@ def _run(
     return Pickled(chunks, len(chunks[0]) if len(chunks) == 1 else sum(map(len, chunks)))
 
 
-def _goes_by_value(chunks: list[bytes | memoryview]) -> bool:
+def goes_by_value(chunks: Sequence[bytes | memoryview]) -> bool:
+    """Return whether a plain pickle refers to something that another process could not import."""
     for marker in _by_value_markers():
         for chunk in chunks:
             if len(chunk) <= _LONGEST_FRAME and marker in bytes(chunk):

@@ -19,7 +19,7 @@ from redist.store import calls
 from redist.store.calls import FRESH, MORE, Call, EligibilityClass, Task
 from redist.store.supplies import brought, named, supply
 
-__all__ = ["SLICE", "Submissions"]
+__all__ = ["BULK", "LINKS", "SLICE", "Submissions"]
 
 #: Submissions without an answer beyond which tasks are collected.
 WINDOW = 4
@@ -55,6 +55,9 @@ class Submissions:
         The tasks that cannot leave yet, since something that they need is still being stored.
     kept : dict of FutureState
         What has to live until the submission of a collected task was answered.
+    followed : dict of FutureState
+        Tasks of graphs that nobody asked for, each with the last of the collected ones that needs it. Where both leave with
+        one call it need not be counted; else it is until everything that is collected now has left.
     """
 
     __slots__ = (
@@ -64,6 +67,7 @@ class Submissions:
         "_ledger",
         "_many",
         "_there",
+        "followed",
         "functions",
         "holding",
         "kept",
@@ -79,6 +83,7 @@ class Submissions:
         self.unanswered = 0
         self.holding = Holding()
         self.kept: dict[FutureState, object] = {}
+        self.followed: dict[FutureState, FutureState] = {}
         #: Functions whose pickles the server has, once it took what is on the lane.
         self._there: set[str] = set()
         #: Functions and classes that the server may keep for us, also from a registration or a generation of before.
@@ -182,6 +187,7 @@ class Submissions:
         """Forget everything that has not left."""
         self.outbox.clear()
         self.kept.clear()
+        self.followed.clear()
         for entry in self.holding.drop():
             if entry.on_error is not None:
                 entry.on_error(OldGeneration())
@@ -214,6 +220,8 @@ class Submissions:
             settled(state, count)
             size += len(task.spec)
             links += len(task.deps)
+        if self.followed:
+            self._uncount(tasks, states)
         if tasks:
             further: Sequence[str] = ()
             announced = tasks[0].flags & MORE
@@ -248,9 +256,10 @@ class Submissions:
                 there.update(fn for fn, _ in functions)
                 self._brought.update(fn for fn, _ in functions)
                 self._brought.update(eligibility.hash for eligibility in classes)
-        if self.kept:
+        if self.kept or self.followed:
             for state, _ in islice(source, taken):
                 self.kept.pop(state, None)
+                self.followed.pop(state, None)
         if taken == len(source):
             source.clear()
         else:
@@ -260,6 +269,15 @@ class Submissions:
             source or self.outbox or self.holding.tasks
         ):
             self._let_go()
+
+    def _uncount(self, tasks: list[Task], states: list[FutureState]) -> None:
+        """Take the counts off the tasks of a call that live without one: what needs them comes with the same call."""
+        here, needed = set(states), self.holding.needed
+        for i, state in enumerate(states):
+            follower = self.followed.get(state)
+            if follower is not None and state.count <= 0 and follower in here and state.name not in needed:
+                tasks[i] = tasks[i]._replace(count=0)
+                self._ledger.settled(state, 0)
 
     def _supply(self, call: Call) -> None:
         supply(call, self.functions, self._there)

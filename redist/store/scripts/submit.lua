@@ -174,7 +174,7 @@ local function refer(name, h, fn, count)
   local state = word(h.state)
   if state == 'memory' or state == 'erred' then
     S.tell_one(ME, name, h)
-  elseif state == 'released' then
+  elseif state == 'released' and count > 0 then -- else it is for what needs it to say so
     S.later('revive ' .. name)
   end
   return true
