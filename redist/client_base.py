@@ -11,6 +11,7 @@ from redist import current, gathering, scattering
 from redist.callbacks import Callbacks, close_behind, print_output, weakly
 from redist.client_core import ClientCore
 from redist.errors import ClientClosed
+from redist.events import Topics
 from redist.explaining import Inbox
 from redist.missing import NOT_YET, check_options, not_yet
 from redist.peers import Peers
@@ -190,6 +191,8 @@ class ClientBase(ClientCore):
         self._submitter = Submitter(self._me)
         self._inbox = Inbox(self._me)
         self._runs = Runs()
+        self._topics = Topics(self._me)
+        self.session.subscription.on_event = weakly(self._topics.look)
         self.session.contained = names_inside
 
     def _started(self) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from redist import describing, inspecting, running
-from redist.client_base import ClientBase
+from redist import describing, events, inspecting, metadata, running
+from redist.client_base import NO_DEFAULT, ClientBase
 from redist.errors import NoScheduler
+from redist.session.operations import Ask, Operation
+from redist.store.calls import Call
 
 __all__ = ["ClientCluster"]
 
@@ -135,3 +137,79 @@ class ClientCluster(ClientBase):
             names = [] if futures is None else describing.names_of(self._me, futures)
             names += [] if not keys else describing.names_of(self._me, list(keys))
         return self._run(inspecting.call_stack(self._me, names))
+
+    # --- beside keys ------------------------------------------------------------------------------------------------
+
+    def set_metadata(self, key: Any, value: Any) -> Any:
+        """Keep small plain data in Redis, for all clients.
+
+        Parameters
+        ----------
+        key : str, tuple or list
+            A list is a way into nested dicts, which are made where there are none. Of a key that is known, its metadata go
+            with it; a restart forgets all.
+        value : object
+            What msgpack can pack: None, numbers, str, bytes, lists and dicts. Lists come back as tuples.
+
+        Raises
+        ------
+        TypeError
+            If it is not plain data.
+        """
+        return self._run(metadata.put(self._me, key if isinstance(key, list) else [key], value))
+
+    def get_metadata(self, keys: Any, default: Any = NO_DEFAULT) -> Any:
+        """Return what `set_metadata` kept; `keys` is a key, or a list or tuple of them that leads into nested dicts.
+
+        Raises
+        ------
+        KeyError
+            If there is nothing and no `default`.
+        """
+        path = list(keys) if isinstance(keys, list | tuple) else [keys]
+        absent = metadata._ABSENT if default is NO_DEFAULT else default
+        return self._run(metadata.get(self._me, path, absent))
+
+    def log_event(self, topic: str | Collection[str], msg: Any) -> Any:
+        """Log plain data under a topic, or several; see also ``get_worker().log_event``.
+
+        Parameters
+        ----------
+        topic : str or collection of str
+            Where.
+        msg : object
+            What msgpack can pack.
+
+        Raises
+        ------
+        TypeError
+            If it is not plain data.
+        """
+        return self._run(_ask(events.event_call(topic, msg)))
+
+    def get_events(self, topic: str | None = None) -> Any:
+        """Return the newest 1,000 events of a topic as pairs of time and data, the oldest first; for None of all topics."""
+        return self._run(events.get_events(self._me, topic))
+
+    def subscribe_topic(self, topic: str, handler: Callable[[Any], Any]) -> None:
+        """Have `handler` called with every event that is logged under `topic` from now on.
+
+        Parameters
+        ----------
+        topic : str
+            Which.
+        handler : callable or coroutine function
+            Called with a pair of time and data, in the order of events, in a thread for callbacks or in the loop. A second
+            one takes the place of the first.
+        """
+        self._topics.subscribe(topic, handler)
+        if not self.asynchronous:
+            self._settle()  # what anybody logs after this is handled
+
+    def unsubscribe_topic(self, topic: str) -> None:
+        """Stop that; raises ValueError for a topic that never was subscribed to."""
+        self._topics.unsubscribe(topic)
+
+
+def _ask(call: Call) -> Operation[None]:
+    yield Ask(call)

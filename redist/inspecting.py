@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import hiredis
 
 from redist.describing import all_names, names_of, read_states
+from redist.errors import ServerRefused
 from redist.running import run
 from redist.session.operations import Ask, Operation, Run
 from redist.store import calls
@@ -71,7 +72,7 @@ def _server(client: Client) -> dict[str, str]:
     """Return the server's product and version, as far as it tells. Blocks."""
     try:
         text: bytes = client._peers.command("INFO", "server")
-    except hiredis.ReplyError:  # without the right to ask
+    except (hiredis.ReplyError, ServerRefused):  # without the right to ask
         return {}
     facts = dict(line.partition(":")[::2] for line in text.decode().split("\r\n"))
     product = "valkey" if "valkey_version" in facts else "redis"

@@ -9,11 +9,11 @@ __all__ = ["NOT_YET", "check_options", "not_yet"]
 NOT_YET = frozenset(
     {
         "benchmark_hardware", "dashboard_link", "datasets", "dump_cluster_state", "forward_logging",
-        "futures_of", "get_events", "get_executor", "get_metadata", "get_task_stream", "get_worker_logs",
-        "log_event", "profile", "rebalance", "recreate_error_locally",
+        "futures_of", "get_executor", "get_task_stream", "get_worker_logs",
+        "profile", "rebalance", "recreate_error_locally",
         "recreate_task_locally", "register_plugin", "register_worker_callbacks", "register_worker_plugin", "replicate",
-        "restart_workers", "retire_workers", "set_metadata", "story", "subscribe_topic", "unforward_logging",
-        "unregister_worker_plugin", "unsubscribe_topic", "upload_file",
+        "restart_workers", "retire_workers", "story", "unforward_logging",
+        "unregister_worker_plugin", "upload_file",
     }
 )  # fmt: skip
 """Methods of Dask's client that this one lacks. What only a scheduler process could do is not among them."""

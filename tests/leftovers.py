@@ -1,7 +1,8 @@
 """What a test may leave behind: nothing. Every namespace is looked at after every test, and the host after every module.
 
-A namespace is as it should be when the doctor finds nothing broken and nothing is there but ``meta``, published datasets and
-the records of living workers. Callers whose processes were killed are swept first, as the heartbeats of others would do it.
+A namespace is as it should be when the doctor finds nothing broken and nothing is there but ``meta``, metadata, events,
+plugins, published datasets and the records of living workers. Callers whose processes were killed are swept first, as the
+heartbeats of others would do it.
 
 Files, sockets and processes are known by the run's own temporary directory: all that tests start inherits it.
 """
@@ -42,6 +43,8 @@ Trace: TypeAlias = "tuple[str, str | int]"
 T = TypeVar("T")
 
 _COMMON = frozenset(("meta", "workers", "executors", "leases", "hosts", "idle"))
+#: What belongs to nobody and stays until somebody removes it.
+_LASTING = frozenset(("metadata", "logs", "log", "plugins"))
 _OF_WORKERS = frozenset(("caller", *OF_CALLERS)) - {"holds", "stale", "has", "batches"}
 _OF_DATASETS = frozenset(
     ("datasets", "key", "data", "error", "deps", "waiters", "users", "dependents", "contains", "containers", "fns", "fn",
@@ -100,7 +103,7 @@ def _left(wire: Wire, prefix: str) -> set[str]:
     left = {f"client {name}" for name in snapshot.hgetall("clients").values()}
     for key in snapshot.keys():  # noqa: SIM118
         family, _, rest = key.partition(":")
-        if key in _COMMON or (family in _OF_WORKERS and rest in workers):
+        if key in _COMMON or family in _LASTING or (family in _OF_WORKERS and rest in workers):
             continue
         if (family in ("fn", "class") and rest in functions) or (
             key == "fns" and snapshot.hgetall(key).keys() <= functions

@@ -19,7 +19,7 @@ __all__ = ["Violation", "check"]
 
 _STATE = re.compile(r"waiting|queued \d+|processing e\d+\.\d+|memory|erred|released|forgetting")
 _FIELD = re.compile(
-    r"state|refs:(\d+|d|h|c)|pins|missing|needed|deps|w:\d+|data|nbytes|type|fn|retries|deaths|class|prio|home|cause|keep|contains|"
+    r"state|refs:(\d+|d|h|c)|pins|missing|needed|deps|w:\d+|data|nbytes|type|fn|retries|deaths|class|prio|home|cause|keep|meta|contains|"
     r"attempt|lost|fan|reviving|linking"
 )
 _COUNTS = (
@@ -360,6 +360,7 @@ def _when_closed(space: Namespace) -> Iterator[Violation]:
 _OF_NAMED = (
     "meta", "datasets", "key", "data", "error", "deps", "waiters", "users", "dependents", "fns", "fn", "class",
     "queues", "queue", "events", "variables", "items", "limits",
+    "metadata", "logs", "log", "plugins",
 )  # fmt: skip
 
 

@@ -25,7 +25,6 @@ from redist.memory.broker_messages import (
 )
 from redist.memory.frames import pack_frame
 from redist.memory.headers import Header
-from redist.memory.local_sockets import address_of
 from redist.memory.writer import PayloadLike, SegmentWriter, header_for
 
 __all__ = ["AsyncBrokerClient"]
@@ -113,10 +112,9 @@ class AsyncBrokerClient(GrantHolder):
             if self._peer is None or self._peer.lost is not None:
                 loop = asyncio.get_running_loop()
                 try:
-                    with address_of(self.address) as short:
-                        _, self._peer = await loop.create_unix_connection(
-                            lambda: _AsyncConnection(self.address), short
-                        )
+                    _, self._peer = await loop.create_unix_connection(
+                        lambda: _AsyncConnection(self.address), self.address
+                    )
                 except OSError as error:
                     raise TransferError(f"{self.address}: the worker cannot be reached: {error}") from error
             return self._peer

@@ -374,11 +374,15 @@ class Session:
             self.on_message(frame[1], frame[2])
         elif kind in (b"subscribe", b"ssubscribe"):
             self.subscription.confirmed(frame[1])
-            if self.subscription.complete:
+            if self.ready and self.subscription.concerns_topic(frame[1]):
+                pass  # on a new connection our own channel comes last
+            elif self.subscription.complete:
                 self._became_ready()
 
     def on_message(self, channel: bytes, data: bytes) -> None:
         """Take a published message."""
+        if self.subscription.concerns_topic(channel):
+            return
         message = decode_message(data)
         if channel.rfind(b"}:evict:") >= 0:
             if self.on_evict is not None:
@@ -479,6 +483,7 @@ class Session:
             self.submissions.recount()
         if self.on_beat is not None:
             self.on_beat(beat)
+        self.subscription.look_at_topics()
 
     # --- the end ----------------------------------------------------------------------------------------------------
 

@@ -120,6 +120,16 @@ class Side:
         flat = iter(self.command("HGETALL", self.endpoint.prefix + key))
         return {field.decode(): value.decode(errors="replace") for field, value in zip(flat, flat)}
 
+    def field(self, key: str, field: str) -> bytes | None:
+        """Return one field of the hash at `key`, which is below the namespace's prefix."""
+        value: bytes | None = self.command("HGET", self.endpoint.prefix + key, field)
+        return value
+
+    def pairs(self, key: str) -> dict[str, bytes]:
+        """Return the hash at `key` as `fields` does, its values as bytes."""
+        flat = iter(self.command("HGETALL", self.endpoint.prefix + key))
+        return {field.decode(): value for field, value in zip(flat, flat)}
+
     def members(self, key: str) -> set[str]:
         """Return the set at `key`, which is below the namespace's prefix."""
         cursor: bytes = b"0"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import pytest
 
 from redist import Client, LocalCluster, as_completed, fire_and_forget, get_client, get_worker, wait
 from redist.errors import CancelledError
-from servers import SentinelServer, Server
+from servers import SentinelServer, Server, wait_until
 
 
 def inc(x: int) -> int:
@@ -63,6 +64,15 @@ def test_the_whole_client(server: Server, cluster: LocalCluster) -> None:
         assert set(client.nthreads()) == set(client.processing()) == set(client.has_what())
         assert client.name in str(client.why(array))
         assert client.usage().keys >= 1
+
+        heard: list[object] = []
+        client.subscribe_topic("topic", heard.append)
+        client.submit(lambda: get_worker().log_event("topic", 5), pure=False).result(10)
+        wait_until(lambda: heard, what="an event is heard")
+        client.unsubscribe_topic("topic")
+        client.set_metadata(["a", "b"], 1)
+        assert client.get_metadata("a") == {"b": 1}
+        assert len(client.run(os.getpid)) == len(client.get_versions()["workers"]) == 2
 
         slow = client.submit(time.sleep, 0.05, pure=False)
         slow.cancel()

@@ -11,7 +11,7 @@ from redist.session.wakeup import frames
 
 if TYPE_CHECKING:
     import tempfile
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
     from types import FrameType
 
     from redist.session.thread_driver import ThreadDriver
@@ -94,11 +94,11 @@ class Local:
             if thread in tops and (names is None or name in names)
         }
 
-    def log_event(self, topic: str, message: Any) -> None:
-        """Log `message` under `topic`, in the worker's log."""
-        import logging
+    def log_event(self, topic: str | Collection[str], msg: Any) -> None:
+        """Log plain data under a topic, or several; see `Client.log_event`. Does not wait."""
+        from redist.events import event_call
 
-        logging.getLogger("redist.worker.events").info("%s: %s", topic, message)
+        self.driver.post(event_call(topic, msg))
 
     def close(self) -> None:
         """Remove what tasks left in `local_directory`."""

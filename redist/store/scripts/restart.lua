@@ -1,8 +1,8 @@
 -- @include lane
 -- @include freeing
 -- @include wiping
--- Raise the generation and begin to forget every key and dataset, and the values of variables, queues and topics. Callers stay
--- registered, and locks and events as they are.
+-- Raise the generation and begin to forget every key and dataset, all metadata, and the values of variables, queues and
+-- topics. Callers stay registered, and locks and events as they are.
 -- KEYS[1] META
 -- ARGV[1] header
 -- Reply OK more generation
@@ -13,7 +13,7 @@ local generation = call('HINCRBY', META, 'generation', 1)
 call('HSET', META, 'wiping', '1')
 call('HDEL', META, 'recovering')
 recovering = false
-call('UNLINK', P .. 'datasets', P .. 'variables')
+call('UNLINK', P .. 'datasets', P .. 'variables', P .. 'metadata')
 S.publish('all', { 'g', generation })
 for _, kind in ipairs({ 'clients', 'workers', 'executors' }) do
   for _, ordinal in ipairs(call('HKEYS', P .. kind)) do

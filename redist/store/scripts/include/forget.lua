@@ -178,6 +178,9 @@ local function forget(name, h)
   elseif state == 'processing' then
     S.skip(h)
   end
+  if h.meta then
+    call('HDEL', P .. 'metadata', name)
+  end
   S.drop_value(name, h)
   if h.data == '' then
     S.remove(P .. 'data:' .. name)

@@ -1,0 +1,17 @@
+-- @include lane
+-- @include growing
+-- Keep a plugin for the executors of now and later; every one has a number, in whose order they are set up.
+-- KEYS[1] META
+-- ARGV[1] header, name, whether one that is there stays, pickle
+-- Reply OK 0 number (0: there was one, and it stays)
+local name = a[BODY]
+local there = (repeated or a[BODY + 1] == 1) and call('HGET', P .. 'plugins', name)
+if repeated then
+  return { 'REPEAT', 0, there and tonumber(match(there, '^%d+')) or 0 }
+end
+if there then
+  return S.done(0, 0)
+end
+local number = call('HINCRBY', META, 'plugin', 1)
+call('HSET', P .. 'plugins', name, int(number) .. ' ' .. a[BODY + 2])
+return S.done(0, number)
