@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from redist.client import Client
+    from redist.executor import ClientExecutor
     from redist.memory.broker_client import BrokerClient
 
 __all__ = ["NO_DEFAULT", "ClientBase"]
@@ -347,6 +348,19 @@ class ClientBase(ClientCore):
     def current(cls, allow_global: bool = True) -> Client:
         """Return the client that is meant when none is named."""
         return current.default_client()
+
+    def get_executor(self, **kwargs: Any) -> ClientExecutor:
+        """Return a `concurrent.futures.Executor` that runs calls in the cluster.
+
+        Parameters
+        ----------
+        **kwargs
+            ``pure`` (default False), ``workers``, ``resources``, ``retries``, ``priority``, ``allow_other_workers``: as in
+            `submit`, for every call.
+        """
+        from redist.executor import ClientExecutor
+
+        return ClientExecutor(self._me, **kwargs)
 
     @property
     def url(self) -> str:

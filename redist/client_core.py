@@ -155,7 +155,8 @@ class ClientCore:
             if self.asynchronous:
                 result: T = await self._driver.run(operation)
             else:
-                result = await asyncio.to_thread(self._driver.run, operation)
+                with self._driver.away():
+                    result = await asyncio.to_thread(self._driver.run, operation)
         except BaseException as error:
             if not without_way(error):
                 raise

@@ -9,7 +9,7 @@ __all__ = ["NOT_YET", "check_options", "not_yet"]
 NOT_YET = frozenset(
     {
         "benchmark_hardware", "dashboard_link", "datasets", "dump_cluster_state", "forward_logging",
-        "futures_of", "get_executor", "get_task_stream", "get_worker_logs",
+        "futures_of", "get_task_stream", "get_worker_logs",
         "profile", "rebalance", "recreate_error_locally",
         "recreate_task_locally", "register_plugin", "register_worker_callbacks", "register_worker_plugin", "replicate",
         "restart_workers", "retire_workers", "story", "unforward_logging",

@@ -325,7 +325,8 @@ class as_completed:
             else:
                 import asyncio
 
-                item = await asyncio.to_thread(client._driver.run, self._next())
+                with client._driver.away():
+                    item = await asyncio.to_thread(client._driver.run, self._next())
         except BaseException as error:
             if not without_way(error):
                 raise

@@ -426,7 +426,10 @@ class AsyncioDriver(Driver):
 
     async def _perform(self, request: Request) -> Any:
         if isinstance(request, Until):
-            return await self.wait(request.waiter, request.timeout)
+            if self.on_block is None or request.waiter.ready():
+                return await self.wait(request.waiter, request.timeout)
+            with self.away():
+                return await self.wait(request.waiter, request.timeout)
         if isinstance(request, Ask | AskAll):
             timeout, patient = self.limit(request.timeout)
             calls = [request.call] if isinstance(request, Ask) else request.calls

@@ -15,16 +15,10 @@ T = TypeVar("T")
 
 
 class BlockingRunner:
-    """Runs operations by means of blocking calls and waits, which a driver has.
+    """Runs operations by means of blocking calls and waits, which a driver has."""
 
-    Attributes
-    ----------
-    on_block, on_unblock : callable or None
-        Called, without the lock, before and after an operation waits: an executor's task gives up its place.
-    """
-
-    on_block: Callable[[], object] | None = None
-    on_unblock: Callable[[], object] | None = None
+    on_block: Callable[[], object] | None
+    on_unblock: Callable[[], object] | None
 
     def post(self, call: Call) -> None:
         """Send a call and go on."""

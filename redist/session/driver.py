@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from math import inf
 from typing import Any
 
@@ -37,6 +37,10 @@ class Driver:
     endpoint: Endpoint
     lock: AbstractContextManager[Any]
     links: Links
+    #: Called, without the lock, before and after an operation waits: in an executor a task gives up its place, whatever
+    #: session it waits for.
+    on_block: Callable[[], object] | None = None
+    on_unblock: Callable[[], object] | None = None
     #: How long operations wait for a reply, s; None for ever: what a task waits for cannot be given up without its result.
     reply_timeout: float | None = None
 
@@ -71,6 +75,19 @@ class Driver:
         """
         if self._closed is not None:
             raise self._closed.with_traceback(None)
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Return a context in which the calling task has no place, for it waits."""
+        block, unblock = self.on_block, self.on_unblock
+        if block is None or unblock is None:
+            yield
+            return
+        block()
+        try:
+            yield
+        finally:
+            unblock()
 
     def limit(self, timeout: float | None) -> tuple[float | None, bool]:
         """Return how long to wait for replies, and whether from the last thing on that the server did for us."""

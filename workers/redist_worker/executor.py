@@ -24,6 +24,7 @@ from redist.current import set_task_client
 from redist.errors import RedistError
 from redist.memory.broker_client import BrokerClient
 from redist.memory.reader import raise_file_limit
+from redist.session.driver import Driver
 from redist.session.session import Session
 from redist.session.thread_driver import ThreadDriver
 from redist.store.connect import Endpoint
@@ -115,6 +116,11 @@ def run(packed: bytes, fds: list[int]) -> int:
     return executor.listen(control)
 
 
+def _no_places() -> None:
+    """Know that this is no executor, but what a task forked."""
+    Driver.on_block = Driver.on_unblock = None
+
+
 class Executor:
     """One executor.
 
@@ -152,8 +158,10 @@ class Executor:
         self.session.on_tasks = self.runner.on_tasks
         self.session.on_void = self.runner.on_void
         self.session.on_beat = self._beat
-        self.driver.on_block = self.runner.places.block
-        self.driver.on_unblock = self.runner.places.unblock
+        # For any session: a task may wait with a client of its own, too.
+        Driver.on_block = self.runner.places.block
+        Driver.on_unblock = self.runner.places.unblock
+        os.register_at_fork(after_in_child=_no_places)
         self.driver.start()
         self.marks.ordinal = self.session.ordinal
         self.local = Local(options, self.driver, self.runner)
