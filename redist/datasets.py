@@ -38,9 +38,9 @@ def wire_name(name: Key) -> str:
 def publish(client: Client, items: dict[Key, Any], override: bool) -> Operation[None]:
     """Publish values under names."""
     for name, value in items.items():
-        enclosed = yield from enclose(client, value)
         try:
-            yield Ask(calls.publish(wire_name(name), enclosed.data, enclosed.contains, override=override))
+            with (yield from enclose(client, value)) as enclosed:
+                yield Ask(calls.publish(wire_name(name), enclosed.data, enclosed.contains, override=override))
         except Refused as refused:
             if refused.code == "exists":
                 raise DatasetExists(

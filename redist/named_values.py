@@ -9,12 +9,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redist.belonging import Borrowing
+from redist.bundling import Bundles
 from redist.current import as_current
 from redist.future import Future
 from redist.gathering import result_of
 from redist.protocol import dumps, loads_inline
 from redist.scattering import prepare, store
-from redist.session.operations import Operation
+from redist.session.lane import Refused
+from redist.session.operations import AskAll, Operation
+from redist.store import calls
+from redist.store.calls import MOST_CONTAINED
+from redist.store.replies import parse_states
 
 if TYPE_CHECKING:
     from redist.client import Client
@@ -33,10 +38,23 @@ class Enclosed(NamedTuple):
     data: bytes
     contains: Sequence[str]
     kept: object
+    bundles: Bundles
+
+    def __enter__(self) -> Enclosed:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.bundles.release()
 
 
 def enclose(client: Client, value: Any) -> Operation[Enclosed]:
-    """Write a value; a large one becomes a payload like any other, and what is kept refers to it."""
+    """Write a value; a large one becomes a payload like any other, and what is kept refers to it.
+
+    Raises
+    ------
+    Refused
+        If it holds very many Futures, and the server does not know one; where they are few the call is refused.
+    """
     borrowing = Borrowing(client)
     payload = dumps((False, value), inline_limit=DIRECT, name_of=borrowing.name_of)
     if payload.inline is None and payload.contains:
@@ -52,7 +70,25 @@ def enclose(client: Client, value: Any) -> Operation[Enclosed]:
             raise
         payload = dumps((True, future))
     assert payload.inline is not None
-    return Enclosed(payload.inline, payload.contains, (borrowing, future))
+    contains: Sequence[str] = payload.contains
+    bundles = Bundles(client)
+    if len(contains) > MOST_CONTAINED:
+        try:
+            contains = yield from bundles.of(contains)
+            yield from _check_known(payload.contains)
+        except BaseException:
+            bundles.release()
+            raise
+    return Enclosed(payload.inline, contains, (borrowing, future), bundles)
+
+
+def _check_known(names: Sequence[str]) -> Operation[None]:
+    """Refuse keys that the server does not know. Bundles hold the others."""
+    parts = [names[at : at + MOST_CONTAINED] for at in range(0, len(names), MOST_CONTAINED)]
+    for reply in (yield AskAll([calls.states(part) for part in parts])):
+        for read in parse_states(reply):
+            if read.state == "forgotten":
+                raise Refused("unknown", read.name)
 
 
 def load(client: Client, data: bytes) -> tuple[bool, Any]:

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgpack
 
 from redist.belonging import Borrowing
+from redist.bundling import Bundles
+from redist.committing import Written, commit, give_up
 from redist.describing import workers_changed
 from redist.errors import KeyTaken, NoWorkers, RedistError, StoreError, TransferError
 from redist.future import Future
@@ -27,9 +29,9 @@ from redist.session.lane import Refused
 from redist.session.operations import Ask, AskAll, Operation, Run, Until
 from redist.session.states import CANCELLED, PENDING, Condition, FutureState, Waiter
 from redist.store import calls
-from redist.store.calls import Value
+from redist.store.calls import MOST_CONTAINED
 from redist.store.keys import decode_key, encode_key
-from redist.store.replies import parse_commit, parse_place, parse_states
+from redist.store.replies import parse_place, parse_states
 from redist.submitting import call_site, worker_names
 
 if TYPE_CHECKING:
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
 __all__ = ["Item", "prepare", "scatter", "store", "store_soon", "wait_for_drops"]
 
 _SLICE = 500
-_BULK = 1 << 20
 #: s that what was given up may go on to be written, before it is dropped
 _LONGEST_WRITE = 300.0
 
@@ -125,13 +126,18 @@ def store(
     placed: list[tuple[str, int, int]] = []
     sent: set[str] = set()
     writing = _Writing()
+    bundles = Bundles(client)
     try:
+        inside: dict[str, Sequence[str]] = {}
+        for state, payload in todo:
+            if len(payload.contains) > MOST_CONTAINED:
+                inside[state.name] = yield from bundles.of(payload.contains, timeout)
         inline = [(state, payload, 0, 0) for state, payload in todo if payload.inline is not None]
         large = [(state, payload) for state, payload in todo if payload.inline is None]
-        written: list[tuple[FutureState, Payload, int, int]] = []
+        written: list[Written] = []
         if large:
             written = yield from _write(client, large, workers, deadline, timeout, placed, writing)
-        yield from _commit(client, inline + written, keep, timeout, sent)
+        yield from commit(client, inline + written, keep, timeout, sent, inside)
         pending = [state for state, payload in items if payload is None and state.status == PENDING]
         if pending:
             # Another thread of ours stores it, or it is being looked up.
@@ -139,24 +145,11 @@ def store(
 
             yield from wait_for(client, pending, deadline, stop_on_error=False)
     except BaseException as error:
-        interrupted = not isinstance(error, Exception)
-        unanswered = interrupted or isinstance(error, StoreError)
-        # Without its frames, which hold the Futures of the very keys.
-        kept = (
-            RedistError(f"storing the value was interrupted: {type(error).__name__}")
-            if interrupted
-            else error
-        )
-        with client.session.lock:
-            for state, _ in todo:
-                if state.status == PENDING:
-                    if not (unanswered and state.name in sent):
-                        # else the commit is applied all the same, and the Futures that go release it
-                        client.session.ledger.forfeit(state)
-                    state.fail(kept)
-        if unanswered:
+        if give_up(client, [state for state, _ in todo], sent, error):
             _drop_soon(client, writing, [item for item in placed if item[0] not in sent])
         raise
+    finally:
+        bundles.release()
 
 
 class _Writing:
@@ -223,7 +216,7 @@ def _write(
     timeout: float | None,
     placed: list[tuple[str, int, int]],
     writing: _Writing,
-) -> Operation[list[tuple[FutureState, Payload, int, int]]]:
+) -> Operation[list[Written]]:
     """Write payloads into segments; a worker that cannot be reached is replaced by another one.
 
     What may be written is noted in `placed` before: name, attempt, worker.
@@ -298,71 +291,6 @@ def _put(client: Client, worker: int, batch: list[tuple[str, int, Payload]]) -> 
     for error in client._segments.data_client(client).put(peer.address, batch):
         if error is not None:
             raise error
-
-
-def _commit(
-    client: Client,
-    written: list[tuple[FutureState, Payload, int, int]],
-    keep: bool,
-    timeout: float | None,
-    sent: set[str],
-) -> Operation[None]:
-    """Make keys known; `sent` gets the names of those whose commit may have left, or may be applied later."""
-    session = client.session
-    for start in _slices(written):
-        part = written[start]
-        inside = {name for _, payload, _, _ in part for name in payload.contains}
-        if inside and session.submissions.holding.holds_any(inside):
-            yield Until(Condition(partial(_left, client, inside)))
-        with session.lock:
-            values = []
-            for state, payload, attempt, worker in part:
-                count = max(state.count, 1)
-                values.append(
-                    Value(
-                        state.name, count, attempt, worker, payload.nbytes, payload.type, payload.inline or b"", keep,
-                        payload.contains,
-                    )
-                )  # fmt: skip
-                session.ledger.settled(state, count)
-            before = session.lane.incarnation, session.lane.n
-        names = {state.name for state, *_ in part}
-        sent |= names
-        try:
-            reply = yield Ask(calls.commit(values), timeout)
-        except StoreError as error:
-            if not error.pending:
-                sent -= names
-            raise
-        except BaseException:
-            if (session.lane.incarnation, session.lane.n) == before:
-                sent -= names
-            raise
-        known = set(parse_commit(reply))
-        with session.lock:
-            for state, payload, attempt, worker in part:
-                # What was in memory already is told with a push, like a refusal.
-                if state.name not in known and state.status == PENDING:
-                    where = f"{worker}.{attempt}" if worker else ""
-                    state.finish(payload.nbytes, payload.type, where, payload.inline)
-
-
-def _left(client: Client, names: set[str]) -> bool:
-    """Whether the tasks `names` do not wait for a value any more."""
-    return not client.session.submissions.holding.holds_any(names)
-
-
-def _slices(written: Sequence[tuple[FutureState, Payload, int, int]]) -> list[slice]:
-    slices: list[slice] = []
-    start = size = 0
-    for i, (_, payload, _, _) in enumerate(written):
-        size += len(payload.inline or b"")
-        if i + 1 - start >= _SLICE or size >= _BULK:
-            slices.append(slice(start, i + 1))
-            start, size = i + 1, 0
-    if start < len(written):
-        slices.append(slice(start, len(written)))
-    return slices
 
 
 def scatter(

@@ -12,6 +12,7 @@ from redist.errors import SerializationError
 from redist.named_values import load
 from redist.protocol import dumps
 from redist.session.operations import Ask, Operation
+from redist.store.calls import MOST_CONTAINED
 from redist.store.coordination import announce, hark, standing
 from redist.timeouts import seconds
 
@@ -59,14 +60,15 @@ class Pub(Named):
         Raises
         ------
         SerializationError
-            If it takes more than 1 MiB: scatter it, and publish its Future.
+            If it takes more than 1 MiB or holds more than 500 Futures: scatter it, and publish its Future.
         """
         client = self._bound()
         borrowing = Borrowing(client)
         payload = dumps((False, msg), inline_limit=_MOST, name_of=borrowing.name_of)
-        if payload.inline is None:
+        if payload.inline is None or len(payload.contains) > MOST_CONTAINED:
             raise SerializationError(
-                f"a message of {self!r} takes at most {_MOST} bytes: scatter what is larger, and publish the Future"
+                f"a message of {self!r} takes at most {_MOST} bytes and holds at most {MOST_CONTAINED} Futures: "
+                "scatter what is larger, and publish the Future"
             )
 
         def failed(error: BaseException, kept: object = (msg, borrowing)) -> None:

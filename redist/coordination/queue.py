@@ -105,10 +105,10 @@ class Queue(Named):
 
     def _put(self, value: Any, timeout: float | None) -> Operation[None]:
         client = self._open()
-        enclosed = yield from enclose(client, value)
-        request = Request(client, timeout)
         try:
-            with request.leaving():
+            enclosed = yield from enclose(client, value)
+            request = Request(client, timeout)
+            with enclosed, request.leaving():
                 reply = yield from request.make(
                     lambda: put(
                         request.token, self._wire_name, enclosed.data, enclosed.contains, maxsize=self.maxsize,

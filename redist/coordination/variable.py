@@ -67,9 +67,9 @@ class Variable(Named):
         return self._run(self._set(value, seconds(timeout)))
 
     def _set(self, value: Any, timeout: float | None) -> Operation[None]:
-        enclosed = yield from enclose(self._bound(), value)
         try:
-            yield Ask(set_variable(self._wire_name, enclosed.data, enclosed.contains), timeout)
+            with (yield from enclose(self._bound(), value)) as enclosed:
+                yield Ask(set_variable(self._wire_name, enclosed.data, enclosed.contains), timeout)
         except Refused as refused:
             raise DependencyUnknown(
                 decode_key(refused.message), f"it is not known any more and cannot be set as {self!r}"

@@ -341,7 +341,7 @@ def _notes(snapshot: Snapshot, now: float) -> Iterator[str]:
 
 def _lost_datasets(snapshot: Snapshot, known: Mapping[str, Fields]) -> Iterator[str]:
     """Say which published datasets hold, at any depth, values that are lost and that nothing can compute again."""
-    from redist.store.keys import dataset_record, decode_key
+    from redist.store.keys import BUNDLE, dataset_record, decode_key
 
     for name, version in sorted(snapshot.hgetall("datasets").items()):
         inside: set[str] = set()
@@ -358,9 +358,10 @@ def _lost_datasets(snapshot: Snapshot, known: Mapping[str, Fields]) -> Iterator[
             todo += new
         lost = sorted(key for key in inside if _is_lost(known.get(key, {})))
         if lost:
+            count = sum(not key.startswith(BUNDLE) for key in inside)
             whom = next((known[key]["lost"] for key in lost if "lost" in known[key]), "")
             yield (
-                f"the dataset {decode_key(name)!r} has lost {len(lost):,} of its {_counted(len(inside), 'value')}, "
+                f"the dataset {decode_key(name)!r} has lost {len(lost):,} of its {_counted(count, 'value')}, "
                 f"{decode_key(lost[0])!r}{' and others' if len(lost) > 1 else ''}"
                 f"{f'; the last copy went with {whom}' if whom else ''}: publish it again, or unpublish it"
             )

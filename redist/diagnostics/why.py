@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from redist.diagnostics.standing import standing
 from redist.errors import RedistError
-from redist.store.keys import Key, encode_key
+from redist.store.keys import BUNDLE, Key, encode_key
 
 if TYPE_CHECKING:
     from redist.store.connect import Endpoint
@@ -284,7 +284,9 @@ def _containers(reader: Reader, name: str) -> Iterator[Holder]:
     ids, count = reader.members(f"containers:{name}", SHOWN)
     for container in ids:
         key = container.partition(" ")[2]
-        if key.startswith("@@"):
+        if key.startswith(BUNDLE):
+            yield from _of_bundle(reader, key)
+        elif key.startswith("@@"):
             kind, _, rest = key[2:].partition("@")
             yield Holder(kind, rest.rpartition("@")[0])
         elif key.startswith("@"):
@@ -294,6 +296,15 @@ def _containers(reader: Reader, name: str) -> Iterator[Holder]:
             yield Holder("container", key)
     if count > len(ids):
         yield Holder("container", f"and {count - len(ids):,} more")
+
+
+def _of_bundle(reader: Reader, name: str) -> Iterator[Holder]:
+    """Yield what holds the keys of a bundle: the values that contain it, or who is about to make one known."""
+    containers = list(_containers(reader, name))
+    yield from containers
+    if not containers:
+        for holder in _references(reader, name, reader.hash(f"key:{name}"), None):
+            yield Holder("container", f"that {holder.kind} {holder.name} is storing", detail=holder.detail)
 
 
 def _dependents(reader: Reader, name: str) -> Iterator[Holder]:

@@ -10,6 +10,7 @@ from redist.session.states import FINISHED, PENDING, FutureState
 from redist.session.submissions import SLICE
 from redist.store import calls
 from redist.store.coordination import quit_
+from redist.store.keys import BUNDLE
 from redist.store.portions import portions
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ def bring(session: Session, kept: list[Entry]) -> None:
             state.unfinished()
             pending.append(state)
         elif state.status == FINISHED and state.value and not state.where:
-            inside = contained(state.value) if contained is not None else ()
+            inside = session.bundles.get(state)
+            if inside is None:
+                inside = contained(state.value) if contained is not None else ()
             values.append(
                 calls.Value(
                     name, count, 0, 0, state.nbytes, state.type, state.value, contains=inside, again=True
@@ -84,7 +87,8 @@ def take_up(session: Session, kept: list[Entry], on_done: Callable[[], object]) 
             read(int(reply[1]))
             return
         for name in names:
-            if name not in session.states:
+            # What was to contain a bundle of before contains it by now, or never will.
+            if name not in session.states and not name.startswith(BUNDLE):
                 session.ledger.up(name)
         bring(session, kept)
         on_done()

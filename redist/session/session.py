@@ -16,6 +16,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from redist.errors import ClientClosed, SchemaMismatch, ServerFull, ServerRefused
 from redist.session.bring import bring, take_up
@@ -83,6 +84,8 @@ class Session:
         Called when the server lost this caller; returns the calls that bring what it has besides counts and tasks.
     contained : callable or None
         Called after a loss with an inline value; returns the wire names of the keys whose Futures are inside.
+    bundles : mapping of FutureState
+        What the bundles contain that we hold: their values do not tell.
     """
 
     def __init__(
@@ -144,6 +147,7 @@ class Session:
         self.on_beat: Callable[[Beat], object] | None = None
         self.on_lost: Callable[[], Iterable[Call]] | None = None
         self.contained: Callable[[bytes], Sequence[str]] | None = None
+        self.bundles: WeakKeyDictionary[FutureState, Sequence[str]] = WeakKeyDictionary()
         #: Set by the driver: the command connection leads to the wrong server.
         self.reconnect: Callable[[str], object] | None = None
         self._was_registered = False

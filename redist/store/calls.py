@@ -339,6 +339,10 @@ def turn(
 # --- data -----------------------------------------------------------------------------------------------------------
 
 
+MOST_CONTAINED = 500
+"""Keys that one value is told to contain; what holds Futures of more contains bundles of them."""
+
+
 class Value(NamedTuple):
     """A scattered value: `worker` 0 and a `value` of pickle bytes (inline), or the worker that has the segment.
 

@@ -19,6 +19,7 @@ from typing import Protocol, TypeAlias, TypeGuard
 from redist.errors import InvalidKey
 
 __all__ = [
+    "BUNDLE",
     "MAX_KEY_BYTES",
     "SCHEMA",
     "Key",
@@ -33,6 +34,9 @@ Key: TypeAlias = "str | tuple[object, ...]"
 
 SCHEMA = 1
 """Version of the key schema, compared with ``meta`` at every registration."""
+
+BUNDLE = "@@bundle@"
+"""What the names of bundles (`redist.bundling`) begin with."""
 
 MAX_KEY_BYTES = 16 * 1024
 """Longest wire name of a key, in bytes of UTF-8."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from redist import Client, LocalCluster, scattering
+from redist import Client, LocalCluster, committing, scattering
 from redist.errors import RedistError
 from redist.memory.headers import is_file_name
 from servers import wait_until
@@ -28,7 +28,7 @@ def payloads(client: Client) -> int:
 def test_in_scatter(client: Client, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
     client.scatter(bytes(100_000)).release()
     wait_until(lambda: payloads(client) == 0)
-    module: Any = scattering.calls if moment == "written" else scattering
+    module: Any = committing.calls if moment == "written" else committing
     strike = "commit" if moment == "written" else "parse_commit"
     real: Callable[..., Any] = getattr(module, strike)
 

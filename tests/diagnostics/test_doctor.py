@@ -231,13 +231,18 @@ def test_a_lease_that_is_over_is_noted(world: World, point: Endpoint) -> None:
     assert any("client ada" in note and "past its lease" in note for note in report.notes)
 
 
-def test_a_dataset_whose_data_is_lost_is_noted(world: World, point: Endpoint) -> None:
+@pytest.mark.parametrize("bundled", [False, True])
+def test_a_dataset_whose_data_is_lost_is_noted(world: World, point: Endpoint, bundled: bool) -> None:
     c, w = world.client("ada"), world.worker("w1")
     placed = R.parse_place(c.ok(C.place(3, 1000)))
     lost, nested, kept = placed
     c.ok(C.commit([C.Value("lost", 1, *lost, 1000, "array"), C.Value("kept", 1, *kept, 500, "array")]))
     c.ok(C.commit([C.Value("nested", 1, *nested, 70, "list", contains=["lost"])]))
-    c.ok(C.publish("market", b"x" * 30, ["nested", "kept"]))
+    inside = ["nested", "kept"]
+    if bundled:
+        c.ok(C.commit([C.Value("@@bundle@1", 1, 0, 0, 0, "bundle", b"v", contains=inside)]))
+        inside = ["@@bundle@1"]
+    c.ok(C.publish("market", b"x" * 30, inside))
     c.ok(C.publish("well", b"y" * 4, ["kept"]))
     report = examine(point, patience=PATIENCE)
     assert (report.notes, report.nbytes) == ((), 1604)

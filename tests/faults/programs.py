@@ -43,6 +43,14 @@ def boxed(size: int) -> list[Any]:
     return [inner, bytes(size)]
 
 
+def boxed_many(count: int) -> list[Any]:
+    """A container of the only Futures of `count` values in segments."""
+    from redist import get_client
+
+    held: list[Any] = get_client().scatter([bytes([i % 256]) * 5_000 for i in range(count)], hash=False)
+    return held
+
+
 def total(values: Any) -> int:
     return sum(values) if not isinstance(values[0], bytes) else sum(map(len, values))
 
@@ -63,6 +71,25 @@ def graph(client: Any, width: int, counts: str = "", pause: float = 0.0) -> Any:
         rest = [level[-1]] if len(level) % 2 else []
         level = [client.submit(add, a, b, counts, pure=False) for a, b in pairs] + rest
     return level[0]
+
+
+def bundler(address: str, count: str) -> None:
+    """A client that has made a part of the bundles of a value known, says so, and waits to be killed."""
+    from redist import Client, committing
+
+    client = Client(address, name="victim", heartbeat_interval=0.2)
+    held = client.scatter(list(range(int(count))), hash=False)
+    real, calls = committing.parse_commit, [0]
+
+    def parse_commit(reply: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 2:
+            print("ready", client.session.ordinal, flush=True)
+            time.sleep(1000)
+        return real(reply)
+
+    committing.parse_commit = parse_commit
+    client.publish_dataset(held, name="many")
 
 
 def holder(address: str, lease: str) -> None:

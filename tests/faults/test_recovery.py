@@ -10,8 +10,10 @@ import cloudpickle
 import pytest
 
 from faults import programs
-from faults.rig import PATIENCE, crash
+from faults.rig import PATIENCE, Rig, crash, line
 from redist import Client, scattering, wait
+from redist.bundling import Bundles
+from redist.store.keys import BUNDLE
 from servers import wait_until
 
 pytestmark = pytest.mark.timeout(120)
@@ -81,4 +83,69 @@ def test_server_that_dies_while_an_announced_task_waits_for_its_argument(
             mine.release()
 
     asyncio.run(main())
+    rig.finish()
+
+
+@pytest.mark.parametrize("how", ["scatter", "result"])
+def test_what_only_bundles_hold_survives_the_server(own_server: Any, how: str) -> None:
+    """The file of the value lists the keys themselves; the bundles went with the server."""
+    many = 1_200
+    rig, server = own_server(False)
+    rig.worker("w1")
+    rig.worker("w2")
+    rig.ready(2)
+    client = rig.client()
+    if how == "scatter":
+        box = client.scatter([programs.boxed_many(many)])[0]
+    else:
+        box = client.submit(programs.boxed_many, many, pure=False)
+        wait(box)
+    wait_until(lambda: sum(name.startswith(BUNDLE) for name in rig.names()) == 3, PATIENCE)
+    inner = [name for name in rig.names() if not name.startswith(BUNDLE) and name != box.key]
+    assert len(inner) == many
+    wait_until(lambda: not any(field.startswith("refs:") for field in rig.hash(f"key:{inner[0]}")), PATIENCE)
+    crash(server)
+    wait_until(lambda: all(rig.hash(f"key:{name}").get("pins") == "1" for name in inner[::100]), PATIENCE)
+    wait_until(lambda: "recovering" not in rig.hash("meta"), PATIENCE)
+    assert sorted(rig.names()) == sorted([*inner, box.key])
+    rig.healthy()
+    content = box.result(PATIENCE)
+    assert [value[0] for value in client.gather(content)] == [i % 256 for i in range(many)]
+    del content, box
+    wait_until(lambda: not rig.names(), PATIENCE)
+    rig.finish()
+
+
+def test_bundles_whose_value_is_not_known_yet_survive_the_server(own_server: Any) -> None:
+    many = 1_200
+    rig, server = own_server(False)
+    rig.worker("w1")
+    rig.ready(1)
+    client = rig.client()
+    leaves = client.scatter([b"x" * 5_000] * many, hash=False)
+    names = [leaf.key for leaf in leaves]
+    bundles = Bundles(client)
+    client._run(bundles.of(names))
+    del leaves
+    wait_until(lambda: not any(name in client.futures for name in names))
+    crash(server)
+    wait_until(lambda: all(rig.hash(f"key:{name}").get("pins") == "1" for name in names[::100]), PATIENCE)
+    wait_until(lambda: "recovering" not in rig.hash("meta"), PATIENCE)
+    assert {rig.hash(f"key:{name}")["state"] for name in names[::100]} == {"memory"}
+    rig.healthy()
+    bundles.release()
+    wait_until(lambda: not rig.names(), PATIENCE)
+    rig.finish()
+
+
+def test_who_makes_bundles_dies(rig: Rig) -> None:
+    victim = rig.program("bundler", "1200")
+    word, ordinal = line(victim)
+    assert word == "ready"
+    assert any(name.startswith(BUNDLE) for name in rig.names())
+    victim.kill()
+    client = rig.client()
+    wait_until(lambda: ordinal not in rig.hash("clients"), PATIENCE, "the client is gone")
+    wait_until(lambda: not rig.names(), PATIENCE, "what it made is gone")
+    assert client.list_datasets() == ()
     rig.finish()

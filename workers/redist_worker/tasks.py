@@ -23,7 +23,7 @@ from redist.protocol.names import type_name
 from redist.protocol.payload import Payload, dumps
 from redist.protocol.specs import unpack_spec
 from redist.protocol.task_errors import pack_error
-from redist.store.calls import Result
+from redist.store.calls import MOST_CONTAINED, Result
 from redist.store.replies import HandOut
 from redist_worker.values import Missing, Values
 
@@ -64,7 +64,7 @@ class Tasks:
         self._loops = threading.local()
 
     def execute(self, task: HandOut) -> tuple[Result, object]:
-        """Run `task`; return what came of it, and the value, whose Futures must live until the result is handed in."""
+        """Run `task`; return what came of it, and what holds the keys inside, to be kept until the result is handed in."""
         name, attempt = task.name, task.attempt
         try:
             function = self._functions.get(task.fn) or self._fetch(task.fn)
@@ -94,14 +94,18 @@ class Tasks:
             args = kwargs = function = ()  # type: ignore[assignment]
         try:
             payload: Payload = dumps(value, name_of=_name_of)
+            contains: Sequence[str] = payload.contains
+            kept: object = value
+            if len(contains) > MOST_CONTAINED:
+                contains, futures = _bundled(contains)
+                kept = value, futures
             inline = payload.inline
             if inline is None:
                 self._broker.put([(name, attempt, payload)])
                 inline = b""
-            return Result(
-                name, attempt, "memory", payload.nbytes, payload.type, inline, payload.contains
-            ), value
+            return Result(name, attempt, "memory", payload.nbytes, payload.type, inline, contains), kept
         except BaseException as error:
+            value = kept = None  # the error may stay for a while, and its traceback holds this frame
             return _erred(task, error), None
 
     def _dependencies(self, task: HandOut, data: bytes | memoryview) -> Sequence[Any]:
@@ -142,6 +146,20 @@ def _name_of(future: Any) -> str:
     from redist.current import default_client
 
     return Borrowing(default_client()).name_of(future)
+
+
+def _bundled(names: Sequence[str]) -> tuple[Sequence[str], object]:
+    """Return the bundles of `names`, and what holds them. They leave on this executor's lane, ahead of the result."""
+    from redist.bundling import Bundles
+    from redist.current import default_client
+
+    client = default_client()
+    bundles = Bundles(client)
+    try:
+        return client._run(bundles.of(names)), bundles.futures
+    except BaseException:
+        bundles.release()  # not only when the traceback goes
+        raise
 
 
 def _erred(task: HandOut, error: BaseException) -> Result:

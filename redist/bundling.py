@@ -1,0 +1,82 @@
+"""Bundles: how a value contains more keys than one script may pin.
+
+A bundle is a value of redist's own, inline and a few bytes long, that contains a part of the keys; the value is then told
+to contain its bundles. They are made known first, so no key is unpinned while the value is known, and their maker holds
+them until the call that tells of the value was answered, so none outlives a maker that dies in between. The file of a value
+lists the keys themselves: a worker that registers anew pins them without bundles, a part at a time.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from redist.committing import Written, commit, give_up
+from redist.future import Future
+from redist.protocol import Payload, dumps
+from redist.session.operations import Operation
+from redist.session.states import FutureState
+from redist.store.calls import MOST_CONTAINED
+from redist.store.keys import BUNDLE
+
+if TYPE_CHECKING:
+    from redist.client import Client
+
+__all__ = ["Bundles"]
+
+
+class Bundles:
+    """The bundles of one call.
+
+    Parameters
+    ----------
+    client : Client
+        Who makes the call.
+
+    Attributes
+    ----------
+    futures : list of Future
+        What holds them until that call was answered, or is ahead of every release on the lane.
+    """
+
+    __slots__ = ("_client", "futures")
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self.futures: list[Future[Any]] = []
+
+    def of(self, names: Sequence[str], timeout: float | None = None) -> Operation[Sequence[str]]:
+        """Return keys, `MOST_CONTAINED` at most, that stand for `names`: bundles, of bundles where these are too many."""
+        while len(names) > MOST_CONTAINED:
+            parts = [names[at : at + MOST_CONTAINED] for at in range(0, len(names), MOST_CONTAINED)]
+            names = yield from self._make(parts, timeout)
+        return names
+
+    def _make(self, parts: Sequence[Sequence[str]], timeout: float | None) -> Operation[Sequence[str]]:
+        session = self._client.session
+        states: list[FutureState] = []
+        sent: set[str] = set()
+        try:
+            with session.lock:
+                self._client._check_alive()
+                written: list[Written] = []
+                for part in parts:
+                    state = session.states.obtain(BUNDLE + secrets.token_hex(16), session.generation)
+                    state.count += 1  # told with the commit
+                    self.futures.append(Future._of(state, self._client))
+                    states.append(state)
+                    session.bundles[state] = part
+                    value = dumps(len(part)).inline
+                    written.append((state, Payload((), "bundle", tuple(part), value), 0, 0))
+            yield from commit(self._client, written, False, timeout, sent)
+        except BaseException as error:
+            give_up(self._client, states, sent, error)
+            raise
+        return [state.name for state in states]
+
+    def release(self) -> None:
+        """Let go of them, not only when the traceback goes of an error that came."""
+        for future in self.futures:
+            future.release()
+        self.futures.clear()

@@ -1,0 +1,120 @@
+"""Keys made known: the calls that tell of values of this process, none of which does too much."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
+
+from redist.errors import RedistError, StoreError
+from redist.protocol import Payload
+from redist.session.operations import Ask, Operation, Until
+from redist.session.states import PENDING, Condition, FutureState
+from redist.store import calls
+from redist.store.calls import Value
+from redist.store.replies import parse_commit
+
+if TYPE_CHECKING:
+    from redist.client import Client
+
+__all__ = ["Written", "commit", "give_up"]
+
+#: Values, with the keys that they contain, and bytes of inline values of one call.
+_SLICE = 500
+_BULK = 1 << 20
+
+#: A value, and where its payload is: attempt and worker, 0 for an inline one.
+Written: TypeAlias = tuple[FutureState, Payload, int, int]
+
+
+def commit(
+    client: Client,
+    written: Sequence[Written],
+    keep: bool,
+    timeout: float | None,
+    sent: set[str],
+    bundled: Mapping[str, Sequence[str]] | None = None,
+) -> Operation[None]:
+    """Make keys known; `sent` gets the names of those whose commit may have left, or may be applied later.
+
+    `bundled` has, by name, the bundles of those values that contain too many keys for one call.
+    """
+    bundled = bundled or {}
+    session = client.session
+    for part in _slices(written, bundled):
+        contains = [bundled.get(state.name, payload.contains) for state, payload, _, _ in part]
+        inside = {name for names in contains for name in names}
+        if inside and session.submissions.holding.holds_any(inside):
+            yield Until(Condition(partial(_left, client, inside)))
+        with session.lock:
+            values = []
+            for (state, payload, attempt, worker), names in zip(part, contains):
+                count = max(state.count, 1)
+                values.append(
+                    Value(
+                        state.name, count, attempt, worker, payload.nbytes, payload.type, payload.inline or b"", keep,
+                        names,
+                    )
+                )  # fmt: skip
+                session.ledger.settled(state, count)
+            before = session.lane.incarnation, session.lane.n
+        told = {state.name for state, *_ in part}
+        sent |= told
+        try:
+            reply = yield Ask(calls.commit(values), timeout)
+        except StoreError as error:
+            if not error.pending:
+                sent -= told
+            raise
+        except BaseException:
+            if (session.lane.incarnation, session.lane.n) == before:
+                sent -= told
+            raise
+        known = set(parse_commit(reply))
+        with session.lock:
+            for state, payload, attempt, worker in part:
+                # What was in memory already is told with a push, like a refusal.
+                if state.name not in known and state.status == PENDING:
+                    where = f"{worker}.{attempt}" if worker else ""
+                    state.finish(payload.nbytes, payload.type, where, payload.inline)
+
+
+def _left(client: Client, names: set[str]) -> bool:
+    """Whether the tasks `names` do not wait for a value any more."""
+    return not client.session.submissions.holding.holds_any(names)
+
+
+def _slices(written: Sequence[Written], bundled: Mapping[str, Sequence[str]]) -> Iterator[list[Written]]:
+    part: list[Written] = []
+    weight = size = 0
+    for item in written:
+        state, payload, _, _ = item
+        more = 1 + len(bundled.get(state.name, payload.contains))
+        if part and (weight + more > _SLICE or size >= _BULK):
+            yield part
+            part, weight, size = [], 0, 0
+        part.append(item)
+        weight += more
+        size += len(payload.inline or b"")
+    if part:
+        yield part
+
+
+def give_up(
+    client: Client, states: Sequence[FutureState], sent: Collection[str], error: BaseException
+) -> bool:
+    """Have the keys of `states` fail, which `error` kept from becoming known; return whether some may become known yet.
+
+    `sent` are the names of those: the Futures that go release what the call makes known.
+    """
+    interrupted = not isinstance(error, Exception)
+    unanswered = interrupted or isinstance(error, StoreError)
+    # Without its frames, which hold the Futures of the very keys.
+    kept = RedistError(f"storing the value was interrupted: {type(error).__name__}") if interrupted else error
+    with client.session.lock:
+        for state in states:
+            if state.status == PENDING:
+                if not (unanswered and state.name in sent):
+                    client.session.ledger.forfeit(state)
+                state.fail(kept)
+    return unanswered
