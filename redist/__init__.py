@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from redist.coordination.variable import Variable
     from redist.current import default_client, fire_and_forget, futures_of, get_client
     from redist.future import Future
+    from redist.plugins import UploadFile, WorkerPlugin
     from redist.waiting import ALL_COMPLETED, FIRST_COMPLETED, as_completed, wait
     from redist_worker.local import get_worker, rejoin, secede
 
@@ -23,8 +24,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ALL_COMPLETED", "FIRST_COMPLETED", "Client", "Event", "Future", "LocalCluster", "Lock", "MultiLock", "Pub", "Queue",
-    "Semaphore", "Sub", "Variable", "__version__", "as_completed", "default_client", "fire_and_forget", "futures_of",
-    "get_client", "get_worker", "rejoin", "secede", "wait",
+    "Semaphore", "Sub", "UploadFile", "Variable", "WorkerPlugin", "__version__", "as_completed", "default_client",
+    "fire_and_forget", "futures_of", "get_client", "get_worker", "rejoin", "secede", "wait",
 ]  # fmt: skip
 
 _HOMES = {
@@ -47,6 +48,8 @@ _HOMES = {
     "fire_and_forget": "redist.current",
     "futures_of": "redist.current",
     "get_client": "redist.current",
+    "UploadFile": "redist.plugins",
+    "WorkerPlugin": "redist.plugins",
     "get_worker": "redist_worker.local",
     "rejoin": "redist_worker.local",
     "secede": "redist_worker.local",

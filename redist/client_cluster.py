@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from redist import describing, events, inspecting, metadata, running
+from redist import describing, events, forwarding, inspecting, metadata, plugins, running
 from redist.client_base import NO_DEFAULT, ClientBase
 from redist.errors import NoScheduler
 from redist.session.operations import Ask, Operation
@@ -209,6 +209,90 @@ class ClientCluster(ClientBase):
     def unsubscribe_topic(self, topic: str) -> None:
         """Stop that; raises ValueError for a topic that never was subscribed to."""
         self._topics.unsubscribe(topic)
+
+    # --- plugins ----------------------------------------------------------------------------------------------------
+
+    def register_plugin(self, plugin: Any, name: str | None = None) -> Any:
+        """Set a plugin up in every process that runs tasks, and in those that start later before they run any.
+
+        Parameters
+        ----------
+        plugin : WorkerPlugin
+            An instance. Its pickle is kept in Redis until it is unregistered.
+        name : str, optional
+            One of that name is torn down and replaced, or stays if the plugin is ``idempotent``; default: the plugin's
+            ``name``, or one that is made.
+
+        Returns
+        -------
+        dict
+            ``{'status': 'OK'}`` by address as in `run`; nothing if an idempotent one was there.
+
+        Raises
+        ------
+        NoScheduler
+            For a plugin of a scheduler or nanny.
+        TypeError
+            For what is no plugin.
+        Exception
+            What `setup` raised in a process. In one that starts later that is logged, and it runs tasks all the same.
+        """
+        return self._run(plugins.register(self._me, plugin, plugins.checked(plugin, name)))
+
+    def unregister_worker_plugin(self, name: str, nanny: bool | None = None) -> Any:
+        """Tear a plugin down everywhere, for good; raises ValueError if there is none, or what `teardown` raises."""
+        if nanny:
+            raise NoScheduler("there is no nanny, and so no plugin of one")
+        return self._run(plugins.unregister(self._me, name))
+
+    def unregister_scheduler_plugin(self, name: str) -> Any:
+        """Raise `NoScheduler`: there are none."""
+        raise NoScheduler("there is no scheduler process, and so no plugin of one")
+
+    def register_worker_callbacks(self, setup: Callable[..., Any]) -> Any:
+        """Have a function called in every process that runs tasks, now and later; see `register_plugin`.
+
+        It is given the worker if it has an argument ``dask_worker``.
+        """
+        return self.register_plugin(plugins.Setup(setup))
+
+    def upload_file(self, filename: str, load: bool = True) -> Any:
+        """Bring a ``.py``, ``.zip`` or ``.egg`` file to every process that runs tasks, now and later, to be imported there.
+
+        Parameters
+        ----------
+        filename : str
+            The file. It lies in ``get_worker().local_directory``, and in Redis until a file of that name takes its place.
+        load : bool
+            Whether to import it, again if it was.
+
+        Returns
+        -------
+        dict
+            As of `register_plugin`.
+        """
+        plugin = plugins.UploadFile(filename, load)
+        return self.register_plugin(plugin, f"upload-file-{plugin.filename}")
+
+    def forward_logging(self, logger_name: str | None = None, level: int | str = 0) -> Any:
+        """Have log records of the processes that run tasks handled here, by the logger of the same name.
+
+        Parameters
+        ----------
+        logger_name : str, optional
+            This logger and those below it; default: all, without those of redist.
+        level : int or str
+            The least level. The loggers' own levels count as well, there and here.
+        """
+        plugin, topic = forwarding.names_for(logger_name)
+        self.subscribe_topic(topic, forwarding.handle)
+        return self.register_plugin(forwarding.ForwardLogging(logger_name, level, topic), plugin)
+
+    def unforward_logging(self, logger_name: str | None = None) -> Any:
+        """Stop that; raises ValueError if it was not begun."""
+        plugin, topic = forwarding.names_for(logger_name)
+        self.unsubscribe_topic(topic)
+        return self.unregister_worker_plugin(plugin)
 
 
 def _ask(call: Call) -> Operation[None]:

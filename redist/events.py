@@ -6,7 +6,6 @@ before, also after a connection broke.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 from collections.abc import Callable, Collection
@@ -19,6 +18,8 @@ from redist.store.calls import Call
 from redist.store.keys import decode_key, encode_key
 
 if TYPE_CHECKING:
+    import asyncio
+
     from redist.client import Client
 
 __all__ = ["Event", "Topics", "event_call", "get_events"]
@@ -164,6 +165,8 @@ class Topics:
                 logger.exception("the handler of the topic %r failed", decode_key(name))
 
     def _await(self, result: Any) -> None:
+        import asyncio
+
         if self._client.asynchronous:
             task = asyncio.ensure_future(result)
             self._awaited.add(task)

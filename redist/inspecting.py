@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import struct
 import sys
 from collections.abc import Iterable
@@ -33,6 +32,7 @@ _OPTIONAL = ("hiredis", "pandas", "polars")
 
 def versions_here(packages: Iterable[str] = ()) -> dict[str, dict[str, Any]]:
     """Return the versions of this process: ``host`` and ``packages``."""
+    import platform
     from importlib.metadata import PackageNotFoundError, version
 
     uname = platform.uname()

@@ -8,12 +8,10 @@ __all__ = ["NOT_YET", "check_options", "not_yet"]
 
 NOT_YET = frozenset(
     {
-        "benchmark_hardware", "dashboard_link", "datasets", "dump_cluster_state", "forward_logging",
-        "futures_of", "get_task_stream", "get_worker_logs",
-        "profile", "rebalance", "recreate_error_locally",
-        "recreate_task_locally", "register_plugin", "register_worker_callbacks", "register_worker_plugin", "replicate",
-        "restart_workers", "retire_workers", "story", "unforward_logging",
-        "unregister_worker_plugin", "upload_file",
+        "benchmark_hardware", "dashboard_link", "datasets", "dump_cluster_state", "futures_of",
+        "get_task_stream", "get_worker_logs", "profile", "rebalance", "recreate_error_locally",
+        "recreate_task_locally", "register_worker_plugin", "replicate", "restart_workers", "retire_workers",
+        "story",
     }
 )  # fmt: skip
 """Methods of Dask's client that this one lacks. What only a scheduler process could do is not among them."""

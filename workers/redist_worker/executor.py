@@ -34,6 +34,7 @@ from redist_worker.local import Local, set_local
 from redist_worker.marks import Marks
 from redist_worker.orders import Loop, Orders
 from redist_worker.output import Output
+from redist_worker.plugins import Plugins
 from redist_worker.runner import Runner
 from redist_worker.shelf import Shelf, open_shelves
 from redist_worker.tasks import Tasks
@@ -146,9 +147,12 @@ class Executor:
         self._client: Client | None = None
         self._client_lock = threading.Lock()
         self._wake_in, self._wake_out = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.loop = Loop()
+        tasks = Tasks(self.side, values, self.broker)
+        self.plugins = Plugins(self.side, self.loop, tasks.execute)
         self.runner = Runner(
             lane,
-            Tasks(self.side, values, self.broker).execute,
+            self.plugins.execute,
             self.marks,
             options.threads,
             self._before_hand_in,
@@ -164,14 +168,14 @@ class Executor:
         os.register_at_fork(after_in_child=_no_places)
         self.driver.start()
         self.marks.ordinal = self.session.ordinal
-        self.local = Local(options, self.driver, self.runner)
+        self.local = self.plugins.worker = Local(options, self.driver, self.runner, self.plugins, tasks)
         set_local(self.local)
         set_task_client(self.client)
-        self.loop = Loop()
+        self.output.install()
+        self.plugins.add_all()
         self.orders = Orders(self.driver, self.side, self.local, self.loop, self.client)
         self.session.on_control = self.orders.look
-        self.orders.look()  # it may have come before
-        self.output.install()
+        self.orders.look()  # something may have come before
         self.runner.start()
 
     def client(self) -> Client:
@@ -227,6 +231,7 @@ class Executor:
     def stop(self, grace: float) -> None:
         """Finish what runs, hand back the rest, leave."""
         self.runner.stop(grace)
+        self.plugins.remove_all()
         with contextlib.suppress(RedistError):
             self.output.flush()
         self.local.close()

@@ -18,6 +18,7 @@ from typing import Any
 
 from redist.store.calls import Result
 from redist_worker.forkserver import ForkServer
+from redist_worker.local import directories_of
 from redist_worker.marks import Marks
 from redist_worker.shelf import make_shelves, open_shelves
 from redist_worker.tails import Tails
@@ -218,6 +219,7 @@ class Executors:
         try:
             if not clean:
                 await self._on_lost(executor, text, running)
+                await asyncio.to_thread(_clean_up, directories_of(executor.name, executor.pid))
         finally:
             self._discard(executor)
             executor.exited.set()
@@ -318,6 +320,16 @@ class Executors:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             logger.error("watching an executor failed", exc_info=task.exception())
+
+
+def _clean_up(prefix: str) -> None:
+    """Remove what a dead executor kept for files of tasks."""
+    import glob
+    import shutil
+    import tempfile
+
+    for directory in glob.glob(os.path.join(glob.escape(tempfile.gettempdir()), f"{glob.escape(prefix)}*")):
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _how(status: int) -> str:

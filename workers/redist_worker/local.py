@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,14 @@ from redist.session.wakeup import frames
 
 if TYPE_CHECKING:
     import tempfile
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable
     from types import FrameType
 
     from redist.session.thread_driver import ThreadDriver
     from redist_worker.executor import Options
+    from redist_worker.plugins import Plugins
     from redist_worker.runner import Runner
+    from redist_worker.tasks import Tasks
 
 __all__ = ["Local", "get_worker", "rejoin", "secede", "set_local"]
 
@@ -35,6 +38,8 @@ class Local:
         Name of the executor that runs the task.
     nthreads : int
         How many tasks that runs at a time.
+    plugins : dict
+        The plugins that are set up, by name.
     """
 
     address: str
@@ -42,8 +47,16 @@ class Local:
     id: str
     executor: str
     nthreads: int
+    plugins: dict[str, Any]
 
-    def __init__(self, options: Options, driver: ThreadDriver, runner: Runner) -> None:
+    def __init__(
+        self,
+        options: Options,
+        driver: ThreadDriver,
+        runner: Runner,
+        plugin_room: Plugins | None = None,
+        tasks: Tasks | None = None,
+    ) -> None:
         self.address = options.address
         self.name = options.worker_name
         self.id = str(options.worker)
@@ -53,6 +66,10 @@ class Local:
         #: The executor's session; what a task's client runs on.
         self.driver = driver
         self._runner = runner
+        self._tasks = tasks
+        self.plugins = {}
+        #: Where plugins are set up and torn down; internal.
+        self.plugin_room = plugin_room
         self._lock = threading.Lock()
         self._directory: tempfile.TemporaryDirectory[str] | None = None
 
@@ -66,7 +83,9 @@ class Local:
             if self._directory is None:
                 import tempfile
 
-                self._directory = tempfile.TemporaryDirectory(prefix=f"redist-{self.executor}-")
+                self._directory = tempfile.TemporaryDirectory(
+                    prefix=directories_of(self.executor, os.getpid())
+                )
             return self._directory.name
 
     @property
@@ -83,6 +102,36 @@ class Local:
     def pid(self) -> int:
         """The executor's process id."""
         return os.getpid()
+
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a function; if it has an argument ``dask_worker`` it is given this worker."""
+        import inspect
+
+        try:
+            takes = "dask_worker" in inspect.signature(function).parameters
+        except (TypeError, ValueError):  # of C
+            takes = False
+        if takes:
+            kwargs = {**kwargs, "dask_worker": self}
+        return function(*args, **kwargs)
+
+    async def upload_file(self, filename: str, data: str | bytes, load: bool = True) -> dict[str, Any]:
+        """Write a file into `local_directory`, where modules are found from then on; with `load` import it."""
+        from redist.plugins import import_file
+
+        content = data.encode() if isinstance(data, str) else data
+        path = os.path.join(self.local_directory, os.path.basename(filename))
+        unfinished = f"{path}.{os.getpid()}-{threading.get_ident()}"
+        with open(unfinished, "wb") as file:
+            file.write(content)
+        os.replace(unfinished, path)
+        if self.local_directory not in sys.path:
+            sys.path.insert(0, self.local_directory)
+        if load:
+            import_file(path)
+        if self._tasks is not None:
+            self._tasks.forget_functions()
+        return {"status": "OK", "nbytes": len(content)}
 
     def call_stacks(self, names: Iterable[str] | None = None) -> dict[str, list[str]]:
         """Return what each running task does now: wire name -> a text for each frame, the outermost first."""
@@ -106,6 +155,11 @@ class Local:
             if self._directory is not None:
                 self._directory.cleanup()
                 self._directory = None
+
+
+def directories_of(executor: str, pid: int) -> str:
+    """Return what the names of the directories begin with that an executor makes for files of tasks."""
+    return f"redist-{executor}-{pid}-"
 
 
 def _described(top: FrameType | None) -> list[str]:

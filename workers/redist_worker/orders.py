@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from redist.store.side import Side
     from redist_worker.local import Local
 
-__all__ = ["Loop", "Orders", "call_with_worker"]
+__all__ = ["Loop", "Orders"]
 
 logger = logging.getLogger("redist.worker")
 
@@ -61,19 +61,6 @@ class Loop:
 
 async def _awaited(value: Any) -> Any:
     return await value
-
-
-def call_with_worker(
-    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], worker: Local
-) -> Any:
-    """Call a function; the worker is given to one that has an argument ``dask_worker``."""
-    try:
-        takes = "dask_worker" in inspect.signature(function).parameters
-    except (TypeError, ValueError):  # of C
-        takes = False
-    if takes:
-        kwargs = {**kwargs, "dask_worker": worker}
-    return function(*args, **kwargs)
 
 
 class Orders:
@@ -141,7 +128,7 @@ class Orders:
     def _run(self, token: str, asker: int, wait: bool, data: bytes) -> None:
         try:
             function, args, kwargs = load_whole(data)
-            value = call_with_worker(function, args, kwargs, self._worker)
+            value = self._worker.call(function, *args, **kwargs)
             if inspect.iscoroutine(value):
                 begun = self._loop.begin(value)
                 if wait:

@@ -108,6 +108,11 @@ class Tasks:
             value = kept = None  # the error may stay for a while, and its traceback holds this frame
             return _erred(task, error), None
 
+    def forget_functions(self) -> None:
+        """Load functions anew: modules that they come from are other ones now."""
+        self._functions.clear()
+        self._pickles.clear()
+
     def _dependencies(self, task: HandOut, data: bytes | memoryview) -> Sequence[Any]:
         """Return the values of the dependencies in the order of their names; None for those that no argument wants."""
         deps = self._values.of(task)

@@ -1,5 +1,6 @@
 -- @include lane
 -- @include growing
+-- @include clock
 -- Keep a plugin for the executors of now and later; every one has a number, in whose order they are set up.
 -- KEYS[1] META
 -- ARGV[1] header, name, whether one that is there stays, pickle
@@ -12,6 +13,8 @@ end
 if there then
   return S.done(0, 0)
 end
-local number = call('HINCRBY', META, 'plugin', 1)
+-- Of a server that lost its memory, too, it is another one than before.
+local number = math.max(S.now(), (tonumber(call('HGET', META, 'plugin')) or 0) + 1)
+call('HSET', META, 'plugin', int(number))
 call('HSET', P .. 'plugins', name, int(number) .. ' ' .. a[BODY + 2])
 return S.done(0, number)
