@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from redist.coordination.semaphore import Lock, Semaphore
     from redist.coordination.variable import Variable
     from redist.current import default_client, fire_and_forget, futures_of, get_client
+    from redist.errors import CancelledError, FutureCancelledError, KilledWorker
     from redist.future import Future
     from redist.plugins import UploadFile, WorkerPlugin
     from redist.waiting import ALL_COMPLETED, FIRST_COMPLETED, as_completed, wait
@@ -23,13 +24,43 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "ALL_COMPLETED", "FIRST_COMPLETED", "Client", "Event", "Future", "LocalCluster", "Lock", "MultiLock", "Pub", "Queue",
-    "Semaphore", "Sub", "UploadFile", "Variable", "WorkerPlugin", "__version__", "as_completed", "default_client",
-    "fire_and_forget", "futures_of", "get_client", "get_worker", "rejoin", "secede", "wait",
-]  # fmt: skip
+    "ALL_COMPLETED",
+    "FIRST_COMPLETED",
+    "CancelledError",
+    "Client",
+    "Event",
+    "Future",
+    "FutureCancelledError",
+    "KilledWorker",
+    "LocalCluster",
+    "Lock",
+    "MultiLock",
+    "Pub",
+    "Queue",
+    "Semaphore",
+    "Sub",
+    "TimeoutError",
+    "UploadFile",
+    "Variable",
+    "WorkerPlugin",
+    "__version__",
+    "as_completed",
+    "default_client",
+    "fire_and_forget",
+    "futures_of",
+    "get_client",
+    "get_worker",
+    "rejoin",
+    "secede",
+    "wait",
+]
 
 _HOMES = {
     "Client": "redist.client",
+    "CancelledError": "redist.errors",
+    "FutureCancelledError": "redist.errors",
+    "KilledWorker": "redist.errors",
+    "TimeoutError": "builtins",
     "Future": "redist.future",
     "LocalCluster": "redist.cluster",
     "Event": "redist.coordination.event",

@@ -14,8 +14,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from redist.errors import RedistError
-from redist.launch import Launcher, WorkerProcess, WorkerSettings, cores
+from redist.launch import Launcher, WorkerProcess, WorkerSettings
 from redist.memory.amounts import parse_bytes
+from redist.sizing import limit, shape
 from redist.store.connect import Endpoint, endpoint
 from redist.store.server import EmbeddedServer
 from redist.store.wire import pack_command
@@ -94,6 +95,10 @@ class LocalCluster:
     """
 
     endpoint: Endpoint
+    name: str
+    asynchronous: bool
+    #: There is no dashboard yet.
+    dashboard_link: None = None
 
     def __init__(
         self,
@@ -115,7 +120,7 @@ class LocalCluster:
         timeout: float = 60.0,
         wait: bool = True,
     ) -> None:
-        workers, threads = _shape(n_workers, threads_per_worker, executors_per_worker)
+        workers, threads = shape(n_workers, threads_per_worker, executors_per_worker)
         if address is not None and (directory is not None or maxmemory is not None):
             raise ValueError(
                 "directory and maxmemory are of a server that is started here; do not give an address as well"
@@ -128,7 +133,7 @@ class LocalCluster:
             "",
             executors=executors_per_worker,
             threads=threads,
-            memory_limit=_limit(memory_limit),
+            memory_limit=limit(memory_limit),
             resources=",".join(f"{key}={value:g}" for key, value in (resources or {}).items()),
             host=host or "",
             grace=0.0,
@@ -280,14 +285,32 @@ class LocalCluster:
 
     # --- change and end ---------------------------------------------------------------------------------------------
 
-    def scale(self, n: int) -> None:
-        """Start or stop workers until there are `n`; the newest go first.
+    def scale(self, n: int = 0, memory: int | float | str | None = None, cores: int | None = None) -> None:
+        """Start or stop workers until there are `n`, or as many as `memory` or `cores` need; the newest go first.
+
+        Returns when they are there; of an asynchronous cluster, when their processes were started.
+
+        Parameters
+        ----------
+        n : int
+            How many workers.
+        memory : int or str, optional
+            How much memory they have together, in bytes or as ``"4GiB"``; needs workers with a `memory_limit`.
+        cores : int, optional
+            How many threads they have together.
 
         Raises
         ------
         RedistError
             If new workers do not start.
         """
+        if memory is not None:
+            each = int(self._settings.memory_limit) if self._settings.memory_limit.isdigit() else 0
+            if not each:
+                raise ValueError("memory: the workers have no memory_limit in bytes; say how many workers")
+            n = max(n, math.ceil((parse_bytes(memory) if isinstance(memory, str) else memory) / each))
+        if cores is not None:
+            n = max(n, math.ceil(cores / (self._settings.executors * self.threads_per_worker)))
         if n < 0:
             raise ValueError(f"{n} workers: a number from 0")
         launcher = self._running()
@@ -296,7 +319,44 @@ class LocalCluster:
             launcher.remove(reversed(names[n:]), _STOP_TIMEOUT)
         elif n > len(names):
             self._add(n - len(names))
-            self._wait_for_workers(self.timeout)
+            if not self.asynchronous:
+                self._wait_for_workers(self.timeout)
+
+    def wait_for_workers(self, n_workers: int, timeout: float | None = None) -> Any:
+        """Wait until this cluster has `n_workers`, all registered; awaitable where the cluster is asynchronous.
+
+        Raises
+        ------
+        TimeoutError
+            If they are not there within `timeout` seconds.
+        """
+        if isinstance(n_workers, bool) or not isinstance(n_workers, int) or n_workers < 1:
+            raise ValueError(f"n_workers={n_workers!r}: a whole number from 1")
+        if self.asynchronous:
+            import asyncio
+
+            return asyncio.to_thread(self._wait_for, n_workers, timeout)
+        self._wait_for(n_workers, timeout)
+        return None
+
+    def _wait_for(self, count: int, timeout: float | None) -> None:
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        told, asked = self.endpoint.open(self.timeout), self.endpoint.open(self.timeout)
+        try:
+            told.send(pack_command((self.endpoint.subscribe, f"{self.endpoint.prefix}all")))
+            while True:
+                workers = list(self._running().workers.values())
+                there = len(workers) - len(self._missing(asked, workers))
+                if there >= count:
+                    return
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"{there} of {count} workers are there after {timeout:g} s")
+                told.receive(min(_LOOK, max(0.0, deadline - time.monotonic())))
+                for _ in told.replies():
+                    pass
+        finally:
+            told.close()
+            asked.close()
 
     def close(self, timeout: float | None = None) -> Any:
         """Stop the workers and the server; awaitable where the cluster is asynchronous.
@@ -393,46 +453,6 @@ def _remove_segments(endpoint: Endpoint, names: set[str]) -> None:
         if not owners or time.monotonic() > deadline:
             return
         time.sleep(0.01)
-
-
-# --- sizes ----------------------------------------------------------------------------------------------------------
-
-
-def _shape(n_workers: int | None, threads: int | None, executors: int) -> tuple[int, int]:
-    """Return the numbers of workers and of threads of each, as Dask chooses them."""
-    for what, number, least in (
-        ("n_workers", n_workers, 0),
-        ("threads_per_worker", threads, 1),
-        ("executors", executors, 1),
-    ):
-        if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < least):
-            raise ValueError(f"{what}={number!r}: a whole number from {least}")
-    count = cores()
-    if n_workers is None and threads is None:
-        if count <= 4:
-            return max(1, count // executors), 1
-        n_workers = min(n for n in range(1, count + 1) if count % n == 0 and n >= math.sqrt(count))
-    if n_workers is None:
-        assert threads is not None
-        n_workers = max(1, count // (threads * executors))
-    if threads is None:
-        threads = max(1, count // (n_workers * executors)) if n_workers else 1
-    return n_workers, threads
-
-
-def _limit(memory_limit: int | float | str | None) -> str:
-    if memory_limit is None or memory_limit == "auto":
-        return "0"
-    if isinstance(memory_limit, float) and 0 < memory_limit <= 1:
-        return f"{memory_limit:f}"
-    if not isinstance(memory_limit, int | float | str):
-        raise TypeError(f"memory_limit is a number of bytes or text such as '4GiB', not {memory_limit!r:.80}")
-    # Refused here, not by workers that end at once.
-    if isinstance(memory_limit, str):
-        return str(parse_bytes(memory_limit))
-    if not 0 <= memory_limit < 2**63:
-        raise ValueError(f"{memory_limit!r} is no amount of memory")
-    return str(int(memory_limit))
 
 
 def _hostname() -> str:

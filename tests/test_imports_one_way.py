@@ -30,7 +30,7 @@ ASKED_FOR = {
 def room(module: str) -> str:
     """Return the room that a module belongs to."""
     _, name, *_ = (*module.split("."), "")
-    name = "cluster" if name == "launch" else name
+    name = "cluster" if name in ("launch", "sizing") else name
     return name if name in BELOW else "faces"
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from redist.cluster import LocalCluster, _shape
+from redist.cluster import LocalCluster
 from redist.errors import ConnectionLost, RedistError
+from redist.sizing import shape
 from redist.store.connect import endpoint
 from servers import Server, alive, wait_until
 
@@ -109,6 +110,41 @@ def test_scale(cluster: LocalCluster) -> None:
     wait_until(lambda: members(cluster) == {"local-0", "local-1"})
     with pytest.raises(ValueError, match="-1 workers"):
         cluster.scale(-1)
+
+
+def test_scale_by_what_workers_have() -> None:
+    with LocalCluster(n_workers=0, threads_per_worker=2, memory_limit="100MB") as cluster:
+        cluster.scale(cores=3)
+        assert len(members(cluster)) == 2
+        cluster.scale(memory="250MB")
+        assert len(members(cluster)) == 3
+        cluster.scale(memory=100_000_000)
+        assert len(cluster.workers) == 1
+        cluster.scale()
+        assert cluster.workers == {}
+    with (
+        LocalCluster(n_workers=0, threads_per_worker=2) as cluster,
+        pytest.raises(ValueError, match="no memory_limit"),
+    ):
+        cluster.scale(memory="1GiB")
+
+
+def test_wait_for_workers(cluster: LocalCluster) -> None:
+    cluster.wait_for_workers(2)
+    with pytest.raises(TimeoutError, match="2 of 3 workers are there"):
+        cluster.wait_for_workers(3, timeout=0.2)
+    with pytest.raises(ValueError, match="n_workers=0"):
+        cluster.wait_for_workers(0)
+
+
+def test_scale_of_an_asynchronous_cluster() -> None:
+    async def main() -> None:
+        async with LocalCluster(n_workers=1, threads_per_worker=1, asynchronous=True) as cluster:
+            cluster.scale(2)
+            await cluster.wait_for_workers(2, 30)
+            assert len(members(cluster)) == 2
+
+    asyncio.run(main())
 
 
 def test_a_killed_worker_comes_back(cluster: LocalCluster) -> None:
@@ -226,15 +262,15 @@ def test_refused(options: dict, error: type[Exception], match: str) -> None:
 
 
 def test_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("redist.cluster.cores", lambda: 12)
-    assert _shape(None, None, 1) == (4, 3)
-    assert _shape(3, None, 1) == (3, 4)
-    assert _shape(None, 6, 1) == (2, 6)
-    assert _shape(5, 7, 1) == (5, 7)
-    assert _shape(0, None, 1) == (0, 1)
-    assert _shape(None, 2, 3) == (2, 2)
-    monkeypatch.setattr("redist.cluster.cores", lambda: 2)
-    assert _shape(None, None, 1) == (2, 1)
+    monkeypatch.setattr("redist.sizing.cores", lambda: 12)
+    assert shape(None, None, 1) == (4, 3)
+    assert shape(3, None, 1) == (3, 4)
+    assert shape(None, 6, 1) == (2, 6)
+    assert shape(5, 7, 1) == (5, 7)
+    assert shape(0, None, 1) == (0, 1)
+    assert shape(None, 2, 3) == (2, 2)
+    monkeypatch.setattr("redist.sizing.cores", lambda: 2)
+    assert shape(None, None, 1) == (2, 1)
 
 
 # --- with its owner -------------------------------------------------------------------------------------------------

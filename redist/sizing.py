@@ -1,0 +1,48 @@
+"""How many workers of which size a local cluster has."""
+
+from __future__ import annotations
+
+import math
+
+from redist.launch import cores
+from redist.memory.amounts import parse_bytes
+
+__all__ = ["limit", "shape"]
+
+
+def shape(n_workers: int | None, threads: int | None, executors: int) -> tuple[int, int]:
+    """Return the numbers of workers and of threads of each, as Dask chooses them."""
+    for what, number, least in (
+        ("n_workers", n_workers, 0),
+        ("threads_per_worker", threads, 1),
+        ("executors", executors, 1),
+    ):
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < least):
+            raise ValueError(f"{what}={number!r}: a whole number from {least}")
+    count = cores()
+    if n_workers is None and threads is None:
+        if count <= 4:
+            return max(1, count // executors), 1
+        n_workers = min(n for n in range(1, count + 1) if count % n == 0 and n >= math.sqrt(count))
+    if n_workers is None:
+        assert threads is not None
+        n_workers = max(1, count // (threads * executors))
+    if threads is None:
+        threads = max(1, count // (n_workers * executors)) if n_workers else 1
+    return n_workers, threads
+
+
+def limit(memory_limit: int | float | str | None) -> str:
+    """Return a worker's limit as its command takes it: bytes, a fraction, or ``0`` for none."""
+    if memory_limit is None or memory_limit == "auto":
+        return "0"
+    if isinstance(memory_limit, float) and 0 < memory_limit <= 1:
+        return f"{memory_limit:f}"
+    if not isinstance(memory_limit, int | float | str):
+        raise TypeError(f"memory_limit is a number of bytes or text such as '4GiB', not {memory_limit!r:.80}")
+    # Refused here, not by workers that end at once.
+    if isinstance(memory_limit, str):
+        return str(parse_bytes(memory_limit))
+    if not 0 <= memory_limit < 2**63:
+        raise ValueError(f"{memory_limit!r} is no amount of memory")
+    return str(int(memory_limit))
