@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from redist import Client, LocalCluster, as_completed, get_client
-from servers import keys_of, wait_until
+from servers import keys_of
 
 PATIENCE = 30.0
 
