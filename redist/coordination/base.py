@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -77,6 +77,14 @@ class Named:
             raise TypeError(
                 f"a {type(self).__name__} of an asynchronous client wants `async with` or `async for`"
             )
+
+    def _abandon(self, tokens: Iterable[str]) -> None:
+        """Have requests left whose handle is collected: in any thread, at any moment, so that nothing here waits."""
+        client = self._client
+        if client is not None:
+            with contextlib.suppress(Exception):  # the interpreter ends
+                client.session.waits.abandoned.extend(tokens)
+                client._wake_releases()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.name}>"

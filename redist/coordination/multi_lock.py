@@ -151,6 +151,11 @@ class MultiLock(Named):
     async def __aexit__(self, *exc_info: object) -> None:
         await self._run_in_loop(self._release(self._taken()))
 
+    def __del__(self) -> None:
+        token = getattr(self, "_token", "")
+        if token:
+            self._abandon([token])
+
     def __repr__(self) -> str:
         return f"<MultiLock: {self.names}>"
 

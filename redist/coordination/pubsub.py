@@ -129,9 +129,7 @@ class Sub(Named):
         """Be subscribed from now on. With an asynchronous client from when it has told the server."""
         client = self._bound()
         if not self._token:
-            self._waits = client.session.waits
-            self._ledger = client._wake_releases
-            self._token = self._waits.token()
+            self._token = client.session.waits.token()
             call = hark(self._token, self._wire_name)
             if client.asynchronous:
                 client._post(call)
@@ -168,7 +166,7 @@ class Sub(Named):
                     lambda: hark(self._token, self._wire_name, self._last), self._heard, told=False
                 )
             finally:
-                self._waits.end(self._token)
+                client.session.waits.end(self._token)
             if reply is None:
                 raise TimeoutError(f"{self!r} had no message in time")
         return self._open(client)
@@ -192,12 +190,9 @@ class Sub(Named):
         return await self._run_in_loop(self._get(None))
 
     def __del__(self) -> None:
-        try:
-            if self._token:
-                self._waits.abandoned.append(self._token)
-                self._ledger()
-        except Exception:
-            pass  # the interpreter ends
+        token = getattr(self, "_token", "")
+        if token:
+            self._abandon([token])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.name,)

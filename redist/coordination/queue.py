@@ -12,7 +12,7 @@ from redist.errors import DependencyUnknown, RedistError
 from redist.named_values import enclose, open_up
 from redist.session.lane import Refused
 from redist.session.operations import Ask, Operation
-from redist.store.coordination import close_queue, get, open_queue, put, standing
+from redist.store.coordination import close_queue, get, leave, open_queue, put, standing
 from redist.store.keys import decode_key
 from redist.submitting import integer
 from redist.timeouts import seconds
@@ -117,8 +117,11 @@ class Queue(Named):
                     lambda reply: reply[2] != 0,
                     told=True,
                 )  # fmt: skip
+                if reply is None:
+                    left = yield Ask(leave([request.token]), stays=True)
+                    if left[3]:
+                        return  # it came in, and somebody got it, in that very moment
                 if reply is None or reply[2] < 0:
-                    request.leave()
                     raise TimeoutError(f"{self!r} stayed full: nothing was put")
                 if request.waited or not request.waits:
                     request.leave(taken=True)

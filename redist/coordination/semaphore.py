@@ -43,8 +43,9 @@ class Semaphore(Named):
 
     Notes
     -----
-    A lease belongs to the client that asked for it, in a task to the task's process. It ends with `release`, when that
-    client is closed, and when it is believed dead: 10 s after its last heartbeat by default. Who waits and dies is passed
+    A lease belongs to the object that acquired it, and to its client, in a task to the task's process. It ends with
+    `release`, when the object is collected, when the client is closed, and when it is believed dead: 10 s after its last
+    heartbeat by default. Who waits and dies is passed
     over. A semaphore is known until it is closed, or until all clients that opened it have left; tasks open none.
 
     A server that lost its memory has lost all leases: whoever waits goes on to wait in a new order, ``release`` of a lease
@@ -243,6 +244,11 @@ class Semaphore(Named):
             raise RuntimeError("Released too often")
         await self._run_in_loop(self._release(self._leases.popleft()))
 
+    def __del__(self) -> None:
+        leases = getattr(self, "_leases", None)
+        if leases:
+            self._abandon(leases)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.max_leases, self.name)
 
@@ -262,7 +268,8 @@ class Lock(Semaphore):
     Notes
     -----
     As a `Semaphore` with one lease, but there is nothing to close: a lock that nobody holds leaves nothing with the server.
-    It is not re-entrant, and belongs to the object that acquired it: another object of the same name cannot release it.
+    It is not re-entrant, and belongs to the object that acquired it: another object of the same name cannot release it, and
+    it is free when that object is collected. So keep the object: ``Lock("x").acquire()`` alone holds nothing.
 
     Examples
     --------

@@ -35,7 +35,7 @@ def acquire(
 
 
 def leave(tokens: Sequence[str], *, taken: bool = False) -> Call:
-    """End requests: what was given is given back, unless it is `taken`. Answers how many there were."""
+    """End requests: what was given is given back, unless it is `taken`. Answers how many there were, and how many stay."""
     return Call(load("leave"), [int(taken), *tokens], ageless=True)
 
 

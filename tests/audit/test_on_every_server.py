@@ -10,7 +10,23 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from redist import Client, LocalCluster, as_completed, fire_and_forget, get_client, get_worker, wait
+from redist import (
+    Client,
+    Event,
+    LocalCluster,
+    Lock,
+    MultiLock,
+    Pub,
+    Queue,
+    Semaphore,
+    Sub,
+    Variable,
+    as_completed,
+    fire_and_forget,
+    get_client,
+    get_worker,
+    wait,
+)
 from redist.errors import CancelledError
 from servers import SentinelServer, Server, wait_until
 
@@ -34,6 +50,34 @@ def server(request: pytest.FixtureRequest) -> Server:
 def cluster(server: Server, namespace: str) -> Iterator[LocalCluster]:
     with LocalCluster(n_workers=2, threads_per_worker=1, address=server.url, namespace=namespace) as cluster:
         yield cluster
+
+
+def take(queue: Queue) -> int:
+    with Lock("x"):
+        return queue.get(timeout=20)
+
+
+def coordinate(client: Client) -> None:
+    """Use everything that clients and tasks coordinate by."""
+    queue, event, variable, sub = Queue("q", maxsize=2), Event("e"), Variable("v"), Sub("t")
+    with Lock("x"), MultiLock(["x", "y"]), Semaphore(2, "s") as semaphore:
+        taking = client.map(take, [queue] * 4, pure=False)
+        assert semaphore.get_value() == 1
+    for i in range(4):
+        queue.put(i)
+    assert sorted(client.gather(taking)) == list(range(4))
+    queue.put([client.submit(inc, 1)])
+    assert queue.get()[0].result() == 2
+    variable.set(client.submit(inc, 2))
+    assert variable.get().result() == 3
+    variable.delete()
+    event.set()
+    assert event.wait(timeout=5)
+    event.clear()
+    Pub("t").put([1])
+    assert sub.get(timeout=10) == [1]
+    queue.close()
+    semaphore.close()
 
 
 def test_the_whole_client(server: Server, cluster: LocalCluster) -> None:
@@ -94,6 +138,8 @@ def test_the_whole_client(server: Server, cluster: LocalCluster) -> None:
         assert client.generation == generation + 1
         assert array.cancelled()
         assert client.submit(inc, 1).result(20) == 2
+
+        coordinate(client)
 
         if isinstance(server, SentinelServer):
             held = client.map(inc, range(20))

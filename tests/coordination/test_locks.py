@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import pickle
 import signal
 import subprocess
@@ -88,7 +89,7 @@ def test_two_clients(client: Client, new_client: NewClient) -> None:
     start = time.monotonic()
     assert theirs.acquire(timeout="100 ms") is False
     assert time.monotonic() - start >= 0.1
-    assert in_line(client, "x") == 1
+    wait_until(lambda: in_line(client, "x") == 1)
     result = in_thread(theirs.acquire)
     wait_until(lambda: in_line(client, "x") == 2)
     mine.release()
@@ -191,9 +192,9 @@ def test_killed_process(cluster: LocalCluster, client: Client) -> None:
     program = f"""
 from redist import *
 client = Client({cluster.scheduler_address!r}, heartbeat_interval=0.1)
-assert Lock("x").acquire()
+lock, several = Lock("x"), MultiLock(["a"])
+assert lock.acquire() and several.acquire()
 print("held", flush=True)
-MultiLock(["a"]).acquire()
 Lock("x").acquire()
 """
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
@@ -205,12 +206,57 @@ Lock("x").acquire()
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert result() is True
-    assert MultiLock(["a"]).acquire(timeout=10)
+    with MultiLock(["a"]):
+        pass
+
+
+@pytest.mark.parametrize("make", [Lock, lambda name: Semaphore(1, name), lambda name: MultiLock([name])])
+def test_collected(client: Client, make: Any) -> None:
+    """What nobody can release any more is free."""
+    lock = make("x")
+    lock.acquire()
+    assert make("x").acquire(timeout=0) is False
+    waiting = in_thread(make("x").acquire)
+    del lock
+    gc.collect()
+    assert waiting() is True
+
+
+def forgetful(name: str) -> None:
+    lock = Lock(name)
+    lock.acquire()
+    raise ValueError("before it was released")
+
+
+def test_a_task_that_fails_without_releasing(client: Client) -> None:
+    with pytest.raises(ValueError, match="before it was released"):
+        client.submit(forgetful, "x").result()
+    assert Lock("x").acquire(timeout=10)
+
+
+def test_a_named_session_taken_up(cluster: LocalCluster, client: Client) -> None:
+    """What the process of before held is free as soon as another takes the session up, not only after its grace."""
+    program = f"""
+import os, signal
+from redist import *
+client = Client({cluster.scheduler_address!r}, name="session", grace="1 hour")
+lock = Lock("x")
+assert lock.acquire()
+print("held", flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    process = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=False)
+    assert process.stdout == "held\n"
+    assert in_line(client, "x") == 1
+    with Client(cluster, name="session", grace=1, set_as_default=False) as again:
+        assert Lock("x", client=client).acquire(timeout=10)
+        assert Lock("y", client=again).acquire(timeout=0)
 
 
 def test_closed_client(client: Client, new_client: NewClient) -> None:
     other = new_client(set_as_default=False)
-    Lock("x", client=other).acquire()
+    lock = Lock("x", client=other)
+    lock.acquire()
     result = in_thread(Lock("x").acquire)
     wait_until(lambda: in_line(client, "x") == 2)
     other.close()
@@ -262,6 +308,30 @@ def test_lost_message(client: Client, new_client: NewClient, monkeypatch: pytest
         wait_until(lambda: in_line(client, "x") == 2)
     assert result() is True
     assert lost
+
+
+def test_broken_connections(cluster: LocalCluster, client: Client, new_client: NewClient) -> None:
+    """Who waits while its connections break is told what it missed when they are there again."""
+    clients = [new_client(set_as_default=False) for _ in range(4)]
+    results = []
+    first = Lock("x")
+    first.acquire()
+
+    def take(lock: Lock) -> bool:
+        with lock:
+            return True
+
+    for number, other in enumerate(clients):
+        results.append(in_thread(lambda other=other: take(Lock("x", client=other))))  # type: ignore[misc]
+        wait_until(lambda count=number + 2: in_line(client, "x") == count)
+    wire = cluster.endpoint.open()
+    try:
+        for kind in ("pubsub", "normal"):
+            wire.call("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+    finally:
+        wire.close()
+    first.release()
+    assert [result() for result in results] == [True] * 4
 
 
 def test_full_server(cluster: LocalCluster, client: Client) -> None:

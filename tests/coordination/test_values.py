@@ -204,6 +204,17 @@ def test_puts_wait_in_line(world: World, ada: Caller, bob: Caller) -> None:
     nothing_is_left(world)
 
 
+def test_a_put_that_somebody_got_cannot_be_undone(world: World, ada: Caller, bob: Caller) -> None:
+    put(ada, "p0", b"0", maxsize=1)
+    assert put(ada, "p1", b"1") == 0
+    assert get(bob, "g0") == [b"0"]
+    assert get(bob, "g1") == [b"1"]
+    reply = ada.ok(K.leave(["p1"]))  # it has not heard of it, and gives up
+    assert reply[2:] == [1, 1]
+    assert ada.send(K.leave(["p1"]))[2:] == [1, 1]
+    leave(bob, "g0", "g1", taken=True)
+
+
 def test_a_put_that_would_not_wait_is_in_when_it_is_said_again(world: World, ada: Caller) -> None:
     assert put(ada, "p0", b"0", maxsize=1, wait=False) == 1
     assert ada.send(K.put("p0", "x", b"0", maxsize=1, wait=False))[:3] == [b"REPEAT", 0, 1]

@@ -47,17 +47,19 @@ closers[#closers + 1] = function()
   end
 end
 
--- Leave: a request ends, whatever it has come to. With `taken` what was given stays with the caller.
+-- Leave: a request ends, whatever it has come to. With `taken` what was given stays with the caller. Returns 1 if there was
+-- one, and 1 if it could not be undone.
 function S.end_ask(ordinal, token, taken)
   local kind, state, names = S.ask(ordinal, token)
   if not kind then
-    return 0
+    return 0, 0
   end
+  local stays
   call('HDEL', P .. 'asks:' .. ordinal, token)
   if kind ~= 'done' then
-    S['leave_' .. kind](ordinal, token, state, names, taken)
+    stays = S['leave_' .. kind](ordinal, token, state, names, taken)
   end
-  return 1
+  return 1, stays and 1 or 0
 end
 
 -- As work, `CURSOR ORDINAL KEEP`: all requests of a caller end, but those whose token begins with KEEP (`-`: none are kept).

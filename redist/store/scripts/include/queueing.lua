@@ -104,11 +104,14 @@ function S.leave_put(ordinal, token, id, names)
 end
 
 function S.leave_in(_, _, id, names, taken)
-  if not taken and call('ZREM', P .. 'items:' .. names[1], id) == 1 then
-    S.drop_shared('queue', names[1], id)
-    S.admit(names[1])
-    S.settle_limit('queue', names[1])
+  if taken then
+    return
+  elseif call('ZREM', P .. 'items:' .. names[1], id) == 0 then
+    return true -- somebody got it
   end
+  S.drop_shared('queue', names[1], id)
+  S.admit(names[1])
+  S.settle_limit('queue', names[1])
 end
 
 -- As work, `NUMBER NAME`: items that were put up to then go.
@@ -124,8 +127,8 @@ function S.empty(argument)
   else
     S.admit(name)
     S.serve_gets(name)
-    S.settle_limit('queue', name)
   end
+  S.settle_limit('queue', name)
   return 1 + 3 * #ids
 end
 
