@@ -21,6 +21,7 @@ from redist.protocol.signing import on_change
 from redist.session.states import CANCELLED, FutureState
 from redist.session.submissions import BULK, LINKS, SLICE
 from redist.store import calls
+from redist.store.calls import AHEAD
 from redist.store.keys import encode_key
 from redist.store.replies import parse_states
 from redist.submitting import Options, renumbered, user_site
@@ -305,7 +306,7 @@ class _Submission:
                 state = records.get(name) if counted else None
                 if state is None or state.status == CANCELLED:
                     state = FutureState(name, generation, function.hash)
-                    task = client._submitter.task(name, function, spec, needs, options, False)
+                    task = client._submitter.task(name, function, spec, needs, options, AHEAD if needs else 0)
                     state.count = int(counted)  # told with the submission
                     states.append(state)
                     if borrowed:

@@ -212,7 +212,7 @@ class Submitter:
         spec, deps, _stored = self.pack(function, args, kwargs, borrowing)
         with session.lock:
             client._check_alive()
-            task = self.task(name, function, spec, deps, options, key is None and not pure)
+            task = self.task(name, function, spec, deps, options, FRESH if key is None and not pure else 0)
             known = session.states.records.get(name)
             if known is None or known.status == CANCELLED:
                 state = FutureState(name, session.lane.generation, function.hash)
@@ -260,13 +260,12 @@ class Submitter:
         spec: bytes,
         deps: Sequence[str],
         options: Options | None,
-        fresh: bool,
+        flags: int,
     ) -> Task:
         """Return a task, and have what it needs leave with it. Under the driver's lock."""
         submissions = self._client.session.submissions
         if function.hash not in submissions.functions:
             submissions.add_function(function.hash, function.data)
-        flags = FRESH if fresh else 0
         if options is None:
             return Task(name, function.hash, spec, deps, flags=flags)
         class_ = ""
@@ -328,14 +327,14 @@ class Submitter:
         of, records = Future._of, session.states.records
         made: list[tuple[str, bytes, Sequence[str], Sequence[Future[Any]]]] = []
 
-        make, fn, fresh = tuple.__new__, called.hash, keys is None and not pure
+        make, fn, flags = tuple.__new__, called.hash, FRESH if keys is None and not pure else 0
 
         def leave() -> None:
             with session.lock:
                 client._check_alive()
                 generation, bind = session.lane.generation, session.ledger.bind
                 tasks = session.submissions.outbox
-                tail = self.task("", called, b"", (), options, fresh)[4:]
+                tail = self.task("", called, b"", (), options, flags)[4:]
                 for name, spec, deps, _ in made:
                     state = records.get(name)
                     if state is None or state.status == CANCELLED:

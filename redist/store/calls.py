@@ -210,6 +210,9 @@ class EligibilityClass(NamedTuple):
 MORE = 4
 """Flag of a `Task`: `link` tells of further dependencies, in calls that follow on the same lane."""
 
+AHEAD = 8
+"""Flag of a `Task`: once the values that it waits for are there it goes ahead of what is queued, so that they can go."""
+
 _TRUST = 3  # index in the body of `submit`: whether fresh names still are
 
 

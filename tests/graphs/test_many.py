@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from operator import add
+from pathlib import Path
 from typing import Any
 
 import dask.array as da
@@ -17,6 +19,14 @@ from servers import wait_until
 
 def inc(x: int) -> int:
     return x + 1
+
+
+def logged(path: str, what: str, before: Any) -> float:
+    """Note that it runs, for a little longer than what is taken several at a time."""
+    time.sleep(0.002)
+    with open(path, "a") as file:
+        file.write(what)
+    return 0.0
 
 
 def test_ten_thousand_tasks(client: Client, keys: Callable[[], list[str]]) -> None:
@@ -87,3 +97,17 @@ def test_behind_other_tasks(client: Client) -> None:
         assert client.get(graph, "x-999") == 999 + round_
         assert client.gather(futures) == list(range(1, 1_301))
         del futures
+
+
+def test_what_can_go_goes_before_more_comes(client: Client, tmp_path: Path) -> None:
+    """A graph is not computed level by level: values are used as soon as they are there."""
+    path = str(tmp_path / "order")
+    graph: dict[Any, Any] = {("root-a", i): (logged, path, "r", 0.002) for i in range(100)}
+    graph |= {("use-a", i): (logged, path, "u", ("root-a", i)) for i in range(100)}
+    graph["end-a"] = (len, [("use-a", i) for i in range(100)])
+    assert client.get(graph, "end-a", workers=sorted(client.scheduler_info()["workers"])[:1]) == 100
+    alive = most = 0
+    for what in Path(path).read_text():
+        alive += 1 if what == "r" else -1
+        most = max(most, alive)
+    assert most <= 10

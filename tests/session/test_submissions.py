@@ -9,7 +9,7 @@ from redist.errors import ServerFull
 from redist.session.lane import Lane
 from redist.session.ledger import Ledger
 from redist.session.states import FutureState, States
-from redist.session.submissions import KEPT, WINDOW, Submissions
+from redist.session.submissions import KEPT, SLICE, WINDOW, Submissions
 from redist.store.calls import EligibilityClass, Task
 from redist.store.supplies import brought
 
@@ -161,3 +161,50 @@ def test_what_was_to_be_dropped_over_a_loss_may_have_been_brought_again(bench: B
     bench.submit("more", fn="f0")
     (dropped,) = drops(bench)
     assert dropped == set(names) - {"f0"}
+
+
+def followed(bench: Bench, name: str, follower: str) -> tuple[FutureState, FutureState]:
+    """Collect a task that nobody asked for, and one that needs it."""
+    state, last = FutureState(name, 0, "f"), bench.states.obtain(follower, 0, "f")
+    last.count = 1
+    bench.submissions.add(state, Task(name, "f", b"spec"))
+    bench.submissions.add(last, Task(follower, "f", b"spec", [name]))
+    bench.submissions.followed[state] = last
+    return state, last
+
+
+def test_what_leaves_with_all_that_need_it_is_not_counted(bench: Bench) -> None:
+    state, last = followed(bench, "a", "b")
+    bench.submissions.pump()
+    (data,) = bench.sent()
+    assert b"0 0 0 0 " in data
+    assert (state.sent, last.sent) == (0, 1)
+    assert not bench.submissions.followed
+    assert not bench.submissions._ledger.drain()
+
+
+def test_what_leaves_before_something_that_needs_it_is_counted_meanwhile(bench: Bench) -> None:
+    for i in range(SLICE - 1):
+        bench.submissions.add(FutureState(f"x{i}", 0, "f"), Task(f"x{i}", "f", b"spec"))
+    state, _ = followed(bench, "a", "b")
+    bench.submissions.pump()
+    first, second = bench.sent()
+    assert b"\xa1a\x01" in first
+    assert b"0 0 0 0 " not in first + second
+    assert state.sent == 1
+    assert bench.submissions._ledger.take().count(("a", 0)) == 1
+    assert state.sent == 0
+
+
+def test_what_a_task_needs_that_waits_for_a_value_is_counted(bench: Bench) -> None:
+    """Its other dependents may leave long before."""
+    bench.submissions.holding.begin({"value": ()})
+    state, _ = followed(bench, "a", "b")
+    bench.submissions.add(FutureState("c", 0, "f"), Task("c", "f", b"spec", ["a", "value"]))
+    bench.submissions.pump()
+    bench.sent()
+    assert state.sent == 1
+    assert bench.submissions._ledger.take(bench.submissions.holding.needed) == []
+    bench.submissions.holding.stored(["value"], bench.submissions.outbox)
+    bench.submissions.pump()
+    assert ("a", 0) in bench.submissions._ledger.take(bench.submissions.holding.needed)

@@ -531,3 +531,47 @@ def test_a_task_is_wanted_again_before_it_was_let_go_wholly(world: World, client
     world.check()
     for name in (*names[1:], "a", "b"):
         finish(x, name)
+
+
+# --- graphs ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_goes_ahead_runs_before_what_is_queued(world: World, client: Caller, x: Caller) -> None:
+    roots = [task(f"r{i}") for i in range(3)]
+    submit(client, *roots, task("d0", "r0", flags=C.AHEAD), task("d1", "r1"))
+    assert world.record("d0")["ahead"] == "1"
+    ran = []
+    for _ in range(5):
+        x.listen_up()
+        (got,) = [t for t in x.tasks if t.name not in ran]
+        ran.append(got.name)
+        finish(x, got.name)
+    assert ran == ["r0", "d0", "r1", "r2", "d1"]
+    assert "ahead" not in world.record("d0")
+
+
+def test_what_only_tasks_of_its_call_need_is_not_counted(world: World, client: Caller, x: Caller) -> None:
+    submit(client, task("a", count=0), task("b", "a", count=0), task("c", "b"), task("nobody's", count=0))
+    assert world.state("nobody's") == "gone"
+    assert not {field for name in "ab" for field in world.record(name) if field.startswith("refs:")}
+    finish(x, "a", b"")
+    finish(x, "b", b"")
+    assert world.record("a")["state"] == "released"
+    finish(x, "c")
+    assert (world.state("a"), world.state("b")) == ("gone", "gone")
+    client.listen_up()
+    assert set(client.told) == {"c"}
+
+
+def test_what_is_released_is_not_computed_again_for_nobody(world: World, client: Caller, x: Caller) -> None:
+    submit(client, task("a", count=0), task("b", "a"))
+    finish(x, "a", b"")
+    finish(x, "b", b"")
+    assert world.state("a") == "released"
+    submit(client, task("a", count=0), task("b", "a"))
+    assert world.state("a") == "released"
+    submit(client, task("a", count=0), task("b", "a"), task("c", "a"))
+    assert world.state("a") == "processing"
+    finish(x, "a", b"")
+    finish(x, "c", b"")
+    assert world.state("a") == "released"

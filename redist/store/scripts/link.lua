@@ -78,7 +78,7 @@ else
       S.later('revive ' .. released[k])
     end
     if ready and unfinished and not h.reviving then
-      S.ready(name, h)
+      S.ready(name, h, h.ahead)
     end
   end
 end

@@ -8,7 +8,8 @@
 -- ARGV[1] header, tasks, functions, classes, 1 if fresh names still are; then per function: hash, pickle or '' when sent before; per class of
 --   the tasks: hash, workers, resources, strict; per task: name, index of its function, spec, options ('', `+` for a fresh name, or `FLAGS COUNT RETRIES PRIORITY CLASS`),
 --   dependencies, and their names
--- FLAGS: 1 fire and forget, 2 a fresh name, 4 the further dependencies are told of by `link`
+-- FLAGS: 1 fire and forget, 2 a fresh name, 4 the further dependencies are told of by `link`, 8 ahead of what is queued when
+--   what it waits for has come
 -- Reply OK more
 if repeated then
   return { 'REPEAT', 0 }
@@ -174,7 +175,7 @@ local function refer(name, h, fn, count)
   local state = word(h.state)
   if state == 'memory' or state == 'erred' then
     S.tell_one(ME, name, h)
-  elseif state == 'released' and count > 0 then -- else it is for what needs it to say so
+  elseif state == 'released' then
     S.later('revive ' .. name)
   end
   return true
@@ -279,7 +280,10 @@ local function admit(name, fn, spec, options, deps)
     add('deps', int(#deps))
     missing, erred = link(name, deps)
   end
-  if flags >= 4 then
+  if flags >= 8 then
+    add('ahead', '1')
+  end
+  if flags % 8 >= 4 then
     missing = missing + 1 -- those that `link` is going to tell of
     add('linking', ME)
   end

@@ -17,7 +17,7 @@ function S.come(name)
   for _, dependent in ipairs(members) do
     local hd = rec(dependent)
     if hd and S.bump(dependent, hd, 'missing', -1) <= 0 and hd.state == 'waiting' and not hd.reviving then
-      S.ready(dependent, hd)
+      S.ready(dependent, hd, hd.ahead)
     end
   end
   if #members == SLICE then
@@ -51,11 +51,11 @@ function S.remember(name, h, attempt, worker, nbytes, kind, value, names)
       S.remove(P .. 'data:' .. name)
     end
     S.set(name, h, 'state', 'memory', 'nbytes', nbytes, 'type', kind, 'data', data)
-    if h.class or h.prio then
+    if h.class or h.prio or h.ahead then
       if h.class then
         S.use_function(h.class, -1)
       end
-      S.unset(name, h, 'class', 'prio')
+      S.unset(name, h, 'class', 'prio', 'ahead')
     end
     if h.deps then
       S.part_from_all(name, h)

@@ -157,7 +157,7 @@ function S.enqueue(name, h, front, suffix)
 end
 
 -- The state of a task whose dependencies are all there: given to an idle executor, or queued. Sets h.home where the task
--- waits for the host of its inputs; the caller writes both. `front`: it had its turn before. While queue_only is set it is
+-- waits for the host of its inputs; the caller writes both. `front`: it had its turn before, or goes ahead. While queue_only is set it is
 -- queued even if an executor is idle.
 function S.route(name, h, front)
   local class = h.class or ''
