@@ -29,9 +29,9 @@ def test_the_command(tmp_path: Path) -> None:
 def test_figures_with_small_counts() -> None:
     code = (
         "import json; from bench import figures; from bench.__main__ import measure\n"
-        "figures.TASKS, figures.CHAIN, figures.LIFE = 200, 20, {'redist': 200}\n"
-        "print(json.dumps(measure('redist', ['tasks', 'tasks-pure', 'life', 'chain', 'gather', 'awaited'])))"
+        "figures.TASKS, figures.CHAIN, figures.CHUNKS, figures.LIFE = 200, 20, 20, {'redist': 200}\n"
+        "print(json.dumps(measure('redist', ['tasks', 'tasks-pure', 'life', 'chain', 'gather', 'awaited', 'graph'])))"
     )
     numbers = json.loads(run("-c", code).splitlines()[-1])
-    assert len(numbers) == 7
+    assert len(numbers) == 8
     assert all(number > 0 for number in numbers.values())
