@@ -54,6 +54,8 @@ class Client(ClientGraphs, ClientCluster):
     silence : float or str, optional
         How long a client without heartbeats is believed to live while its connection stands, since a long hold of the
         interpreter's lock is not death; default 300 s.
+    scheduler_file : str, optional
+        What `write_scheduler_file` wrote, instead of `address`; it is waited for, for `timeout` seconds.
     loop, security, serializers, deserializers, extensions, direct_to_workers, connection_limit : object
         Accepted for Dask's sake.
 

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from redist import current, gathering, scattering
+from redist import current, describing, gathering, scattering
 from redist.callbacks import Callbacks, close_behind, print_output, weakly
 from redist.client_core import ClientCore
 from redist.errors import ClientClosed
@@ -77,8 +77,12 @@ class ClientBase(ClientCore):
         extensions: object = None,
         direct_to_workers: object = None,
         connection_limit: int | None = None,
+        scheduler_file: str | None = None,
         **kwargs: Any,
     ) -> None:
+        if scheduler_file is not None and (address is not None or namespace is not None):
+            raise ValueError("the scheduler file names address and namespace: give either it or them")
+        self.scheduler_file = scheduler_file
         if grace is not None and name is None:
             raise ValueError(
                 "grace= is how long what a named client holds is kept for its next life: give it a name= as well"
@@ -86,7 +90,7 @@ class ClientBase(ClientCore):
         self._name = name
         self._prepare(asynchronous, seconds(timeout) or 10.0)
         self._set_as_default = set_as_default
-        self._owns_cluster = address is None
+        self._owns_cluster = address is None and scheduler_file is None
         lease = seconds(grace) or 5 * (seconds(heartbeat_interval) or 2.0)
         self._how = (address, namespace, lease, name is not None and grace is not None)
         self._silence = seconds(silence)
@@ -98,7 +102,7 @@ class ClientBase(ClientCore):
         if kwargs:
             check_options(type(self), kwargs)
         self._cluster_options = {key: value for key, value in cluster_options.items() if value is not None}
-        if address is not None and self._cluster_options:
+        if not self._owns_cluster and self._cluster_options:
             raise TypeError(
                 f"{sorted(self._cluster_options)} are options of a local cluster, but an address was given"
             )
@@ -148,6 +152,10 @@ class ClientBase(ClientCore):
     def _connect(self) -> None:
         """Make the session; blocks while a local cluster starts."""
         address, namespace, lease, named = self._how
+        if self.scheduler_file is not None:
+            from redist.files import read_scheduler_file
+
+            address, namespace = read_scheduler_file(self.scheduler_file, self._timeout)
         if address is None:
             from redist.cluster import LocalCluster
 
@@ -310,9 +318,14 @@ class ClientBase(ClientCore):
             self.close(timeout=1.0)
 
     def shutdown(self) -> Any:
-        """Close the client and the cluster that it was given or started."""
+        """Close the client and the cluster that it was given or started; of an address, all workers of the namespace.
+
+        Other clients lose their workers with that; the server stays.
+        """
         cluster, self.cluster = self.cluster, None
         if not self.asynchronous:
+            if cluster is None and not self.closed:
+                self._run(describing.close_workers(self._me))
             self.close()
             if cluster is not None:
                 cluster.close()
@@ -321,6 +334,8 @@ class ClientBase(ClientCore):
         async def both() -> None:
             import asyncio
 
+            if cluster is None and not self.closed:
+                await self._run(describing.close_workers(self._me))
             await self._close_async(None)
             if cluster is not None:
                 await asyncio.to_thread(cluster.close)
@@ -346,8 +361,14 @@ class ClientBase(ClientCore):
 
     @classmethod
     def current(cls, allow_global: bool = True) -> Client:
-        """Return the client that is meant when none is named."""
-        return current.default_client()
+        """Return the client that is meant when none is named; without `allow_global` only that of ``as_current()``.
+
+        Raises
+        ------
+        NoClientError
+            If there is none; it is a ValueError.
+        """
+        return current.default_client() if allow_global else current.context_client()
 
     def get_executor(self, **kwargs: Any) -> ClientExecutor:
         """Return a `concurrent.futures.Executor` that runs calls in the cluster.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, Literal
 
-from redist import describing, events, forwarding, inspecting, metadata, plugins, running
+from redist import datasets, describing, events, files, forwarding, inspecting, metadata, plugins, running
 from redist.client_base import NO_DEFAULT, ClientBase
+from redist.current import futures_of
 from redist.errors import NoScheduler
+from redist.future import Future
 from redist.session.operations import Ask, Operation
 from redist.store.calls import Call
 
@@ -293,6 +295,81 @@ class ClientCluster(ClientBase):
         plugin, topic = forwarding.names_for(logger_name)
         self.unsubscribe_topic(topic)
         return self.unregister_worker_plugin(plugin)
+
+    # --- files, and what only looks alike ---------------------------------------------------------------------------
+
+    @property
+    def datasets(self) -> datasets.Datasets:
+        """The published datasets as a mapping: ``client.datasets["x"] = value``, ``in``, ``del``, iteration.
+
+        Setting one that is there raises `DatasetExists`; `publish_dataset` replaces it with ``override=True``.
+        """
+        return datasets.Datasets(self._me)
+
+    @property
+    def dashboard_link(self) -> None:
+        """None: there is no dashboard; `scheduler_info`, `usage`, `why` and the notebook's look of a client tell."""
+        return None
+
+    def futures_of(self, futures: Any) -> list[Future[Any]]:
+        """Return the Futures in a nested collection, each once; see `redist.futures_of`."""
+        return futures_of(futures, client=self._me)
+
+    def write_scheduler_file(self, scheduler_file: str) -> Any:
+        """Write a JSON file that another client finds the cluster by: ``Client(scheduler_file=...)``.
+
+        It has no password: that is taken from ``REDIST_PASSWORD``.
+
+        Raises
+        ------
+        ValueError
+            If this client wrote one, or was made from one.
+        """
+        if self.scheduler_file:
+            raise ValueError(f"this client has a scheduler file already: {self.scheduler_file}")
+        self._check_alive()
+        self.scheduler_file = scheduler_file
+        return self._run(files.write_scheduler_file(self._me, scheduler_file))
+
+    def dump_cluster_state(
+        self,
+        filename: str = "dask-cluster-dump",
+        write_from_scheduler: bool | None = None,
+        exclude: Collection[str] = (),
+        format: Literal["msgpack", "yaml"] = "msgpack",  # noqa: A002 - Dask's word
+        **storage_options: Any,
+    ) -> Any:
+        """Write the state of the namespace into a file: what `redist doctor` reads, by Redis keys, and `scheduler_info`.
+
+        Values of users are not in it, but for those that are so small that they lie in the records of their keys.
+
+        Parameters
+        ----------
+        filename : str
+            Path or URL; ``.msgpack.gz`` or ``.yaml`` is put behind it.
+        write_from_scheduler : bool, optional
+            Not offered: this process writes.
+        exclude : collection of str
+            Redis keys, or their first words (``key``, ``log``), or parts of the dump, to leave out.
+        format : {'msgpack', 'yaml'}
+            Of the file.
+        **storage_options
+            For `fsspec.open`, with a URL.
+        """
+        if write_from_scheduler:
+            raise NoScheduler("there is no scheduler process that could write: this process does")
+        return self._run(files.dump_cluster_state(self._me, str(filename), exclude, format, storage_options))
+
+    def story(self, *keys_or_stimuli: Any, on_error: str = "raise") -> Any:
+        """Raise `NoScheduler`: transitions are not recorded."""
+        raise NoScheduler(
+            "there is no scheduler process, and nothing records transitions: why(key) tells how a key stands and who holds "
+            "it, and a WorkerPlugin's transition() hears of tasks"
+        )
+
+    def get_scheduler_logs(self, n: int | None = None) -> Any:
+        """Raise `NoScheduler`: there is none that could log."""
+        raise NoScheduler("there is no scheduler process that could log: see the log of the Redis server")
 
 
 def _ask(call: Call) -> Operation[None]:

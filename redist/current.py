@@ -110,6 +110,22 @@ def default_client(c: Client | None = None) -> Client:
     return client
 
 
+def context_client() -> Client:
+    """Return the client of the innermost ``with client.as_current()``.
+
+    Raises
+    ------
+    NoClientError
+        Outside of one.
+    """
+    client = _current.get()
+    if client is None:
+        raise NoClientError(
+            "there is no current client in this context: use `with client.as_current()`, or allow_global=True"
+        )
+    return client
+
+
 def inherited_client() -> Client | None:
     """Return a client of the process that this one was forked from: it can do nothing here but say so."""
     pid = os.getpid()

@@ -6,6 +6,7 @@ The Futures in a version are pinned as long as it lives; a reader takes a hand-o
 from __future__ import annotations
 
 import secrets
+from collections.abc import AsyncIterator, Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from redist.errors import DatasetExists, DatasetNotFound, DependencyUnknown
@@ -19,7 +20,7 @@ from redist.store.replies import parse_dataset
 if TYPE_CHECKING:
     from redist.client import Client
 
-__all__ = ["get", "names", "publish", "unpublish", "wire_name"]
+__all__ = ["Datasets", "get", "names", "publish", "unpublish", "wire_name"]
 
 _ABSENT: Any = object()
 
@@ -83,3 +84,57 @@ def names(client: Client) -> Operation[tuple[Key, ...]]:
     """Return the names of all datasets."""
     fields = yield Run(client._peers.fields, ("datasets",))
     return tuple(decode_key(name) for name in sorted(fields))
+
+
+class Datasets(MutableMapping[Key, Any]):
+    """The published datasets as a mapping; see `Client.datasets`.
+
+    With an asynchronous client ``datasets[name]`` is to be awaited, ``async for`` goes over names, and the rest raises
+    TypeError, which names the method to use.
+
+    Parameters
+    ----------
+    client : Client
+        Whose.
+    """
+
+    __slots__ = ("_client",)
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def _refuse(self, what: str, instead: str) -> None:
+        if self._client.asynchronous:
+            raise TypeError(f"{what} cannot be awaited: with an asynchronous client use {instead}")
+
+    def __getitem__(self, name: Key) -> Any:
+        return self._client.get_dataset(name)
+
+    def __setitem__(self, name: Key, value: Any) -> None:
+        self._refuse("client.datasets[name] = value", "`await client.publish_dataset(value, name=name)`")
+        self._client.publish_dataset(value, name=name)
+
+    def __delitem__(self, name: Key) -> None:
+        self._refuse("del client.datasets[name]", "`await client.unpublish_dataset(name)`")
+        self._client.unpublish_dataset(name)
+
+    def __contains__(self, name: object) -> bool:
+        self._refuse("name in client.datasets", "`name in await client.list_datasets()`")
+        return name in self._client.list_datasets()
+
+    def __iter__(self) -> Iterator[Key]:
+        self._refuse("iteration", "`async for name in client.datasets`")
+        yield from self._client.list_datasets()
+
+    async def __aiter__(self) -> AsyncIterator[Key]:
+        if not self._client.asynchronous:
+            raise TypeError("with a synchronous client use `for name in client.datasets`")
+        for name in await self._client.list_datasets():
+            yield name
+
+    def __len__(self) -> int:
+        self._refuse("len(client.datasets)", "`len(await client.list_datasets())`")
+        return len(self._client.list_datasets())
+
+    def __repr__(self) -> str:
+        return f"<Datasets of {self._client!r}>"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from redist.peers import Peer
 
 __all__ = [
+    "close_workers",
     "has_what",
     "names_of",
     "nthreads",
@@ -38,6 +39,8 @@ __all__ = [
 _SLICE = 500
 #: A look at the workers may take so long on a busy host, s.
 _SHORT = 0.1
+#: How long it is waited for workers that were told to end, s.
+_LONGEST_END = 10.0
 
 
 def names_of(client: Client, futures: Any) -> list[str]:
@@ -307,6 +310,19 @@ def restart(client: Client, timeout: float | None, wait: bool, limit: float | No
     yield Ask(calls.noop(), _left(until))
     if wait and peers:
         yield from wait_for_workers(client, len(peers), timeout if until is None else _left(until))
+
+
+def close_workers(client: Client) -> Operation[None]:
+    """Have all workers end in good order, and wait for that; inside a task, which would wait for itself, only ask."""
+    until = time.monotonic() + _LONGEST_END
+    peers: list[Peer] = yield Run(client._peers.workers)
+    if peers:
+        yield Ask(calls.send([peer.ordinal for peer in peers], msgpack.packb(["close"])))
+    while peers and client._owns_session and time.monotonic() < until:
+        seen = client._workers_seen
+        peers = yield Run(client._peers.workers)
+        if peers:
+            yield Until(Condition(partial(workers_changed, client, seen)), 0.25)
 
 
 def _left(until: float | None) -> float | None:

@@ -8,10 +8,9 @@ __all__ = ["NOT_YET", "check_options", "not_yet"]
 
 NOT_YET = frozenset(
     {
-        "benchmark_hardware", "dashboard_link", "datasets", "dump_cluster_state", "futures_of",
-        "get_task_stream", "get_worker_logs", "profile", "rebalance", "recreate_error_locally",
-        "recreate_task_locally", "register_worker_plugin", "replicate", "restart_workers", "retire_workers",
-        "story",
+        "benchmark_hardware", "get_task_stream", "get_worker_logs", "profile", "rebalance",
+        "recreate_error_locally", "recreate_task_locally", "register_worker_plugin", "replicate",
+        "restart_workers", "retire_workers",
     }
 )  # fmt: skip
 """Methods of Dask's client that this one lacks. What only a scheduler process could do is not among them."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from redist.store.connect import Endpoint
     from redist.store.wire import Wire
 
-__all__ = ["Report", "examine"]
+__all__ = ["Report", "examine", "look"]
 
 #: Seconds for which the same thing must look broken: longer than anybody's heartbeat takes to mend it.
 PATIENCE = 5.0
@@ -105,6 +105,21 @@ def examine(endpoint: Endpoint, *, patience: float = PATIENCE) -> Report:
     wire = endpoint.open()
     try:
         return _Examination(endpoint, wire).run(patience)
+    finally:
+        wire.close()
+
+
+def look(endpoint: Endpoint) -> dict[str, Any]:
+    """Read a live namespace once: Redis key without prefix -> content. Of values only the presence is read.
+
+    Raises
+    ------
+    ConnectionLost, ServerRefused
+        If the server cannot be reached, or lets this user not read.
+    """
+    wire = endpoint.open()
+    try:
+        return _Examination(endpoint, wire)._snapshot().as_dict()
     finally:
         wire.close()
 

@@ -89,6 +89,10 @@ class Snapshot:
         """Return the names of all Redis keys."""
         return self._values.keys()
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything by the name of its Redis key."""
+        return dict(self._values)
+
     def hgetall(self, key: str) -> Fields:
         """Return a hash."""
         value: Fields = self._values.get(key, {})
