@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 from dask import delayed
 
-from redist import Client, Future, futures_of, wait
+from redist import Client, Future, LocalCluster, futures_of, wait
 from redist.errors import ClientClosed
 from servers import wait_until
 
@@ -114,16 +116,18 @@ def test_memory_returns(client: Client, keys: Callable[[], list[str]]) -> None:
     wait_until(lambda: client.usage().nbytes == 0 and not keys())
 
 
-def test_a_value_that_is_lost_is_computed_again(client: Client) -> None:
-    x = client.persist(da.ones(100_000, chunks=50_000) + 1)
-    y = client.persist(x + 1)
-    wait(y)
-    del x
-    gc.collect()
-    # All that `y` was made of is gone; its Futures say how it is made.
-    for future in futures_of(y):
-        assert future.result()[0] == 3
-    del future
+def test_a_persisted_collection_outlives_its_workers() -> None:
+    with LocalCluster(n_workers=2, threads_per_worker=1) as cluster, Client(cluster) as client:
+        x = client.persist(da.ones(400_000, chunks=50_000) + 1, optimize_graph=False)
+        y = client.persist(x + 1)
+        wait(y)
+        del x
+        gc.collect()
+        # Their successors take the chunks over, or compute them again.
+        for worker in list(cluster.workers.values()):
+            os.kill(worker.pid, signal.SIGKILL)
+        assert y.sum().compute() == 1_200_000
+        del y
 
 
 def test_dataframe(client: Client) -> None:
