@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from redist.coordination.semaphore import Lock, Semaphore
     from redist.coordination.variable import Variable
     from redist.current import default_client, fire_and_forget, futures_of, get_client
-    from redist.errors import CancelledError, FutureCancelledError, KilledWorker
+    from redist.errors import CancelledError, FutureCancelledError, KilledWorker, Reschedule
     from redist.future import Future
     from redist.plugins import UploadFile, WorkerPlugin
     from redist.waiting import ALL_COMPLETED, FIRST_COMPLETED, as_completed, wait
-    from redist_worker.local import get_worker, rejoin, secede
+    from redist_worker.local import get_worker, rejoin, secede, worker_client
 
 __version__ = "0.1.0"
 
@@ -37,6 +37,7 @@ __all__ = [
     "MultiLock",
     "Pub",
     "Queue",
+    "Reschedule",
     "Semaphore",
     "Sub",
     "TimeoutError",
@@ -53,6 +54,7 @@ __all__ = [
     "rejoin",
     "secede",
     "wait",
+    "worker_client",
 ]
 
 _HOMES = {
@@ -83,7 +85,9 @@ _HOMES = {
     "WorkerPlugin": "redist.plugins",
     "get_worker": "redist_worker.local",
     "rejoin": "redist_worker.local",
+    "Reschedule": "redist.errors",
     "secede": "redist_worker.local",
+    "worker_client": "redist_worker.local",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import pickle
 import types
 import weakref
@@ -89,7 +90,7 @@ def function_of(function: Callable[..., Any], name_of: Callable[[Any], str] = na
     TypeError
         If it is not callable.
     SerializationError
-        If it, or something in its closure, cannot be serialized.
+        If it, or something in its closure, cannot be serialized, or it is a generator function.
     """
     identity = id(function)
     known = _cache.get(identity)
@@ -98,6 +99,7 @@ def function_of(function: Callable[..., Any], name_of: Callable[[Any], str] = na
     if not callable(function):
         raise TypeError(f"a task needs a callable, not {type_name(type(function))}: {function!r:.80}")
     label = function_label(function)
+    _refuse_generators(function, label)
     collector = Collector(name_of)
     files = Files()
     try:
@@ -114,6 +116,15 @@ def function_of(function: Callable[..., Any], name_of: Callable[[Any], str] = na
             return made
         _cache[identity] = (reference, made)
     return made
+
+
+def _refuse_generators(function: Any, label: str) -> None:
+    for given in (function, type(function).__call__):
+        if inspect.isgeneratorfunction(given) or inspect.isasyncgenfunction(given):
+            raise SerializationError(
+                f"{label} is a generator function: calling it makes a generator, which cannot leave the process that runs "
+                "it; return a list, or submit a function that goes over it"
+            )
 
 
 def load_function(data: bytes | memoryview, expected_hash: str | None = None) -> Callable[..., Any]:

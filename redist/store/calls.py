@@ -289,8 +289,9 @@ def retry(names: Sequence[str]) -> Call:
 class Result(NamedTuple):
     """What became of one attempt; `value` empty with status ``memory``: a segment on the executor's worker.
 
-    `status` is ``memory``, ``erred`` (`value` is the pickled error), ``retry`` (run it elsewhere), ``missing`` (`value` is
-    ``DEP\\nWORKER.ATTEMPT`` lines: copies that could not be read) or ``back`` (not started).
+    `status` is ``memory``, ``erred`` (`value` is the pickled error), ``retry`` (run it again), ``elsewhere`` (by
+    another executor if one is idle), ``missing`` (`value` is ``DEP\\nWORKER.ATTEMPT`` lines: copies that could not be read)
+    or ``back`` (not started).
     """
 
     name: str

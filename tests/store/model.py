@@ -53,7 +53,7 @@ steps = 0  # of all machines of this process
 kinds: Counter[str] = Counter()  # what they were
 
 
-STATUSES = ["inline", "segment"] * 3 + ["erred", "retry", "missing", "back"]
+STATUSES = ["inline", "segment"] * 3 + ["erred", "retry", "elsewhere", "missing", "back"]
 EVENTS: dict[str, tuple[Callable[[Any], bool] | None, dict[str, Draw]]] = {}
 CHOICES: list[str] = []  # each event as often as it weighs
 

@@ -189,6 +189,26 @@ def test_reschedule_takes_no_retry(world: World, client: Caller, x: Caller) -> N
     finish(x, "a")
 
 
+def test_what_is_to_run_elsewhere_goes_to_another_idle_executor(
+    world: World, client: Caller, x: Caller
+) -> None:
+    y = world.executor(world.worker())
+    submit(client, task("a"))
+    x.listen_up()
+    first, second = (x, y) if x.tasks else (y, x)
+    fail(first, "a", "elsewhere")
+    finish(second, "a")
+    assert world.state("a") == "memory"
+
+
+def test_what_is_to_run_elsewhere_goes_behind_what_is_queued(world: World, client: Caller, x: Caller) -> None:
+    submit(client, task("a"), task("b"))
+    fail(x, "a", "elsewhere")
+    assert [t.name for t in x.tasks] == ["b"]
+    finish(x, "b")
+    finish(x, "a")
+
+
 def test_retry_runs_what_erred_and_what_it_depends_on(world: World, client: Caller, x: Caller) -> None:
     submit(client, task("a"), task("b", "a"), task("c", "b"))
     fail(x, "a")

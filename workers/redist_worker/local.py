@@ -8,20 +8,23 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
+from redist.current import get_client
 from redist.session.wakeup import frames
+from redist.store.keys import Key, decode_key
 
 if TYPE_CHECKING:
     import tempfile
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
     from types import FrameType
 
+    from redist.client import Client
     from redist.session.thread_driver import ThreadDriver
     from redist_worker.executor import Options
     from redist_worker.plugins import Plugins
     from redist_worker.runner import Runner
     from redist_worker.tasks import Tasks
 
-__all__ = ["Local", "get_worker", "rejoin", "secede", "set_local"]
+__all__ = ["Local", "get_worker", "rejoin", "secede", "set_local", "worker_client"]
 
 _TASKS = os.path.join(os.path.dirname(__file__), "tasks.py")
 _local: Local | None = None
@@ -133,6 +136,26 @@ class Local:
             self._tasks.forget_functions()
         return {"status": "OK", "nbytes": len(content)}
 
+    @property
+    def data(self) -> Mapping[Key, Any]:
+        """What the worker has in its files, by key; values are read when they are asked for. Small ones lie in Redis."""
+        from redist_worker.held import Held
+
+        return Held(self.address)
+
+    def get_current_task(self) -> Key:
+        """Return the key of the task that the calling thread runs.
+
+        Raises
+        ------
+        ValueError
+            If it runs none: in a thread that the task started, or a function of `Client.run`.
+        """
+        thread = self._runner.places.current()
+        if thread is None or thread.task is None:
+            raise ValueError("this thread runs no task")
+        return decode_key(thread.task.name)
+
     def call_stacks(self, names: Iterable[str] | None = None) -> dict[str, list[str]]:
         """Return what each running task does now: wire name -> a text for each frame, the outermost first."""
         executing = self._runner.executing()
@@ -213,3 +236,31 @@ def rejoin() -> None:
         Outside of a task.
     """
     get_worker()._runner.places.rejoin()
+
+
+@contextlib.contextmanager
+def worker_client(timeout: float | str | None = None, separate_thread: bool = True) -> Iterator[Client]:
+    """Return a context with the client of the calling task, which has no place meanwhile.
+
+    Parameters
+    ----------
+    timeout : float or str, optional
+        Accepted for Dask's sake: the client is connected already.
+    separate_thread : bool
+        Whether the task secedes. (One that waits gives its place up by itself, too.)
+
+    Raises
+    ------
+    ValueError
+        Outside of a worker's executor.
+    """
+    places = get_worker()._runner.places
+    thread = places.current()
+    secedes = separate_thread and thread is not None and not thread.seceded
+    if secedes:
+        places.secede()
+    try:
+        yield get_client(timeout=timeout)
+    finally:
+        if secedes:
+            places.rejoin()

@@ -53,6 +53,10 @@ class Places:
         if me.blocks == 0 and not me.seceded:
             self._come_back(me)
 
+    def current(self) -> TaskThread | None:
+        """Return what the calling thread runs a task as, None if it runs none."""
+        return self._mine()
+
     def secede(self) -> None:
         """Run the current task without a place, until it ends or `rejoin` is called."""
         me = self._mine()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import struct
 import threading
 from collections.abc import Callable, Sequence
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Tasks"]
 
 _MOST_FUNCTIONS = 1000
+_LAST_WORDS = 5.0  # s that coroutines have to end which a task left
 _COUNT = struct.Struct("<I")
 #: What would end the program, or silently the loop, of whoever asks for the result.
 _MEANT_FOR_HERE = (
@@ -86,7 +88,7 @@ class Tasks:
             if isinstance(value, CoroutineType):
                 value = self._complete(value)
         except Reschedule:
-            return Result(name, attempt, "retry"), None
+            return Result(name, attempt, "elsewhere"), None
         except BaseException as error:
             # args must not live in the frames that the traceback holds once it is packed
             return _erred(task, error), None
@@ -138,11 +140,21 @@ class Tasks:
         return function
 
     def _complete(self, coroutine: Any) -> Any:
-        """Run a coroutine to its end in this thread's loop."""
+        """Run a coroutine to its end in this thread's loop, which later ones share; what it left there is cancelled."""
         runner: asyncio.Runner | None = getattr(self._loops, "runner", None)
         if runner is None:
             runner = self._loops.runner = asyncio.Runner()
-        return runner.run(coroutine)
+        try:
+            return runner.run(coroutine, context=contextvars.copy_context())
+        finally:
+            if left := asyncio.all_tasks(runner.get_loop()):
+                runner.run(_cancelled(left))
+
+
+async def _cancelled(tasks: set[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks, timeout=_LAST_WORDS)
 
 
 def _name_of(future: Any) -> str:

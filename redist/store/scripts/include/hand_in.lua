@@ -35,6 +35,8 @@ function S.hand_in(x, worker, name, attempt, status, nbytes, kind, value, names)
     if h.state == state then
       S.again(name, h)
     end
+  elseif status == 'elsewhere' and not h.missing then
+    S.elsewhere(x, name, h)
   else
     S.again(name, h)
   end

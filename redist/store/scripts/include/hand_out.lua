@@ -9,6 +9,7 @@ local beyond                           -- there may be more idle ones
 local numbers                          -- a stretch of enqueue numbers reserved by this script
 local queued, fronts = {}, {}          -- entries by queue suffix
 local given = {}                       -- messages by executor
+local barred                           -- executor that a task is not given to
 local later = {}                       -- executors that are told to look again in so many ms
 
 function S.load_idle()
@@ -30,7 +31,7 @@ function S.pick(hash, home, far)
   local choice, merit = nil, 0
   for i = 1, #idle do
     local entry = idle[i]
-    if entry[2] > 0 and (hash == '' or S.may_run(entry[1], hash)) then
+    if entry[2] > 0 and entry[1] ~= barred and (hash == '' or S.may_run(entry[1], hash)) then
       local at_home = not home or S.host_of(entry[1]) == home
       local m = at_home and 3 or 1
       if hash ~= '' then
@@ -67,6 +68,18 @@ local function wait_for_home(hash)
       return S.look_later(x, S.away())
     end
   end
+end
+
+-- Write who is less idle now.
+local function write_idle()
+  for x, free in pairs(idle_changed or {}) do
+    if free > 0 then
+      call('ZADD', P .. 'idle', free, x)
+    else
+      call('ZREM', P .. 'idle', x)
+    end
+  end
+  idle, idle_changed = nil, nil
 end
 
 -- Executor x is given nothing more.
@@ -195,6 +208,15 @@ function S.ready(name, h, front)
   end
 end
 
+-- A task that asked not to run on executor x: another one that is idle gets it, else it goes behind what is queued.
+function S.elsewhere(x, name, h)
+  local before = queue_only
+  queue_only, barred = false, x
+  S.ready(name, h)
+  queue_only, barred = before, nil
+  write_idle() -- it is read anew when x itself may be among them
+end
+
 -- The queue entry of a task is void; void entries at the head of a queue go, so that a queue of void ones does not stay.
 local sifting = {}
 function S.void(h)
@@ -248,16 +270,7 @@ end
 
 closers[#closers + 1] = function()
   S.flush_queues()
-  if idle_changed then
-    for x, free in pairs(idle_changed) do
-      if free > 0 then
-        call('ZADD', P .. 'idle', free, x)
-      else
-        call('ZREM', P .. 'idle', x)
-      end
-    end
-    idle_changed = {}
-  end
+  write_idle()
   for x, m in pairs(given) do
     S.publish('to:' .. x, m)
   end
