@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from redist.dask_default import offer, withdraw
 from redist.errors import NoClientError
+from redist.protocol.imported import imported
 
 if TYPE_CHECKING:
     from redist.client import Client
@@ -85,7 +85,7 @@ def current_client() -> Client | None:
         return client
     if _of_tasks is not None:
         return _of_tasks()
-    asyncio = sys.modules.get("asyncio")
+    asyncio: Any = imported("asyncio")
     loop = asyncio._get_running_loop() if asyncio is not None else None
     for ref in reversed(_defaults):
         client = ref()

@@ -8,13 +8,13 @@ the metadata is padded with zeros. What is not a table travels as one, with a wo
 from __future__ import annotations
 
 import struct
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 from redist.errors import DeserializationError
 from redist.protocol.flatbuffers import field, follow
 from redist.protocol.header import CONTINUATION, END_OF_STREAM
+from redist.protocol.imported import imported
 from redist.protocol.sizes import padding
 
 __all__ = ["PACKAGES", "from_stream", "has_stream", "is_foreign", "to_stream"]
@@ -34,7 +34,7 @@ _SMALL_PIECE = 16 * 1024
 def has_stream(obj: Any) -> bool:
     """Return whether `obj`, from one of `PACKAGES`, can travel as a stream of its own."""
     kind = type(obj)
-    polars = sys.modules.get("polars")
+    polars: Any = imported("polars")
     if polars is not None and (kind is polars.DataFrame or kind is polars.Series):
         return True
     import pyarrow as pa

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import functools
 import pickle
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -24,6 +23,7 @@ from redist.errors import DeserializationError, RedistError, SerializationError
 from redist.protocol import arrow, numpy_format, pickle_format
 from redist.protocol.futures import Collector, name_of
 from redist.protocol.header import read_metadata, read_schema_message
+from redist.protocol.imported import imported
 from redist.protocol.names import type_name
 from redist.protocol.pickling import BufferSink, pickle_object
 from redist.protocol.plain import is_plain
@@ -299,7 +299,7 @@ def _owner_class() -> Any:
 
 
 def _copy(target: memoryview, source: bytes | memoryview) -> None:
-    numpy = sys.modules.get("numpy")
+    numpy: Any = imported("numpy")
     if numpy is None:
         target[:] = source
     else:  # without the interpreter's lock

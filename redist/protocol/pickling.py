@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from redist.errors import RedistError
 from redist.protocol.codes import Files
 from redist.protocol.futures import Collector, future_reducers
+from redist.protocol.imported import imported
 from redist.protocol.reducers import reducer_of, register_imported, waiting
 from redist.protocol.sizes import OUT_OF_BAND
 
@@ -175,7 +176,7 @@ def goes_by_value(chunks: Sequence[bytes | memoryview]) -> bool:
 
 def _by_value_markers() -> list[bytes]:
     """Return byte strings that a pickle contains if it refers to something that has to go by value."""
-    cloudpickle = sys.modules.get("cloudpickle")
+    cloudpickle: Any = imported("cloudpickle")
     if "__mp_main__" in sys.modules:  # the name under which multiprocessing's children know the main script
         _cloudpickler()
         cloudpickle = sys.modules["cloudpickle"]

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-import sys
 from collections.abc import Callable
 from typing import Any
+
+from redist.protocol.imported import imported
 
 __all__ = ["Reducer", "reducer_of", "register_imported", "waiting"]
 
@@ -43,11 +44,7 @@ reducer_of = _reducers.get
 def register_imported() -> None:
     """Add the reducers of the libraries that were imported since the last call."""
     for library in tuple(waiting):
-        module = sys.modules.get(library)
-        if module is None:
-            continue
-        spec = getattr(module, "__spec__", None)
-        if getattr(spec, "_initializing", False):  # another thread is importing it right now
+        if imported(library) is None:
             continue
         _reducers.update(_load(library))
         with contextlib.suppress(ValueError):  # another thread did the same

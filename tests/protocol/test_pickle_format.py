@@ -2,7 +2,10 @@ import collections
 import dataclasses
 import pickle
 import re
+import sys
 import threading
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 import hypothesis.strategies as st
 import numpy as np
@@ -14,6 +17,7 @@ from protocol.helpers import FakeFuture, check_stream, mapped, plain_pickle, rou
 from redist.errors import DeserializationError, SerializationError
 from redist.protocol import INLINE_LIMIT, dumps, loads, loads_inline
 from redist.protocol.sizes import OUT_OF_BAND
+from redist.protocol.whole import dump_whole, load_whole
 
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary(), st.complex_numbers()
@@ -252,3 +256,14 @@ def test_memoryviews(size):
             assert result.tolist() == value.tolist()
     strided = memoryview(bytes(range(100)))[::3]
     assert round_trip(strided).tolist() == strided.tolist()
+
+
+def test_a_library_that_another_thread_is_importing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is in `sys.modules` before it has anything in it."""
+    for name in ("cloudpickle", "polars"):
+        half = ModuleType(name)
+        half.__spec__ = ModuleSpec(name, None)
+        monkeypatch.setattr(half.__spec__, "_initializing", True, raising=False)
+        monkeypatch.setitem(sys.modules, name, half)
+    assert load_whole(dump_whole([1, "x", b"y"])) == [1, "x", b"y"]
+    assert round_trip({"a": 1}) == {"a": 1}
