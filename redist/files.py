@@ -82,7 +82,7 @@ def _dump(
     from redist.diagnostics.doctor import look
     from redist.inspecting import versions_here
 
-    found = look(client._endpoint)
+    found = look(client._endpoint, client._timeout)
     found["meta"] = {field: value for field, value in found.get("meta", {}).items() if field != "secret"}
     state: dict[str, Any] = {
         "namespace": client.namespace,

@@ -5,7 +5,7 @@ can be lost with a connection: who waits asks again, an executor runs what has t
 a while.
 
 ======================================== ==========================================================================
-``["run", token, asker, wait, data]``    to an executor: run the function in `data`
+``["run", token, asker, flags, data]``   to an executor: run the function in `data`
 ``["ask", token, asker]``                to an executor: what about it?
 ``["ran", token, executor, ok, data]``   the answer: its value or its error
 ``["unknown", token, executor]``         the answer of an executor that never heard of it
@@ -33,10 +33,13 @@ if TYPE_CHECKING:
     from redist.client import Client
     from redist.peers import Peer
 
-__all__ = ["MOST_BYTES", "Runs", "Target", "run", "targets"]
+__all__ = ["MOST_BYTES", "WAIT", "WHEN_SET_UP", "Runs", "Target", "run", "targets"]
 
 #: Bytes of a function with its arguments, and of a value that comes back: they lie in the server meanwhile.
 MOST_BYTES = 64 << 20
+#: Flags: the answer is the end of a coroutine; plugins are set up first. A plugin's own setup may run functions, which do
+#: not wait for that: it would wait for itself, or two for each other.
+WAIT, WHEN_SET_UP = 1, 2
 #: Seconds without an answer, after which it is asked for; then twice as many, up to the second.
 _PATIENCE, _LONGEST_PATIENCE = 1.0, 10.0
 
@@ -175,7 +178,8 @@ def _answers(
     token = secrets.token_hex(8)
     by_ordinal = {target.ordinal: target for target in chosen}
     me = client.session.ordinal
-    message = msgpack.packb(["run", token, me, int(wait), data])
+    flags = (WAIT if wait else 0) | (WHEN_SET_UP if client.session.kind == "client" else 0)
+    message = msgpack.packb(["run", token, me, flags, data])
     answers = client._runs.begin(token, by_ordinal)
     try:
         yield Ask(calls.send(list(by_ordinal), message))

@@ -109,15 +109,22 @@ def examine(endpoint: Endpoint, *, patience: float = PATIENCE) -> Report:
         wire.close()
 
 
-def look(endpoint: Endpoint) -> dict[str, Any]:
+def look(endpoint: Endpoint, timeout: float | None = None) -> dict[str, Any]:
     """Read a live namespace once: Redis key without prefix -> content. Of values only the presence is read.
+
+    Parameters
+    ----------
+    endpoint : Endpoint
+        The server and namespace.
+    timeout : float, optional
+        Seconds to connect, and to wait for each reply.
 
     Raises
     ------
     ConnectionLost, ServerRefused
         If the server cannot be reached, or lets this user not read.
     """
-    wire = endpoint.open()
+    wire = endpoint.open(timeout)
     try:
         return _Examination(endpoint, wire)._snapshot().as_dict()
     finally:

@@ -122,6 +122,20 @@ def test_a_plugin_that_fails(client: Client) -> None:
         client.unregister_worker_plugin("failing")
 
 
+def test_a_failure_at_the_start_of_a_process_is_told_to_who_registers() -> None:
+    class Failing(WorkerPlugin):
+        def setup(self, worker: Any) -> None:
+            raise ZeroDivisionError("at the start")
+
+    with LocalCluster(n_workers=0) as cluster, Client(cluster) as client:
+        assert client.register_plugin(Failing(), name="failing") == {}
+        cluster.scale(1)
+        client.wait_for_workers(1, timeout=20)
+        assert client.submit(abs, -3).result(timeout=20) == 3
+        with pytest.raises(ZeroDivisionError, match="at the start"):
+            client.run(lambda dask_worker: dask_worker.plugin_room.add("failing"))
+
+
 def test_coroutines_and_callbacks(client: Client, tmp_path: Path) -> None:
     class Slow(WorkerPlugin):
         name = "slow"
@@ -192,6 +206,20 @@ def test_later_executors_and_workers_are_set_up(tmp_path: Path) -> None:
         assert notes(notes_in) == [["setup first", "setup second"]] * 4
         client.unregister_worker_plugin("a")
     assert sum(lines[-1] == "teardown first" for lines in notes(notes_in)) == 2
+
+
+def test_a_plugin_of_a_later_executor_may_run_functions_everywhere(tmp_path: Path) -> None:
+    class Running(WorkerPlugin):
+        def setup(self, worker: Any) -> None:
+            from redist import get_client
+
+            worker.seen = len(get_client().run(os.getpid, on_error="ignore"))
+
+    with LocalCluster(n_workers=1, threads_per_worker=1) as cluster, Client(cluster) as client:
+        client.register_plugin(Running())
+        (pid,) = client.run(os.getpid).values()
+        os.kill(pid, signal.SIGKILL)
+        assert client.submit(lambda: get_worker().seen, pure=False).result(timeout=20) == 1
 
 
 def test_an_uploaded_module(client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

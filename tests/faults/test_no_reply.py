@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from redist import Client, LocalCluster, as_completed, wait
+from redist import Client, LocalCluster, WorkerPlugin, as_completed, wait
 from redist.diagnostics.doctor import examine
 from redist.errors import ConnectionLost, ServerRefused, StoreError
 from redist.store.connect import endpoint as make_endpoint
@@ -44,6 +44,18 @@ CALLS: dict[str, tuple[Callable[[Client, Any], Any], bool]] = {
     "usage": (lambda c, f: c.usage(), True),
     "why": (lambda c, f: c.why(f), True),
     "wait_for_workers": (lambda c, f: c.wait_for_workers(1, timeout=TIMEOUT), True),
+    "run": (lambda c, f: c.run(abs, 1), True),
+    "get_versions": (lambda c, f: c.get_versions(), True),
+    "call_stack": (lambda c, f: c.call_stack(), True),
+    "nbytes": (lambda c, f: c.nbytes(), True),
+    "get_metadata": (lambda c, f: c.get_metadata("x", default=None), True),
+    "set_metadata": (lambda c, f: c.set_metadata("x", 1), False),
+    "set_metadata inside": (lambda c, f: c.set_metadata(["x", "y"], 1), False),
+    "log_event": (lambda c, f: c.log_event("x", 1), False),
+    "get_events": (lambda c, f: c.get_events("x"), True),
+    "register_plugin": (lambda c, f: c.register_plugin(WorkerPlugin()), False),
+    "unregister_worker_plugin": (lambda c, f: c.unregister_worker_plugin("x"), False),
+    "dump_cluster_state": (lambda c, f: c.dump_cluster_state("memory://dump"), True),
     "restart": (lambda c, f: c.restart(timeout=TIMEOUT), False),
 }
 

@@ -172,10 +172,11 @@ class Executor:
         set_local(self.local)
         set_task_client(self.client)
         self.output.install()
-        self.plugins.add_all()
         self.orders = Orders(self.driver, self.side, self.local, self.loop, self.client)
         self.session.on_control = self.orders.look
         self.orders.look()  # something may have come before
+        self.plugins.add_all()  # behind: a plugin may run functions everywhere, here too
+        self.orders.set_up.set()
         self.runner.start()
 
     def client(self) -> Client:

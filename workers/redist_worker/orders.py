@@ -21,7 +21,7 @@ from redist.errors import RedistError, SerializationError
 from redist.future import Future
 from redist.protocol import format_bytes, pack_error
 from redist.protocol.whole import dump_whole, load_whole
-from redist.running import MOST_BYTES
+from redist.running import MOST_BYTES, WAIT, WHEN_SET_UP
 from redist.store import calls
 
 if TYPE_CHECKING:
@@ -78,6 +78,11 @@ class Orders:
         Runs coroutines.
     client : callable
         Returns the client of the executor's tasks, which gets the messages that are for clients.
+
+    Attributes
+    ----------
+    set_up : threading.Event
+        Set when the executor's plugins are set up.
     """
 
     def __init__(
@@ -88,6 +93,7 @@ class Orders:
         self._worker = worker
         self._loop = loop
         self._client = client
+        self.set_up = threading.Event()
         self._reading = Callbacks("redist-orders")
         #: token -> the answer, None while it runs
         self._known: OrderedDict[str, bytes | None] = OrderedDict()
@@ -108,12 +114,12 @@ class Orders:
 
     def _obey(self, message: list[Any]) -> None:
         match message:
-            case ["run", str(token), int(asker), int(wait), bytes(data)]:
+            case ["run", str(token), int(asker), int(flags), bytes(data)]:
                 if token not in self._known:
                     self._remember(token, None)
                     threading.Thread(
                         target=self._run,
-                        args=(token, asker, bool(wait), data),
+                        args=(token, asker, flags, data),
                         name="redist-run",
                         daemon=True,
                     ).start()
@@ -125,7 +131,10 @@ class Orders:
             case _:
                 self._client()._inbox.obey(message)
 
-    def _run(self, token: str, asker: int, wait: bool, data: bytes) -> None:
+    def _run(self, token: str, asker: int, flags: int, data: bytes) -> None:
+        wait = bool(flags & WAIT)
+        if flags & WHEN_SET_UP:
+            self.set_up.wait()
         try:
             function, args, kwargs = load_whole(data)
             value = self._worker.call(function, *args, **kwargs)

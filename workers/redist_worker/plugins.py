@@ -50,6 +50,7 @@ class Plugins:
         self._execute = execute
         self._lock = threading.RLock()
         self._numbers: dict[str, int] = {}
+        self._failures: dict[str, Exception] = {}
         #: what wants to know of tasks
         self._watching: tuple[Callable[..., Any], ...] = ()
 
@@ -58,21 +59,22 @@ class Plugins:
         found = self._side.pairs("plugins")
         for name in sorted(found, key=lambda name: _split(found[name])[0]):
             try:
-                self._add(name, *_split(found[name]))
+                self.add(name)
             except Exception:
                 logger.exception("the plugin %r could not be set up", name)
 
     def add(self, name: str) -> None:
         """Set up the plugin that is registered under `name` now, if it is not."""
-        data = self._side.field("plugins", name)
-        if data is not None:
-            self._add(name, *_split(data))
-
-    def _add(self, name: str, number: int, data: bytes) -> None:
-        with self._lock:
-            if self._numbers.get(name) == number and name in self.worker.plugins:
+        with self._lock:  # whoever unregisters it meanwhile tells us afterwards
+            data = self._side.field("plugins", name)
+            if data is None:
                 return
-            plugin = load_whole(data)
+            number, pickled = _split(data)
+            if self._numbers.get(name) == number:
+                if name in self._failures:  # at the start, when nobody could be told
+                    raise self._failures[name]
+                return
+            plugin = load_whole(pickled)
             if name in self.worker.plugins:
                 try:
                     self.remove(name)
@@ -81,7 +83,12 @@ class Plugins:
             self._numbers[name] = number
             self.worker.plugins[name] = plugin
             self._look()
-            self._loop.complete(_call(plugin, "setup", self.worker))
+            self._failures.pop(name, None)
+            try:
+                self._loop.complete(_call(plugin, "setup", self.worker))
+            except Exception as error:
+                self._failures[name] = error
+                raise
 
     def remove(self, name: str) -> None:
         """Tear a plugin down, if it is there."""
