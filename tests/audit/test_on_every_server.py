@@ -21,6 +21,7 @@ from redist import (
     Semaphore,
     Sub,
     Variable,
+    WorkerPlugin,
     as_completed,
     fire_and_forget,
     get_client,
@@ -117,6 +118,13 @@ def test_the_whole_client(server: Server, cluster: LocalCluster) -> None:
         client.set_metadata(["a", "b"], 1)
         assert client.get_metadata("a") == {"b": 1}
         assert len(client.run(os.getpid)) == len(client.get_versions()["workers"]) == 2
+
+        assert len(client.register_plugin(WorkerPlugin(), name="plugin")) == 2
+        assert len(client.unregister_worker_plugin("plugin")) == 2
+        assert array.key in client.who_has()
+        assert array.key in client.nbytes(summary=False)
+        assert client.call_stack() == {}
+        client.dump_cluster_state("memory://dump")
 
         slow = client.submit(time.sleep, 0.05, pure=False)
         slow.cancel()
