@@ -92,6 +92,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "config":
+        return importlib.import_module("redist.config")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'redist' has no attribute {name!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from typing import Any, TypeVar, overload
 
-from redist import datasets, describing, gathering, scattering
+from redist import config, datasets, describing, gathering, scattering
 from redist.belonging import check
 from redist.client_base import NO_DEFAULT
 from redist.client_cluster import ClientCluster
@@ -488,7 +488,7 @@ class Client(ClientGraphs, ClientCluster):
             If the server does not reply within `timeout`, the client's by default; with ``pending`` it restarts later.
         """
         limit = None if timeout is NO_DEFAULT else seconds(timeout)
-        patience = 30.0 if timeout is NO_DEFAULT else limit
+        patience = seconds(config.get("client.restart-timeout")) if timeout is NO_DEFAULT else limit
         return self._run(describing.restart(self, patience, wait_for_workers, limit))
 
     def why(self, key: Key | Future[Any]) -> Any:

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from redist import current, describing, gathering, scattering
+from redist import config, current, describing, gathering, scattering
 from redist.callbacks import Callbacks, close_behind, print_output, weakly
 from redist.client_core import ClientCore
 from redist.errors import ClientClosed
@@ -43,6 +43,10 @@ NO_DEFAULT: Any = object()
 _LAST_DROPS = 5.0
 
 
+def _time(setting: str) -> float:
+    return seconds(config.get(f"client.{setting}")) or 0.0
+
+
 class ClientBase(ClientCore):
     """The part of `Client` that is not its list of methods; see there."""
 
@@ -66,7 +70,7 @@ class ClientBase(ClientCore):
         grace: float | str | None = None,
         asynchronous: bool = False,
         set_as_default: bool = True,
-        timeout: float | str = 10.0,
+        timeout: float | str | None = None,
         namespace: str | None = None,
         heartbeat_interval: float | str | None = None,
         silence: float | str | None = None,
@@ -88,12 +92,10 @@ class ClientBase(ClientCore):
                 "grace= is how long what a named client holds is kept for its next life: give it a name= as well"
             )
         self._name = name
-        self._prepare(asynchronous, seconds(timeout) or 10.0)
+        self._prepare(asynchronous, seconds(timeout) or _time("timeout"))
         self._set_as_default = set_as_default
-        self._owns_cluster = address is None and scheduler_file is None
-        lease = seconds(grace) or 5 * (seconds(heartbeat_interval) or 2.0)
-        self._how = (address, namespace, lease, name is not None and grace is not None)
-        self._silence = seconds(silence)
+        lease = seconds(grace) or 5 * (seconds(heartbeat_interval) or _time("heartbeat-interval"))
+        self._silence = seconds(config.get("client.silence") if silence is None else silence)
         cluster_options: dict[str, Any] = {
             "n_workers": n_workers,
             "threads_per_worker": threads_per_worker,
@@ -102,6 +104,10 @@ class ClientBase(ClientCore):
         if kwargs:
             check_options(type(self), kwargs)
         self._cluster_options = {key: value for key, value in cluster_options.items() if value is not None}
+        if address is None and scheduler_file is None and not self._cluster_options:
+            address = config.get("address")
+        self._owns_cluster = address is None and scheduler_file is None
+        self._how = (address, namespace, lease, name is not None and grace is not None)
         if not self._owns_cluster and self._cluster_options:
             raise TypeError(
                 f"{sorted(self._cluster_options)} are options of a local cluster, but an address was given"
@@ -262,7 +268,7 @@ class ClientBase(ClientCore):
 
     def close(self, timeout: Any = NO_DEFAULT) -> Any:
         """Release everything this client holds, and leave. Its Futures are of no use afterwards."""
-        limit = 5.0 if timeout is NO_DEFAULT else seconds(timeout)
+        limit = _time("close-timeout") if timeout is NO_DEFAULT else seconds(timeout)
         if self.asynchronous:
             return self._close_async(limit)
         if self.status == "closed" or not self._owns_session:
@@ -281,7 +287,7 @@ class ClientBase(ClientCore):
         if self.status == "closed":
             return
         self.status = "closing"
-        limit = 5.0 if timeout is None else timeout
+        limit = _time("close-timeout") if timeout is None else timeout
         try:
             if hasattr(self, "_driver"):
                 await self._driver.see_off(limit)

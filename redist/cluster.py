@@ -13,13 +13,15 @@ from collections.abc import Generator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from redist import config
 from redist.errors import RedistError
 from redist.launch import Launcher, WorkerProcess, WorkerSettings
 from redist.memory.amounts import parse_bytes
-from redist.sizing import limit, shape
+from redist.sizing import configured_maxmemory, limit, shape
 from redist.store.connect import Endpoint, endpoint
 from redist.store.server import EmbeddedServer
 from redist.store.wire import pack_command
+from redist.timeouts import seconds
 
 if TYPE_CHECKING:
     from redist.client import Client
@@ -46,8 +48,8 @@ class LocalCluster:
     threads_per_worker : int, optional
         Threads of each.
     memory_limit : int, float, str or None
-        Most memory for payloads of each worker: bytes, a fraction of the machine's memory, or text as ``'4GiB'``;
-        ``'auto'`` and None leave it to the file system of the segments.
+        Most memory for payloads of each worker, by default as configured: bytes, a fraction of the machine's memory, or text
+        as ``'4GiB'``; ``'auto'`` leaves it to the file system of the segments.
     address : str, optional
         A server that runs already; default: one is started (`redist.store.server.EmbeddedServer`).
     name : str, optional
@@ -70,7 +72,7 @@ class LocalCluster:
         Level of the workers' logs, which go to standard error.
     asynchronous : bool
         Start with ``await cluster`` or ``async with``, not at once.
-    timeout : float
+    timeout : float or str, optional
         Seconds in which all workers must be there.
     wait : bool
         False returns when the processes were started; see `wait_ready`.
@@ -104,7 +106,7 @@ class LocalCluster:
         self,
         n_workers: int | None = None,
         threads_per_worker: int | None = None,
-        memory_limit: int | float | str | None = "auto",
+        memory_limit: int | float | str | None = None,
         address: str | None = None,
         name: str | None = None,
         *,
@@ -117,9 +119,12 @@ class LocalCluster:
         restart: bool = True,
         silence_logs: int | str = logging.WARNING,
         asynchronous: bool = False,
-        timeout: float = 60.0,
+        timeout: float | str | None = None,
         wait: bool = True,
     ) -> None:
+        if n_workers is None and threads_per_worker is None:
+            n_workers = config.get("local-cluster.n-workers")
+            threads_per_worker = config.get("local-cluster.threads-per-worker")
         workers, threads = shape(n_workers, threads_per_worker, executors_per_worker)
         if address is not None and (directory is not None or maxmemory is not None):
             raise ValueError(
@@ -127,13 +132,15 @@ class LocalCluster:
             )
         self.name = name or ("local" if address is None else f"{_hostname()}-{os.getpid()}")
         self.asynchronous = asynchronous
-        self.timeout = timeout
+        self.timeout = seconds(config.get("local-cluster.timeout") if timeout is None else timeout) or 0.0
         self.threads_per_worker = threads
         self._settings = WorkerSettings(
             "",
             executors=executors_per_worker,
             threads=threads,
-            memory_limit=limit(memory_limit),
+            memory_limit=limit(
+                config.get("local-cluster.memory-limit") if memory_limit is None else memory_limit
+            ),
             resources=",".join(f"{key}={value:g}" for key, value in (resources or {}).items()),
             host=host or "",
             grace=0.0,
@@ -148,7 +155,9 @@ class LocalCluster:
         self._address, self._namespace = address, namespace
         self.server: EmbeddedServer | None = None
         if address is None:
-            self.server = EmbeddedServer(directory=directory, maxmemory=maxmemory)
+            self.server = EmbeddedServer(
+                directory=directory, maxmemory=configured_maxmemory() if maxmemory is None else maxmemory
+            )
         else:
             self.endpoint = endpoint(address, namespace)
         self._launcher: Launcher | None = None
@@ -169,7 +178,7 @@ class LocalCluster:
             self.endpoint = endpoint(self.server.url, self._namespace)
         settings = self._settings
         settings.url, settings.namespace = self.endpoint.url, self.endpoint.namespace
-        settings.environment = self.endpoint.secrets()
+        settings.environment = {**config.as_environment(), **self.endpoint.secrets()}
         self._launcher = launcher = Launcher(settings, restart=self._restart, report=_report)
         self._finalizer = weakref.finalize(self, _end, launcher, self.server, self.endpoint)
         self._add(self._n_workers)

@@ -13,6 +13,7 @@ from math import inf
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from redist import config
 from redist.belonging import check_server
 from redist.current import as_current
 from redist.errors import DataLost, FutureCancelledError, RedistError, SegmentGone, StoreError, TransferError
@@ -27,6 +28,7 @@ from redist.session.submissions import SLICE
 from redist.store import calls
 from redist.store.keys import decode_key
 from redist.store.replies import parse_states
+from redist.timeouts import seconds
 
 if TYPE_CHECKING:
     from redist.client import Client
@@ -37,8 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Segments", "error_of", "gather", "raise_error", "result_of", "values_of", "wait_for"]
 
-#: How long a copy that cannot be reached is asked for again, s.
-PATIENCE = 15.0
 #: How long a reply may take although the time is up: ``result(timeout=0)`` gives what is finished, s.
 _GRACE = 0.5
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.5
@@ -167,7 +167,7 @@ def values_of(
                 values[i] = loads_inline(value)
             else:
                 rest.append(i)
-    until = time.monotonic() + PATIENCE
+    until: float | None = None
     pause = _FIRST_PAUSE
     trouble: RedistError | None = None
     while rest:
@@ -213,6 +213,8 @@ def values_of(
         if rest:
             # Evicted, moved or being computed again: ask how it stands.
             now, name = time.monotonic(), decode_key(states[rest[0]].name)
+            if until is None:
+                until = now + (seconds(config.get("client.copies-timeout")) or 0.0)
             if now > until:
                 raise trouble or TransferError(f"no copy of {name!r} can be reached")
             if deadline is not None and now >= deadline:

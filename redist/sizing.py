@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+from redist import config
 from redist.launch import cores
 from redist.memory.amounts import parse_bytes
 
-__all__ = ["limit", "shape"]
+__all__ = ["configured_maxmemory", "limit", "shape"]
 
 
 def shape(n_workers: int | None, threads: int | None, executors: int) -> tuple[int, int]:
@@ -46,3 +47,9 @@ def limit(memory_limit: int | float | str | None) -> str:
     if not 0 <= memory_limit < 2**63:
         raise ValueError(f"{memory_limit!r} is no amount of memory")
     return str(int(memory_limit))
+
+
+def configured_maxmemory() -> int | None:
+    """Return the setting ``server.maxmemory``."""
+    amount = config.get("server.maxmemory")
+    return amount if amount is None or isinstance(amount, int) else parse_bytes(str(amount))

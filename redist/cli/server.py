@@ -45,6 +45,7 @@ def command(
     import os
 
     from redist.errors import RedistError
+    from redist.sizing import configured_maxmemory
     from redist.store.server import EmbeddedServer
 
     if port is not None and bind is None:
@@ -54,7 +55,7 @@ def command(
             directory=directory,
             bind=bind,
             port=6379 if port is None and bind is not None else port or 0,
-            maxmemory=_bytes(maxmemory),
+            maxmemory=configured_maxmemory() if maxmemory is None else _bytes(maxmemory),
             password=os.environ.get("REDIST_PASSWORD") or None,
             log=None if quiet else sys.stderr,
         )

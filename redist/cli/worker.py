@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from redist import config
 from redist.cli.common import namespace_option, parse_address
 
 __all__ = ["command"]
@@ -14,16 +15,12 @@ __all__ = ["command"]
 
 @click.command("worker", short_help="Run a worker: it keeps payloads and runs tasks.")
 @click.argument("url")
-@click.option(
-    "--executors", metavar="N", default="1", show_default=True, help="Executor processes; 'auto': one a core."
-)
+@click.option("--executors", metavar="N", help="Executor processes; 'auto': one a core. Default: 1.")
 @click.option(
     "--threads",
     metavar="N",
     type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Threads of each executor.",
+    help="Threads of each executor. Default: 1.",
 )
 @click.option(
     "--memory-limit",
@@ -53,22 +50,22 @@ __all__ = ["command"]
     help="DEBUG, INFO, WARNING or ERROR; to stderr.",
 )
 @namespace_option
-def command(url: str, executors: str, namespace: str | None, **options: object) -> None:
+def command(url: str, executors: str | None, namespace: str | None, **options: object) -> None:
     """Run a worker of the server at URL in the foreground, until SIGTERM or Ctrl-C.
 
     URL is redis://HOST:PORT, rediss:// (TLS), unix:///PATH, redis+sentinel://HOST:PORT,.../SERVICE or
-    redis+cluster://HOST:PORT. A password may be in REDIST_PASSWORD instead.
+    redis+cluster://HOST:PORT. A password may be in REDIST_PASSWORD instead. What no option says, the configuration does.
     """
     point = parse_address(url, namespace)
     if executors == "auto":
         from redist.launch import cores
 
-        executors = str(max(1, cores() // int(str(options["threads"]))))
-    elif not executors.isdecimal() or executors == "0":
+        threads = options["threads"] or config.get("worker.threads")
+        executors = str(max(1, cores() // int(str(threads))))
+    elif executors is not None and (not executors.isdecimal() or executors == "0"):
         raise click.BadParameter("a number from 1, or 'auto'", param_hint="--executors")
-    given = {"namespace": point.namespace, "executors": executors} | {
-        k: v for k, v in options.items() if v is not None
-    }
+    chosen = {"namespace": point.namespace, "executors": executors, **options}
+    given = {k: v for k, v in chosen.items() if v is not None}
     arguments = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
     # The process becomes the worker, so that a service manager's signals reach it; passwords leave the command line.
     environment = {**os.environ, **point.secrets()}

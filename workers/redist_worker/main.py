@@ -7,37 +7,74 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 __all__ = ["main", "start"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a worker in the foreground; return its exit code."""
+    from redist import config
+    from redist.timeouts import seconds
+
+    def configured(name: str) -> Any:
+        return config.get(f"worker.{name}")
+
     parser = argparse.ArgumentParser("redist_worker", description="Run a worker of redist in the foreground.")
     parser.add_argument(
         "address", help="URL of the server: redis://, rediss://, unix://, redis+sentinel://, redis+cluster://"
     )
     parser.add_argument("--namespace", help="namespace of the keys; default: the URL's, or 'default'")
     parser.add_argument("--name", default="", help="name of this worker, unique in the namespace")
-    parser.add_argument("--executors", type=int, default=1, metavar="N", help="executor processes; default 1")
     parser.add_argument(
-        "--threads", type=int, default=1, metavar="N", help="threads of each executor; default 1"
+        "--executors",
+        type=int,
+        default=configured("executors"),
+        metavar="N",
+        help="executor processes; default 1",
     )
     parser.add_argument(
-        "--memory-limit", default="0", metavar="BYTES", help="most memory for payloads: 4GiB, or 0.5 of all"
+        "--threads",
+        type=int,
+        default=configured("threads"),
+        metavar="N",
+        help="threads of each executor; default 1",
     )
-    parser.add_argument("--resources", default="", help="what tasks can ask for, for example GPU=1,MEM=2.5")
+    parser.add_argument(
+        "--memory-limit",
+        default=str(configured("memory-limit")),
+        metavar="BYTES",
+        help="most memory for payloads: 4GiB, or 0.5 of all",
+    )
+    parser.add_argument(
+        "--resources",
+        default=configured("resources"),
+        help="what tasks can ask for, for example GPU=1,MEM=2.5",
+    )
     parser.add_argument("--host", default="", help="address on which other hosts reach this one's data")
     parser.add_argument("--port", type=int, default=0, help="port of the data server; default: any")
     parser.add_argument(
-        "--segments", default="", metavar="DIR", help="where payloads lie; default: shared memory"
+        "--segments",
+        default=configured("segments"),
+        metavar="DIR",
+        help="where payloads lie; default: shared memory",
     )
-    parser.add_argument("--lease", type=float, default=10.0, metavar="SECONDS", help=argparse.SUPPRESS)
     parser.add_argument(
-        "--grace", type=float, default=5.0, metavar="SECONDS", help="time for tasks to finish at the end"
+        "--lease", type=seconds, default=configured("lease"), metavar="SECONDS", help=argparse.SUPPRESS
     )
     parser.add_argument(
-        "--connect-timeout", type=float, default=60.0, metavar="SECONDS", help="wait so long for the server"
+        "--grace",
+        type=seconds,
+        default=configured("grace"),
+        metavar="SECONDS",
+        help="time for tasks to finish at the end",
+    )
+    parser.add_argument(
+        "--connect-timeout",
+        type=seconds,
+        default=configured("connect-timeout"),
+        metavar="SECONDS",
+        help="wait so long for the server",
     )
     parser.add_argument("--die-with-parent", type=int, default=-1, metavar="FD", help=argparse.SUPPRESS)
     parser.add_argument("--no-echo", action="store_true", help="send what tasks print to the clients only")
