@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from redist.actor import Actor, ActorFuture, BaseActorFuture
     from redist.client import Client
     from redist.cluster import LocalCluster
     from redist.coordination.event import Event
@@ -26,6 +27,9 @@ __version__ = "0.1.0"
 __all__ = [
     "ALL_COMPLETED",
     "FIRST_COMPLETED",
+    "Actor",
+    "ActorFuture",
+    "BaseActorFuture",
     "CancelledError",
     "Client",
     "Event",
@@ -58,6 +62,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Actor": "redist.actor",
+    "ActorFuture": "redist.actor",
+    "BaseActorFuture": "redist.actor",
     "Client": "redist.client",
     "CancelledError": "redist.errors",
     "FutureCancelledError": "redist.errors",

@@ -147,7 +147,8 @@ class Client(ClientGraphs, ClientCluster):
         allow_other_workers : bool
             Whether others may run it when none of `workers` is idle.
         actor, actors : bool
-            Not offered.
+            Whether what `func` returns stays where it is made, to be called there: the Future's result is an
+            `redist.actor.Actor`. Every call makes one.
         pure : bool
             Whether the same call is the same task; otherwise every call runs.
 
@@ -155,14 +156,14 @@ class Client(ClientGraphs, ClientCluster):
         -------
         Future
         """
-        if actor or actors:
-            raise NotImplementedError(
-                "actors are not offered: keep state in a task's result, or in your own process"
-            )
         self._check_alive()
         options = None
         if workers is not None or resources or retries or priority or allow_other_workers:
             options = Options(workers, resources, retries, priority, allow_other_workers)
+        if actor or actors:
+            from redist.actor import create
+
+            return create(self, func, args, kwargs, key, options)
         return self._submitter.submit(func, args, kwargs, key, options, pure)
 
     @overload
@@ -237,10 +238,6 @@ class Client(ClientGraphs, ClientCluster):
         **kwargs
             Keyword arguments of every call.
         """
-        if actor or actors:
-            raise NotImplementedError(
-                "actors are not offered: keep state in a task's result, or in your own process"
-            )
         options = None
         if workers is not None or resources or retries or priority or allow_other_workers:
             options = Options(workers, resources, retries, priority, allow_other_workers)
@@ -259,6 +256,10 @@ class Client(ClientGraphs, ClientCluster):
             function = function_of(func)
             tokens = [key_of_call(function, row, kwargs, pure)[len(function.stem) :] for row in rows]
             keys = [encode_key(f"{key}-{token}") for token in tokens]
+        if actor or actors:
+            from redist.actor import create_many
+
+            return create_many(self, func, rows, kwargs, keys, options)
         return self._submitter.map(func, rows, kwargs, keys, options, pure, size)
 
     def cancel(

@@ -230,7 +230,7 @@ def _common(
     """Return what is said for all tasks of a call."""
     if actors:
         raise NotImplementedError(
-            "actors are not offered: keep state in a task's result, or in your own process"
+            "actors are made by client.submit(cls, ..., actor=True) and map(..., actors=True), not in graphs"
         )
     if allow_other_workers not in (True, False, None):
         raise TypeError(f"allow_other_workers is True, False or None, not {allow_other_workers!r:.80}")

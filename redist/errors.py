@@ -92,6 +92,10 @@ class DataLost(RedistError):
     """The payload's last copy went with its worker and nothing can recompute it."""
 
 
+class ActorLost(RedistError, ValueError):
+    """The process that had the actor is gone, and the actor with it; submit it again for a new one."""
+
+
 class KilledWorker(RedistError):
     """The processes that ran this task died too often; names task, signal and last memory sample."""
 

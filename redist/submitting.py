@@ -192,8 +192,9 @@ class Submitter:
         key: Key | None,
         options: Options | None,
         pure: bool,
+        flags: int = 0,
     ) -> Future[Any]:
-        """Submit one call."""
+        """Submit one call; `flags` are a `Task`'s."""
         client = self._client
         borrowing = Borrowing(client)
         function = function_of(func, borrowing.name_of)
@@ -212,7 +213,8 @@ class Submitter:
         spec, deps, _stored = self.pack(function, args, kwargs, borrowing)
         with session.lock:
             client._check_alive()
-            task = self.task(name, function, spec, deps, options, FRESH if key is None and not pure else 0)
+            fresh = FRESH if key is None and not pure else 0
+            task = self.task(name, function, spec, deps, options, flags | fresh)
             known = session.states.records.get(name)
             if known is None or known.status == CANCELLED:
                 state = FutureState(name, session.lane.generation, function.hash)

@@ -63,6 +63,11 @@ def _queued(reader: _Hashes, class_: str) -> str:
     eligible = reader.hash(f"class:{class_}") if class_ else {}
     if class_ and not eligible:
         return "waits for ever: which workers may run it is not known any more"
+    if eligible.get("strict") == "2":
+        executor = eligible.get("workers", "")
+        if executor in reader.hash("executors"):
+            return f"waits for {_where(reader, f'e{executor}')}, which has the actor"
+        return "waits for any free thread, to say that the actor is lost"
     named = [name for name in eligible.get("workers", "").split("\n") if name]
     wanted = _amounts(eligible.get("resources", ""))
     ordinals = list(workers) if eligible else list(workers)[:_SHOWN]

@@ -199,12 +199,16 @@ class EligibilityClass(NamedTuple):
         ``GPU=1,MEM=2.5``; empty for none.
     strict : bool
         False lets other workers run it when none of `workers` is idle (``allow_other_workers``).
+    executor : int
+        Ordinal of the one executor that runs it while it lives; once that is gone, anybody does. What such a task computed
+        is not computed again. 0 for none; goes without `workers`.
     """
 
     hash: str
     workers: str
     resources: str
     strict: bool = True
+    executor: int = 0
 
 
 MORE = 4
@@ -212,6 +216,11 @@ MORE = 4
 
 AHEAD = 8
 """Flag of a `Task`: once the values that it waits for are there it goes ahead of what is queued, so that they can go."""
+
+SPREAD = 16
+"""Flag of a `Task`: what it makes stays where it runs, so that idle executors take turns with such tasks."""
+
+_OF_EXECUTOR = 2  # the strictness of a class that names an executor
 
 _TRUST = 3  # index in the body of `submit`: whether fresh names still are
 
@@ -248,7 +257,10 @@ def submit(
     for fn in index:
         body += (fn, brought.get(fn, b""))
     for c in classes:
-        body += (c.hash, c.workers, c.resources, int(c.strict))
+        if c.executor:
+            body += (c.hash, str(c.executor), "", _OF_EXECUTOR)
+        else:
+            body += (c.hash, c.workers, c.resources, int(c.strict))
     body += items
     return Call(load("submit"), body, grows=True)
 

@@ -166,6 +166,21 @@ def test_tasks_that_no_worker_may_run(world: World) -> None:
     assert first_line(world, "any") == "any: queued: waits for a free thread"
 
 
+def test_calls_of_an_actor(world: World) -> None:
+    ada, worker = world.client("ada"), world.worker("w1")
+    x = world.executor(worker)
+    of_x = [C.EligibilityClass("x", "", "", executor=x.ordinal)]
+    ada.ok(
+        C.submit([C.Task(name, "f", b"s", (), cls="x") for name in ("first", "next")], [("f", b"F")], of_x)
+    )
+    assert first_line(world, "next") == "next: queued: waits for worker w1, which has the actor"
+    worker.ok(C.lost_executor(x.ordinal, "signal 9"))
+    world.callers.remove(x)
+    assert (
+        first_line(world, "next") == "next: queued: waits for any free thread, to say that the actor is lost"
+    )
+
+
 # --- on a living cluster ----------------------------------------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import msgpack
 
+from redist.actor_tasks import set_host
 from redist.current import set_task_client
 from redist.errors import RedistError
 from redist.memory.broker_client import BrokerClient
@@ -29,6 +30,7 @@ from redist.session.session import Session
 from redist.session.thread_driver import ThreadDriver
 from redist.store.connect import Endpoint
 from redist.store.side import Side
+from redist_worker.actors import Actors
 from redist_worker.lane import DriverLane
 from redist_worker.local import Local, set_local
 from redist_worker.marks import Marks
@@ -171,6 +173,8 @@ class Executor:
         self.local = self.plugins.worker = Local(options, self.driver, self.runner, self.plugins, tasks)
         set_local(self.local)
         set_task_client(self.client)
+        self.actors = Actors(self.session, lane.call, self.runner.places, self.loop)
+        set_host(self.actors)
         self.output.install()
         self.orders = Orders(self.driver, self.side, self.local, self.loop, self.client)
         self.session.on_control = self.orders.look

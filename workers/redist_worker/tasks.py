@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
+from redist.actor_tasks import Raised
 from redist.errors import (
     ConnectionLost,
     DeserializationError,
@@ -63,6 +64,7 @@ class Tasks:
         self._functions: dict[str, Callable[..., Any]] = {}
         # functions that hold Futures are loaded for each task, for as long as they are known the values would stay
         self._pickles: dict[str, bytes] = {}
+        self._of_actors: set[str] = set()  # functions that call actors
         self._loops = threading.local()
 
     def execute(self, task: HandOut) -> tuple[Result, object]:
@@ -82,16 +84,16 @@ class Tasks:
         except BaseException as error:
             if isinstance(error, ServerRefused) and error.passing:
                 return Result(name, attempt, "retry"), None
-            return _erred(task, error), None
+            return self._failed(task, error), None
         try:
             value = function(*args, **kwargs)
             if isinstance(value, CoroutineType):
                 value = self._complete(value)
-        except Reschedule:
-            return Result(name, attempt, "elsewhere"), None
         except BaseException as error:
+            if isinstance(error, Reschedule) and task.fn not in self._of_actors:
+                return Result(name, attempt, "elsewhere"), None
             # args must not live in the frames that the traceback holds once it is packed
-            return _erred(task, error), None
+            return self._failed(task, error), None
         finally:
             args = kwargs = function = ()  # type: ignore[assignment]
         try:
@@ -108,7 +110,20 @@ class Tasks:
             return Result(name, attempt, "memory", payload.nbytes, payload.type, inline, contains), kept
         except BaseException as error:
             value = kept = None  # the error may stay for a while, and its traceback holds this frame
-            return _erred(task, error), None
+            return self._failed(task, error), None
+
+    def _failed(self, task: HandOut, error: BaseException) -> Result:
+        """Return what came of a task that raised; of a call of an actor that is its value."""
+        erred = _erred(task, error)
+        if task.fn not in self._of_actors:
+            return erred
+        try:
+            payload = dumps(Raised(erred.value))
+            if payload.inline is None:
+                self._broker.put([(task.name, task.attempt, payload)])
+        except Exception:  # there is no room
+            return erred
+        return Result(task.name, task.attempt, "memory", payload.nbytes, erred.type, payload.inline or b"")
 
     def forget_functions(self) -> None:
         """Load functions anew: modules that they come from are other ones now."""
@@ -133,6 +148,8 @@ class Tasks:
             if data is None:
                 raise DeserializationError(f"the function {fn} of this task is not stored any more")
         function = load_function(data, fn)
+        if hasattr(function, "raises_as_value"):
+            self._of_actors.add(fn)
         known: dict[str, Any] = self._pickles if may_hold_futures(data) else self._functions
         if len(known) >= _MOST_FUNCTIONS:
             known.clear()

@@ -6,10 +6,10 @@
 -- A name that is known already only gains the reference; one taken by another function is refused (pushed as erred).
 -- KEYS[1] META
 -- ARGV[1] header, tasks, functions, classes, 1 if fresh names still are; then per function: hash, pickle or '' when sent before; per class of
---   the tasks: hash, workers, resources, strict; per task: name, index of its function, spec, options ('', `+` for a fresh name, or `FLAGS COUNT RETRIES PRIORITY CLASS`),
---   dependencies, and their names
+--   the tasks: hash, workers, resources, strict (2: `workers` is the ordinal of an executor); per task: name, index of its
+--   function, spec, options ('', `+` for a fresh name, or `FLAGS COUNT RETRIES PRIORITY CLASS`), dependencies, and their names
 -- FLAGS: 1 fire and forget, 2 a fresh name, 4 the further dependencies are told of by `link`, 8 ahead of what is queued when
---   what it waits for has come
+--   what it waits for has come, 16 idle executors take turns with such tasks
 -- Reply OK more
 if repeated then
   return { 'REPEAT', 0 }
@@ -280,7 +280,7 @@ local function admit(name, fn, spec, options, deps)
     add('deps', int(#deps))
     missing, erred = link(name, deps)
   end
-  if flags >= 8 then
+  if flags % 16 >= 8 then
     add('ahead', '1')
   end
   if flags % 8 >= 4 then
@@ -302,6 +302,9 @@ local function admit(name, fn, spec, options, deps)
   if missing > 0 then
     add('state', 'waiting')
   else
+    if flags >= 16 then
+      S.take_turns()
+    end
     add('state', S.route(name, h))
     if h.home then
       add('home', h.home)

@@ -57,6 +57,9 @@ end
 -- Mark a caller as gone: nothing it sends is accepted from now on.
 local function strike(kind, ordinal)
   call('HDEL', P .. kind, ordinal)
+  if kind == 'executors' then
+    S.struck(ordinal)
+  end
   call('ZREM', P .. 'leases', ordinal)
   call('HSET', P .. 'caller:' .. ordinal, 'inc', '')
   if call('EXISTS', P .. 'asks:' .. ordinal) == 1 then

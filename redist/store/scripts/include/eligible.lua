@@ -2,6 +2,7 @@
 -- @lazy
 -- Which executor may run a task of an eligibility class, and what the class's resources leave free on a worker.
 local callers, classes = {}, {}
+local alive = {} -- by executor that a class names: whether it is
 
 -- A caller's record, read once a script; false when it is gone.
 function S.caller(ordinal)
@@ -31,6 +32,9 @@ function S.class(hash)
     local v = call('HMGET', P .. 'class:' .. hash, 'workers', 'resources', 'strict')
     c = { workers = '\n' .. (v[1] or '') .. '\n', resources = v[2] or '', strict = v[3] ~= '0', any = (v[1] or '') == '',
       lost = not v[3] }
+    if v[3] == '2' then -- `workers` is the ordinal of an executor: that one, and anybody once it is gone
+      c.executor, c.any = v[1], true
+    end
     classes[hash] = c
   end
   return c
@@ -46,6 +50,18 @@ function S.is_named(list, ordinal, worker)
   return false
 end
 
+local function is_alive(executor)
+  if alive[executor] == nil then
+    alive[executor] = call('HEXISTS', P .. 'executors', executor) == 1
+  end
+  return alive[executor]
+end
+
+-- An executor has just gone.
+function S.struck(executor)
+  alive[executor] = false
+end
+
 -- Executor x, which is alive and not paused, may take a task of the class now.
 function S.may_run(x, hash)
   if hash == '' then
@@ -57,6 +73,9 @@ function S.may_run(x, hash)
     return false
   end
   local c = S.class(hash)
+  if c.executor and c.executor ~= x and is_alive(c.executor) then
+    return false
+  end
   if c.lost or not c.any and c.strict and not S.is_named(c.workers, e.worker, w) then
     return false
   end

@@ -35,6 +35,18 @@ end
 
 local UNFINISHED = { waiting = true, queued = true, processing = true }
 
+-- A task that was for one executor changed what that keeps: it never runs again, not even for a value that is lost.
+local function once_only(name, h)
+  if h.data == '' then
+    S.remove(P .. 'data:' .. name)
+  end
+  S.use_function(h.class, -1)
+  S.unset(name, h, 'data', 'class', 'prio')
+  if h.deps then
+    S.part_from_all(name, h)
+  end
+end
+
 local function unfire(name, h)
   if h['refs:0'] then
     call('SREM', P .. 'holds:0', name)
@@ -63,7 +75,9 @@ function S.remember(name, h, attempt, worker, nbytes, kind, value, names)
   else
     S.set(name, h, 'state', 'memory', 'nbytes', nbytes, 'type', kind, 'attempt', attempt, 'w:' .. worker, attempt)
     call('HSET', P .. 'has:' .. worker, name, attempt)
-    if h.deps then
+    if h.class and S.class(h.class).executor then
+      once_only(name, h)
+    elseif h.deps then
       S.later('settle 0 ' .. name)
     end
   end

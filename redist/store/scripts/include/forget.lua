@@ -70,7 +70,7 @@ end
 -- record stays (`forgetting` where the task is forgotten), so that the name cannot come again in between.
 function S.cut(name)
   local h = rec(name)
-  if h and h.state ~= 'forgetting' and (word(h.state) ~= 'memory' or S.where(h)) then
+  if h and h.state ~= 'forgetting' and S.has_spec(h) then
     return 1 -- the name has come again
   end
   local members = call('SPOP', P .. 'deps:' .. name, SLICE)

@@ -55,6 +55,17 @@ function S.pick(hash, home, far)
   end
 end
 
+-- The idle executors are looked at from another one on each time, for what stays where it runs.
+function S.take_turns()
+  S.load_idle()
+  if #idle > 1 then
+    local turn, before = call('HINCRBY', META, 'placed', 1), { unpack(idle) }
+    for i = 1, #idle do
+      idle[i] = before[(turn + i) % #idle + 1]
+    end
+  end
+end
+
 -- Executor x is told to look into the queues again in so many ms.
 function S.look_later(x, ms)
   later[x] = math.min(later[x] or ms, ms)
@@ -176,7 +187,7 @@ function S.route(name, h, front)
   local class = h.class or ''
   local home, far
   h.home = nil
-  if h.deps then
+  if h.deps and (class == '' or not S.class(class).executor) then
     home, far = S.home(name)
   end
   local x = not queue_only and S.pick(class, home, far)

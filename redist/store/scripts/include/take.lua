@@ -121,20 +121,20 @@ local function first_current(x, given_queue)
   unserved = true
 end
 
--- The only dependent of a task that is about to run, if it can follow in the same batch: nothing else is missing there, and
--- it is as quick and as free to go anywhere. Its name and record.
-local function follower(name, quick)
+-- The only dependent of a task that is about to run, if it can follow in the same batch: nothing else is missing there, it is
+-- as quick, and as free to go anywhere, or `bound` to the same executor by the same class. Its name and record.
+local function follower(name, quick, bound)
   local next_name = call('SRANDMEMBER', P .. 'waiters:' .. name)
   local h = next_name and rec(next_name)
   if h and h.state == 'waiting' and h.missing == '1' and quick[h.fn]
-    and not (h.class or h.prio or h.home or h.reviving) and tonumber(h.deps) <= 64 then
+    and (bound and h.class == bound or not (h.class or h.prio)) and not (h.home or h.reviving) and tonumber(h.deps) <= 64 then
     return next_name, h
   end
 end
 
 -- Take up to `want` tasks as one batch for executor x and append them to `list`. More than one only of `quick` functions
--- without a class, never more than a fair share of what waits, and with each its chain of only dependents; from the best
--- queue, or from the one that is given. Returns how many.
+-- without a class, or of one that names an executor; never more than a fair share of what waits, and with each its chain of
+-- only dependents; from the best queue, or from the one that is given. Returns how many.
 function S.take(x, want, quick, list, given_queue)
   local name, v, suffix = first_current(x, given_queue)
   if not name then
@@ -142,7 +142,8 @@ function S.take(x, want, quick, list, given_queue)
   end
   local key = P .. 'queue:' .. suffix
   local entries = {}
-  local most = quick[v[2]] and not v[5] and want or 1
+  local bound = v[5] and S.class(v[5]).executor and v[5]
+  local most = quick[v[2]] and (not v[5] or bound) and want or 1
   if most > 1 then
     want = math.min(want, math.ceil(call('LLEN', key) / (2 * math.max(1, call('HLEN', P .. 'executors')))))
     if want > 1 then
@@ -195,7 +196,7 @@ function S.take(x, want, quick, list, given_queue)
   while leaders[k] and n < most do
     local leader = leaders[k]
     local h
-    name, h = follower(leader, quick)
+    name, h = follower(leader, quick, bound)
     if name then
       if n == reserved then
         call('HINCRBY', META, 'attempt', most - reserved)
