@@ -10,12 +10,13 @@ from redist.belonging import check
 from redist.client_base import NO_DEFAULT
 from redist.client_cluster import ClientCluster
 from redist.client_graphs import ClientGraphs
+from redist.errors import FutureCancelledError
 from redist.future import Future
 from redist.raising import without_way
 from redist.session.operations import AskAll, Operation
 from redist.session.states import ERROR
 from redist.store import calls
-from redist.store.keys import Key, encode_key
+from redist.store.keys import Key, decode_key, encode_key
 from redist.submitting import Options, integer, zipped
 from redist.timeouts import seconds
 
@@ -288,9 +289,9 @@ class Client(ClientGraphs, ClientCluster):
             If the server did not reply in time. The Futures are cancelled; the server hears of it when it takes calls again.
         """
         names = describing.names_of(self, futures)
-        return self._run(self._cancel(names, force, reason or msg or "cancelled by user"))
+        return self._run(self._cancel(names, force, reason or "cancelled by user", msg))
 
-    def _cancel(self, names: list[str], force: bool, reason: str) -> Operation[None]:
+    def _cancel(self, names: list[str], force: bool, reason: str, msg: str | None) -> Operation[None]:
         session = self.session
         with session.lock:
             until = session.clock() + 2 * session.lease
@@ -301,10 +302,11 @@ class Client(ClientGraphs, ClientCluster):
                     # Our own push comes later, maybe after a new life of the name began.
                     session.notifications.doubtful[name] = until
                     session.ledger.forfeit(state)
-                    state.cancel(reason)
+                    state.cancel(reason, FutureCancelledError(decode_key(name), reason, msg))
+        told = f"{reason}: {msg}" if msg else reason
         slices = [names[i : i + _SLICE] for i in range(0, len(names), _SLICE)]
         # They stay whatever comes: here the Futures are cancelled already.
-        yield AskAll([calls.cancel(part, force=force, reason=reason) for part in slices], stays=True)
+        yield AskAll([calls.cancel(part, force=force, reason=told) for part in slices], stays=True)
 
     def retry(self, futures: Any, asynchronous: bool | None = None) -> Any:
         """Run failed tasks again, and the failed tasks that they depend on."""

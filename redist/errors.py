@@ -65,23 +65,27 @@ class CancelledError(RedistError, concurrent.futures.CancelledError):
 
 
 class FutureCancelledError(CancelledError):
-    """The Future was cancelled; ``key`` and ``reason`` say which and why.
+    """The Future was cancelled; ``key``, ``reason`` and ``msg`` say which and why.
 
     Parameters
     ----------
     key : object
         The user's key.
-    reason : str
+    reason : str, optional
         Why it was cancelled.
+    msg : str, optional
+        What else there is to say of it.
     """
 
-    def __init__(self, key: object, reason: str = "cancelled") -> None:
-        super().__init__(key, reason)
+    def __init__(self, key: object, reason: str | None = None, msg: str | None = None) -> None:
+        super().__init__(key, reason, msg)
         self.key = key
-        self.reason = reason
+        self.reason = reason or "unknown"
+        self.msg = msg
 
     def __str__(self) -> str:
-        return f"{self.key!r} cancelled for reason: {self.reason}"
+        text = f"{self.key!r} cancelled for reason: {self.reason}"
+        return f"{text}\n{self.msg}" if self.msg else text
 
 
 class KeyTaken(RedistError, ValueError):

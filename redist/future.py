@@ -240,6 +240,16 @@ class Future(Generic[T]):
     def __dask_tokenize__(self) -> tuple[str, str]:
         return "redist.Future", self._state.name
 
+    def __copy__(self) -> Future[T]:
+        """Return another reference of the same client."""
+        self._check()
+        if isinstance(self._client, Unbound):
+            return Future._of(self._state, self._client)
+        return Future._of(self._client._bind(self._state.name), self._client)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Future[T]:
+        return self.__copy__()
+
     def __reduce__(self) -> tuple[Any, ...]:
         bare = collect(self)
         return self._hand_over() if bare is None else bare
