@@ -199,6 +199,8 @@ def futures_of(o: Any, client: Client | None = None) -> list[Any]:
             todo.extend(graph.values())
     for future in found.values():
         if future.cancelled():
+            if future.client is not None:
+                future.client._check_alive()  # a closed client's Futures are cancelled, too
             raise FutureCancelledError(future.key, "it was cancelled before")
     return list(found.values())
 

@@ -18,7 +18,7 @@ NOT_YET = frozenset(
 
 def not_yet(name: str) -> str:
     """Return what an `AttributeError` says of one of `NOT_YET`."""
-    return f"redist's Client has no `{name}` yet (see 'What is there of Dask's API' in the README)"
+    return f"redist's Client has no `{name}` yet (docs/dask-api.md has all names)"
 
 
 def check_options(client: type, given: Iterable[str]) -> None:

@@ -77,9 +77,16 @@ class WireReader:
 
     def tokens(self, name: str) -> list[tuple[str, float]]:
         """Return (token, deadline in ms) of the hand-offs of a key."""
-        flat = self._call("ZRANGE", self._prefix + "handoffs", 0, 9_999, "WITHSCORES")
-        pairs = [(_text(flat[i]).partition(" "), float(flat[i + 1])) for i in range(0, len(flat), 2)]
-        return [(token, deadline) for (token, _, key), deadline in pairs if key == name]
+        found: dict[str, float] = {}  # a scan may say one twice
+        cursor = b"0"
+        while True:
+            cursor, flat = self._call("ZSCAN", self._prefix + "handoffs", cursor, "COUNT", 1000)
+            for member, deadline in zip(flat[::2], flat[1::2]):
+                token, _, key = _text(member).partition(" ")
+                if key == name:
+                    found[token] = float(deadline)
+            if cursor == b"0":
+                return sorted(found.items(), key=lambda item: item[1])
 
 
 @dataclass(frozen=True, slots=True)

@@ -237,9 +237,8 @@ def test_futures_of_a_closed_client(cluster: LocalCluster, client: Client) -> No
     for future in (done, pending):
         for use in uses:
             began = time.monotonic()
-            with pytest.raises((ClientClosed, Exception)) as caught:
+            with pytest.raises(ClientClosed):
                 use(future)
-            assert isinstance(caught.value, RedistError), (use, caught.value)
             assert time.monotonic() - began < 5
         future.release()
     with pytest.raises(ClientClosed):

@@ -305,6 +305,17 @@ def test_who_is_no_client_can_ask_too(cluster: LocalCluster) -> None:
             explain(cluster.endpoint, ("power", object()))
 
 
+def test_a_hand_off_among_very_many(world: World) -> None:
+    """The one that ends last is found, too."""
+    ada = world.client("ada")
+    ada.ok(C.commit([C.Value(name, 1, 0, 0, 3, "int", b"abc") for name in ("x", "y")]))
+    for i in range(0, 12_000, 500):
+        ada.ok(C.handoff([(f"t{k}", "x") for k in range(i, i + 500)]))
+    ada.ok(C.handoff([("last", "y")]))
+    ada.ok(C.ledger([("y", 0)]))
+    assert kinds(explain(world.store.endpoint, "y")) == [("hand-off", "last")]
+
+
 def test_asking_a_full_server(valkey: Server, world: World) -> None:
     ada = world.client("ada")
     ada.ok(C.commit([C.Value("x", 1, 0, 0, 3, "int", b"abc")]))
