@@ -26,7 +26,6 @@ from redist.errors import (
     InvalidKey,
     KeyTaken,
     NoWorkers,
-    RedistError,
     SerializationError,
     ServerFull,
     ServerRefused,
