@@ -176,12 +176,12 @@ def goes_by_value(chunks: Sequence[bytes | memoryview]) -> bool:
 
 def _by_value_markers() -> list[bytes]:
     """Return byte strings that a pickle contains if it refers to something that has to go by value."""
-    cloudpickle: Any = imported("cloudpickle")
     if "__mp_main__" in sys.modules:  # the name under which multiprocessing's children know the main script
-        _cloudpickler()
-        cloudpickle = sys.modules["cloudpickle"]
+        import cloudpickle
+
         cloudpickle.register_pickle_by_value(sys.modules["__mp_main__"])
-    if cloudpickle is None or not (registered := cloudpickle.list_registry_pickle_by_value()):
+    module: Any = imported("cloudpickle")
+    if module is None or not (registered := module.list_registry_pickle_by_value()):
         return _MAIN
     return [*_MAIN, *(name.encode() for name in registered)]
 

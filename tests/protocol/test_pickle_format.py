@@ -260,6 +260,7 @@ def test_memoryviews(size):
 
 def test_a_library_that_another_thread_is_importing(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is in `sys.modules` before it has anything in it."""
+    monkeypatch.delitem(sys.modules, "__mp_main__", raising=False)
     for name in ("cloudpickle", "polars"):
         half = ModuleType(name)
         half.__spec__ = ModuleSpec(name, None)
