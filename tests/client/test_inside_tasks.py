@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -79,6 +80,20 @@ async def with_the_client_of_the_task() -> list[Any]:
 
 def test_a_task_with_a_client_of_its_own(client: Client) -> None:
     assert client.submit(with_a_client_of_its_own, client.url, client.namespace).result(PATIENCE) == 15
+
+
+def there_and_back(url: str, namespace: str) -> list[int]:
+    with Client(url, namespace=namespace, set_as_default=False) as client:
+        return list(client.gather(client.scatter([1, 2])))
+
+
+def in_a_fork(url: str, namespace: str) -> list[int]:
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        return list(pool.apply(there_and_back, (url, namespace)))
+
+
+def test_a_process_that_a_task_forks_is_no_task(client: Client) -> None:
+    assert client.submit(in_a_fork, client.url, client.namespace).result(PATIENCE) == [1, 2]
 
 
 def test_coroutines_await_futures(client: Client) -> None:
