@@ -322,3 +322,14 @@ def test_a_task_key_is_not_scattered_to(world: World, client: Caller, worker: Ca
     other.ok(C.commit([C.Value("t", 1, 0, 0, 2, "int", b"v2")]))
     other.listen_up()
     assert other.told["t"].value == b"v2"
+
+
+def test_a_repeat_of_before_a_restart_hands_nothing_off(world: World) -> None:
+    client, other = world.client(), world.client()
+    other.ok(C.restart())
+    other.generation = 2
+    other.ok(C.publish("ds", b"x", []))
+    client.n += 1
+    for _ in range(2):
+        assert client.send(C.get_dataset("ds", "token"), generation=1) == [b"OLD", 2]
+    assert world.command("EXISTS", "handoffs") == 0

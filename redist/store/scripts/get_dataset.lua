@@ -6,6 +6,9 @@
 -- KEYS[1] META
 -- ARGV[1] header, name, token
 -- Reply OK 0 record value | NO unknown name
+if repeated and a[3] < tonumber(epoch[1]) then -- it was refused, or what it read went with the restart
+  return { 'OLD', tonumber(epoch[1]) }
+end
 local version = call('HGET', P .. 'datasets', a[BODY])
 local record = version and '@' .. a[BODY] .. '@' .. version
 local h = record and rec(record)
