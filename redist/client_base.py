@@ -196,6 +196,9 @@ class ClientBase(ClientCore):
 
     def _adopt(self, driver: Any, where: Endpoint) -> None:
         self._driver = driver
+        server = getattr(self.cluster, "server", None)
+        if server is not None and not server.persistent:
+            driver.links.gone = server.why_ended
         if self._owns_session:
             driver.reply_timeout = self._timeout
         self.session = driver.session

@@ -250,9 +250,11 @@ class LocalCluster:
 
     @property
     def status(self) -> str:
-        """``'created'``, ``'running'`` or ``'closed'``."""
+        """``'created'``, ``'running'``, ``'failed'`` (its server ended by itself) or ``'closed'``."""
         if self._finalizer is None:
             return "created"
+        if self.server is not None and self.server.why_ended():
+            return "failed"
         return "running" if self._finalizer.alive else "closed"
 
     @property

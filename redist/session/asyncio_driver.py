@@ -314,7 +314,12 @@ class AsyncioDriver(Driver):
         try:
             while not self.links.up and self._closed is None:
                 await asyncio.sleep(max(0.0, self.links.retry_at - self.loop.time()))
-                wire = await asyncio.to_thread(self.links.reopen)
+                try:
+                    wire = await asyncio.to_thread(self.links.reopen)
+                except ConnectionLost as error:
+                    self.session.fail(error)
+                    self._after()
+                    return
                 if wire is not None:
                     if self.closed:
                         wire.close()

@@ -72,9 +72,12 @@ class Driver:
         ------
         ClientClosed
             After `close`; in a forked child `ForkedClientError`.
+        RedistError
+            What the session was given up for.
         """
-        if self._closed is not None:
-            raise self._closed.with_traceback(None)
+        error = self._closed or self.session.failure
+        if error is not None:
+            raise error.with_traceback(None)
 
     @contextmanager
     def away(self) -> Iterator[None]:

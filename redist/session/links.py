@@ -60,7 +60,7 @@ class Links:
     """
 
     __slots__ = (
-        "_level", "_on_change", "_pause", "_told", "_troubles", "command", "endpoint", "error", "push", "rest",
+        "_level", "_on_change", "_pause", "_told", "_troubles", "command", "endpoint", "error", "gone", "push", "rest",
         "retry_at", "session", "since",
     )  # fmt: skip
 
@@ -74,6 +74,8 @@ class Links:
         self._pause = 0.0
         self.since: float | None = None
         self.error: StoreError | None = None
+        #: Says why the server will never answer again, empty while it may.
+        self.gone: Callable[[], str] = str
         self._told = False  # whether the log says that there is no connection
         # An executor's worker says the same.
         self._level = logging.DEBUG if session.kind == "executor" else logging.WARNING
@@ -101,12 +103,22 @@ class Links:
             raise
 
     def reopen(self) -> Wire | None:
-        """Return a new connection in place of a broken one, None if that fails for now; blocks, not under the lock."""
+        """Return a new connection in place of a broken one, None if that fails for now; blocks, not under the lock.
+
+        Raises
+        ------
+        ConnectionLost
+            If there never will be one.
+        """
         try:
             wire = self.endpoint.open(5.0)
         except RedistError as error:
             self._pause = min(max(_FIRST_PAUSE, 2 * self._pause), _LONGEST_PAUSE)
             self.retry_at = time.monotonic() + self._pause
+            if gone := self.gone():
+                raise ConnectionLost(
+                    f"{gone}; all that it held is gone. Close this client and its cluster, and make another"
+                ) from error
             self._note(error)
             return None
         self._pause = 0.0

@@ -475,7 +475,13 @@ class ThreadDriver(Driver, BlockingRunner):
                 with self.lock:
                     self._take(events)
         if not self.links.up and self._closed is None and _monotonic() >= self.links.retry_at:
-            wire = self.links.reopen()
+            try:
+                wire = self.links.reopen()
+            except ConnectionLost as error:
+                with self.lock:
+                    self.session.fail(error)
+                    self._role.wake_all()
+                return False
             if wire is not None:
                 with self.lock:
                     if self.closed:

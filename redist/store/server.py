@@ -215,6 +215,13 @@ class EmbeddedServer:
         """Wait until the server ends by itself; return its exit status, None if it has not within `timeout` seconds."""
         return self._guard.wait(timeout) if self._guard is not None else None
 
+    def why_ended(self) -> str:
+        """Return what ended the server by itself, empty while it runs and once it was stopped."""
+        guard = self._guard
+        if guard is None or guard.running:
+            return ""
+        return f"the embedded server ended by itself, with exit status {guard.status}"
+
     def stop(self) -> None:
         """Stop the server and wait until it is gone; a persistent one writes out its data first."""
         self._release()

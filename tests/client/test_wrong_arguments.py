@@ -41,7 +41,7 @@ def test_an_argument_that_a_client_has_not(cluster: LocalCluster) -> None:
 
 
 def test_methods_of_dask_that_are_not_there_yet(client: Client) -> None:
-    with pytest.raises(AttributeError, match=r"redist's Client has no `replicate` yet \(see .*README\)"):
+    with pytest.raises(AttributeError, match=r"redist's Client has no `replicate` yet \(docs/dask-api"):
         client.replicate([])
     for name in NOT_YET:
         assert not hasattr(client, name)

@@ -123,8 +123,8 @@ def interrupted(address: str) -> None:
 
     with Client(address, name="interrupted") as client:
         future = client.submit(leaf, 7, "", 2.0, pure=False)
-        print("ready", client.session.ordinal, flush=True)
         try:
+            print("ready", client.session.ordinal, flush=True)  # after this the signal may come
             future.result()
         except KeyboardInterrupt:
             print("interrupted", flush=True)

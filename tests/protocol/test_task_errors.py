@@ -297,7 +297,7 @@ def test_damaged_errors(data):
     [
         (b"!DataLost\0the copy on w1 is gone", errors.DataLost, "the copy on w1 is gone"),
         (b"!DatasetNotFound\0no such", errors.DatasetNotFound, "no such"),
-        (b"!FutureCancelledError\0key", errors.FutureCancelledError, "'key' cancelled for reason: cancelled"),
+        (b"!FutureCancelledError\0key", errors.FutureCancelledError, "'key' cancelled for reason: unknown"),
         (b"!Unknown\0text \xff", errors.RedistError, "Unknown: text \ufffd"),
         (b"!concurrent\0x", errors.RedistError, "concurrent: x"),
         (b"!DataLost", errors.DataLost, ""),
