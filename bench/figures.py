@@ -101,7 +101,7 @@ def graph(system: System) -> Numbers:
 
 
 def awaited(system: System) -> Numbers:
-    """Submit to result, awaited in one loop: median in ms."""
+    """Submit to result, awaited in one loop: median and 99th percentile in ms."""
     if system.name != "redist":
         raise Unsupported
     import asyncio
@@ -119,7 +119,11 @@ def awaited(system: System) -> Numbers:
                 times.append((time.perf_counter() - began) * 1e3)
         return times
 
-    return {"submit to result, awaited, median ms": statistics.median(asyncio.run(measure()))}
+    times = asyncio.run(measure())
+    return {
+        "submit to result, awaited, median ms": statistics.median(times),
+        "submit to result, awaited, p99 ms": statistics.quantiles(times, n=100)[98],
+    }
 
 
 def memory(system: System) -> Numbers:

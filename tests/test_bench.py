@@ -33,5 +33,5 @@ def test_figures_with_small_counts() -> None:
         "print(json.dumps(measure('redist', ['tasks', 'tasks-pure', 'life', 'chain', 'gather', 'awaited', 'graph'])))"
     )
     numbers = json.loads(run("-c", code).splitlines()[-1])
-    assert len(numbers) == 8
+    assert len(numbers) == 9
     assert all(number > 0 for number in numbers.values())
