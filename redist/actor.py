@@ -10,6 +10,8 @@ from __future__ import annotations
 import inspect
 import zlib
 from collections.abc import Callable, Generator, Iterable, Mapping
+from functools import lru_cache
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -22,7 +24,7 @@ from redist.gathering import result_of
 from redist.protocol import INLINE_LIMIT, function_of, key_of_call, pack_arguments, pack_spec, unpack_error
 from redist.raising import raise_told, without_way
 from redist.session.states import FutureState, Waiter
-from redist.store.calls import FRESH, SPREAD, EligibilityClass, Task
+from redist.store.calls import FRESH, SPREAD, EligibilityClass
 from redist.store.keys import Key, decode_key, encode_key
 from redist.submitting import Options, call_site, renumbered
 from redist.timeouts import seconds
@@ -254,14 +256,8 @@ class Actor:
             before = line.last if ordered else None
             deps = sorted({*values, actor, *([] if before is None else [before.name])})
             data = renumbered(packed.data, values, deps) if values else _NO_VALUES + packed.data
-            submissions = session.submissions
-            if function.hash not in submissions.functions:
-                submissions.add_function(function.hash, function.data)
-            class_ = f"executor-{self._executor}"
-            submissions.add_class(EligibilityClass(class_, "", "", executor=self._executor))
-            task = Task(
-                key, function.hash, pack_spec(function.hash, data), deps, 1, 0, _PRIORITY, class_, FRESH
-            )
+            spec = pack_spec(function.hash, data)
+            task = client._submitter.task(key, function, spec, deps, _options(self._executor), FRESH)
             state = FutureState(key, session.lane.generation, function.hash)
             state.sites = (call_site(),)
             state.count = 1  # told with the submission
@@ -270,11 +266,19 @@ class Actor:
             if ordered:
                 line.last = future
             if borrowing.kept:
-                submissions.kept[state] = borrowing.kept
+                session.submissions.kept[state] = borrowing.kept
             session.submit(state, task)
             session.states.records[key] = state
             client._driver.submitted()
         return future
+
+
+@lru_cache(256)
+def _options(executor: int) -> Options:
+    """Return how a call is run: in the executor of this ordinal, ahead of tasks."""
+    options = Options(priority=_PRIORITY)
+    options.eligibility = EligibilityClass(f"executor-{executor}", "", "", executor=executor)
+    return options
 
 
 class _Line:
@@ -423,22 +427,7 @@ class ActorFuture(BaseActorFuture[T]):
         return self._future.done()
 
     def __await__(self) -> Generator[Any, None, T]:
-        return self._awaited().__await__()
-
-    async def _awaited(self) -> T:
-        client = self._future.client
-        client._check_alive()
-        operation = _outcome(self._actor, self._future, None)
-        if client.asynchronous:
-            return cast(T, await client._awaited(operation))
-        import asyncio
-
-        try:
-            return cast(T, await asyncio.to_thread(client._driver.run, operation))
-        except BaseException as error:
-            if not without_way(error):
-                raise
-            raise error
+        return self._future.client._awaited(_outcome(self._actor, self._future, None)).__await__()
 
 
 class EagerActorFuture(BaseActorFuture[T]):
@@ -467,8 +456,6 @@ class EagerActorFuture(BaseActorFuture[T]):
 
 def _outcome(actor: Actor, future: Future[Any], timeout: float | None) -> Operation[Any]:
     """Wait for a call; return what it returned, or raise what it raised."""
-    from time import monotonic
-
     client = future.client
     deadline = None if timeout is None else monotonic() + timeout
     try:

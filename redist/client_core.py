@@ -63,13 +63,21 @@ class ClientCore:
         return self._driver.run(operation)
 
     def _fetch(self, operation: Operation[T]) -> Any:
-        """Run an operation that may raise what a task raised; the caller cuts off its way."""
+        """Run an operation that may raise what a task raised, whose way is cut off: by the caller, or in the coroutine."""
         self._check_alive()
         return self._awaited(operation) if self.asynchronous else self._driver.run(operation)
 
     async def _awaited(self, operation: Operation[T]) -> T:
+        """Run an operation for who awaits it, with a synchronous client in a thread; see `_fetch` for its errors."""
+        import asyncio
+
+        self._check_alive()
         try:
-            result: T = await self._driver.run(operation)
+            if self.asynchronous:
+                result: T = await self._driver.run(operation)
+            else:
+                with self._driver.away():
+                    result = await asyncio.to_thread(self._driver.run, operation)
         except BaseException as error:
             if not without_way(error):
                 raise
@@ -146,22 +154,8 @@ class ClientCore:
     def _traceback(self, future: Future[Any], timeout: Any) -> Any:
         return self._run(self._error_of(future, seconds(timeout), 1))
 
-    async def _await_result(self, future: Future[T]) -> T:
-        import asyncio
-
-        self._check_alive()
-        operation = self._result_of(future, None)
-        try:
-            if self.asynchronous:
-                result: T = await self._driver.run(operation)
-            else:
-                with self._driver.away():
-                    result = await asyncio.to_thread(self._driver.run, operation)
-        except BaseException as error:
-            if not without_way(error):
-                raise
-            raise error
-        return result
+    def _await_result(self, future: Future[T]) -> Coroutine[Any, Any, T]:
+        return self._awaited(self._result_of(future, None))
 
     def _on_done(self, future: Future[Any], fn: Callable[[Any], object]) -> None:
         try:

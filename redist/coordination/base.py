@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,11 +15,14 @@ from redist.session.waits import Wait
 from redist.store.calls import Call
 from redist.store.coordination import leave
 from redist.store.keys import encode_key
+from redist.timeouts import seconds
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from redist.client import Client
 
-__all__ = ["Named", "Request"]
+__all__ = ["Awaitable", "Named", "Request", "patience"]
 
 T = TypeVar("T")
 
@@ -63,14 +66,8 @@ class Named:
         return self._bound()._run(operation)
 
     async def _run_in_loop(self, operation: Operation[T]) -> T:
-        """Run an operation for ``async with`` and ``async for``; a synchronous client runs it in a thread."""
-        client = self._bound()
-        if client.asynchronous:
-            result: T = await client._driver.run(operation)
-            return result
-        import asyncio
-
-        return await asyncio.to_thread(client._driver.run, operation)
+        """Run an operation for ``async with`` and ``async for``."""
+        return await self._bound()._awaited(operation)
 
     def _only_sync(self) -> None:
         if self._bound().asynchronous:
@@ -88,6 +85,34 @@ class Named:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.name}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.name,)
+
+
+class Awaitable(Named):
+    """A handle that may be awaited, as Dask's may: then the server knows of it, where it has to."""
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        return self._opened().__await__()
+
+    async def _opened(self) -> Self:
+        return self
+
+
+def patience(blocking: bool, timeout: Any) -> float | None:
+    """Return the seconds for which a lock is waited for, None for ever.
+
+    Raises
+    ------
+    ValueError
+        If it is not to be waited for, and a timeout is given.
+    """
+    if blocking:
+        return seconds(timeout)
+    if timeout is not None:
+        raise ValueError("can't specify a timeout for a non-blocking call")
+    return 0.0
 
 
 class Request:
@@ -135,6 +160,14 @@ class Request:
         """End the request, behind all calls that it made, and do not wait for that."""
         with contextlib.suppress(RedistError):  # a client that is closed has left everything
             self.client._post(leave([self.token], taken=taken))
+
+    def lock(self, call: Callable[[], Call]) -> Operation[bool]:
+        """Make a call until nothing is missing; return whether that came about, else the request is left."""
+        reply = yield from self.make(call, lambda reply: reply[2] <= 0, told=True)
+        if reply is None:
+            self.leave()
+            return False
+        return bool(reply[2] >= 0)
 
     def make(
         self, call: Callable[[], Call], granted: Callable[[list[Any]], bool], told: bool

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
-from redist.coordination.base import Named, Request
+from redist.coordination.base import Awaitable, Request
 from redist.session.operations import Ask, Operation
 from redist.store.coordination import await_event, set_event, standing
 from redist.timeouts import seconds
 
 if TYPE_CHECKING:
-    from typing import Self
-
     from redist.client import Client
 
 __all__ = ["Event"]
 
 
-class Event(Named):
+class Event(Awaitable):
     """A flag that anybody can set and clear, and wait for.
 
     Parameters
@@ -43,12 +40,6 @@ class Event(Named):
 
     def __init__(self, name: Any = None, client: Client | None = None) -> None:
         super().__init__(name, client, "event")
-
-    def __await__(self) -> Generator[Any, None, Self]:
-        return self._itself().__await__()
-
-    async def _itself(self) -> Self:
-        return self
 
     def wait(self, timeout: Any = None) -> Any:
         """Wait until it is set; a coroutine with an asynchronous client.
@@ -95,6 +86,3 @@ class Event(Named):
     def _is_set(self) -> Operation[bool]:
         reply = yield Ask(standing("event", self._wire_name))
         return bool(reply[2])
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.name,)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from redist.coordination.base import Named, Request
+from redist.coordination.base import Named, Request, patience
 from redist.session.operations import Ask, Operation
 from redist.store.coordination import acquire, leave
 from redist.store.keys import encode_key
 from redist.submitting import integer
-from redist.timeouts import seconds
 
 if TYPE_CHECKING:
     from typing import Self
@@ -70,11 +69,7 @@ class MultiLock(Named):
         bool
             False if they were not to be had (in time).
         """
-        limit = seconds(timeout)
-        if not blocking:
-            if timeout is not None:
-                raise ValueError("can't specify a timeout for a non-blocking call")
-            limit = 0
+        limit = patience(blocking, timeout)
         need = len(self._wire_names)
         if num_locks:
             need = integer("num_locks", num_locks, 1)
@@ -89,18 +84,12 @@ class MultiLock(Named):
         token = request.token
         try:
             with request.leaving():
-                reply = yield from request.make(
-                    lambda: acquire(token, self._wire_names, wait=request.waits, need=need),
-                    lambda reply: reply[2] <= 0,
-                    told=True,
+                granted = yield from request.lock(
+                    lambda: acquire(token, self._wire_names, wait=request.waits, need=need)
                 )
-                if reply is None:
-                    request.leave()
-                    return False
-                if reply[2] < 0:
-                    return False
-                self._token = token
-                return True
+                if granted:
+                    self._token = token
+                return granted
         except BaseException:
             if self._token == token:
                 self._token = ""

@@ -85,9 +85,6 @@ class Pub(Named):
         reply = yield Ask(standing("topic", self._wire_name))
         return int(reply[2])
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.name,)
-
 
 class Sub(Named):
     """Gets what is published under a topic from now on, in order.
@@ -193,6 +190,3 @@ class Sub(Named):
         token = getattr(self, "_token", "")
         if token:
             self._abandon([token])
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.name,)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
-from redist.coordination.base import Named, Request
+from redist.coordination.base import Awaitable, Request
 from redist.errors import DependencyUnknown, RedistError
 from redist.named_values import enclose, open_up
 from redist.session.lane import Refused
@@ -30,7 +29,7 @@ _SLICE = 200
 _living: weakref.WeakKeyDictionary[Any, dict[str, weakref.WeakSet[Queue]]] = weakref.WeakKeyDictionary()
 
 
-class Queue(Named):
+class Queue(Awaitable):
     """Items that anybody can put and get: first in, first out, and who asks first is served first.
 
     Parameters
@@ -66,10 +65,7 @@ class Queue(Named):
             if self.client is not None:
                 self._open()
 
-    def __await__(self) -> Generator[Any, None, Self]:
-        return self._itself().__await__()
-
-    async def _itself(self) -> Self:
+    async def _opened(self) -> Self:
         self._open()
         return self
 
@@ -156,7 +152,7 @@ class Queue(Named):
             count = integer("batch", batch, 1)
             if timeout is not None:
                 raise NotImplementedError("a timeout cannot be combined with a number of items")
-            return self._run(self._get_many(count))
+            return self._run(self._get_many(count, None))
         return self._run(self._get(limit))
 
     def _get(self, timeout: float | None) -> Operation[Any]:
@@ -170,33 +166,24 @@ class Queue(Named):
             return values[0]
 
     def _get_all(self) -> Operation[list[Any]]:
-        client = self._open()
+        self._open()
         size = yield from self._size()
-        values: list[Any] = []
-        with contextlib.ExitStack() as stack:
-            requests = []
-            while len(values) < size:
-                request = Request(client, 0)
-                stack.enter_context(request.leaving())
-                requests.append(request)
-                some = yield from self._items(request, min(size - len(values), _SLICE))
-                if not some:
-                    break
-                values += some
-            for request in requests:
-                request.leave(taken=True)
-        return values
+        return (yield from self._get_many(size, 0))
 
-    def _get_many(self, count: int) -> Operation[list[Any]]:
+    def _get_many(self, count: int, timeout: float | None) -> Operation[list[Any]]:
+        """Get `count` items, or fewer where it is waited for none of them any longer."""
         client = self._open()
         values: list[Any] = []
         with contextlib.ExitStack() as stack:  # who gives up on the way gives all of them back
             requests = []
             while len(values) < count:
-                request = Request(client, None)
+                request = Request(client, timeout)
                 stack.enter_context(request.leaving())
                 requests.append(request)
-                values += yield from self._items(request, min(count - len(values), _SLICE))
+                some = yield from self._items(request, min(count - len(values), _SLICE))
+                if not some:
+                    break
+                values += some
             for request in requests:
                 request.leave(taken=True)
         return values

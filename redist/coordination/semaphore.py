@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import warnings
 from collections import deque
-from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
-from redist.coordination.base import Named, Request
+from redist.coordination.base import Awaitable, Request, patience
 from redist.errors import SemaphoreClosed
 from redist.session.lane import Refused
 from redist.session.operations import Ask, Operation
@@ -26,7 +25,7 @@ __all__ = ["Lock", "Semaphore"]
 logger = logging.getLogger("redist.coordination")
 
 
-class Semaphore(Named):
+class Semaphore(Awaitable):
     """Leases that are given out, `max_leases` at a time, to whoever asked first.
 
     Parameters
@@ -89,9 +88,6 @@ class Semaphore(Named):
             If it is known with another number of leases.
         """
         return self._run(self._register())
-
-    def __await__(self) -> Generator[Any, None, Self]:
-        return self._opened().__await__()
 
     async def _opened(self) -> Self:
         await self._run_in_loop(self._register())
@@ -157,19 +153,11 @@ class Semaphore(Named):
         try:
             with request.leaving():
                 incarnation = client.session.incarnation
-                reply = yield from request.make(
-                    lambda: self._call(token, wait=request.waits, need=1),
-                    lambda reply: reply[2] <= 0,
-                    told=True,
-                )
+                granted = yield from request.lock(lambda: self._call(token, wait=request.waits, need=1))
                 self._opened_in = incarnation
-                if reply is None:
-                    request.leave()
-                    return False
-                if reply[2] < 0:
-                    return False
-                self._leases.append(token)
-                return True
+                if granted:
+                    self._leases.append(token)
+                return granted
         except Refused as refused:
             raise self._error(refused) from None
         except BaseException:
@@ -311,11 +299,7 @@ class Lock(Semaphore):
         bool
             False if it was not to be had (in time).
         """
-        if not blocking:
-            if timeout is not None:
-                raise ValueError("can't specify a timeout for a non-blocking call")
-            timeout = 0
-        return super().acquire(timeout)
+        return self._run(self._acquire(patience(blocking, timeout)))
 
     def locked(self) -> Any:
         """Return whether anybody holds it."""

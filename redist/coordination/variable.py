@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
-from redist.coordination.base import Named, Request
+from redist.coordination.base import Awaitable, Request
 from redist.errors import DependencyUnknown
 from redist.named_values import enclose, open_up
 from redist.session.lane import Refused
@@ -16,14 +15,12 @@ from redist.store.keys import decode_key
 from redist.timeouts import seconds
 
 if TYPE_CHECKING:
-    from typing import Self
-
     from redist.client import Client
 
 __all__ = ["Variable"]
 
 
-class Variable(Named):
+class Variable(Awaitable):
     """A value that anybody can set and read.
 
     Parameters
@@ -47,12 +44,6 @@ class Variable(Named):
 
     def __init__(self, name: Any = None, client: Client | None = None) -> None:
         super().__init__(name, client, "variable")
-
-    def __await__(self) -> Generator[Any, None, Self]:
-        return self._itself().__await__()
-
-    async def _itself(self) -> Self:
-        return self
 
     def set(self, value: Any, timeout: Any = "30 s", **kwargs: object) -> Any:
         """Give it a value; a coroutine with an asynchronous client.
@@ -111,6 +102,3 @@ class Variable(Named):
     def delete(self) -> None:
         """Take its value away, for everybody; it can be set again."""
         self._bound()._post(delete_variable(self._wire_name))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.name,)

@@ -181,6 +181,24 @@ def test_what_blocks_in_a_task_gives_up_its_place() -> None:
         client.cancel(waiting, force=True)
 
 
+async def enter(lock: Any) -> bool:
+    async with lock:
+        return True
+
+
+@pytest.mark.parametrize(("make", "line"), [(Lock, "x"), (lambda name: MultiLock([name]), "@x")])
+def test_what_is_awaited_in_a_task_gives_up_its_place(make: Any, line: str) -> None:
+    """With the client of tasks, which is none of their loops'."""
+    with LocalCluster(n_workers=1, threads_per_worker=1) as one, Client(one) as client:
+        lock = make("x")
+        assert lock.acquire()
+        entering = client.submit(enter, make("x"))
+        wait_until(lambda: in_line(client, line) == 2)
+        assert client.submit(len, "abc").result(timeout=10) == 3
+        lock.release()
+        assert entering.result(timeout=10)
+
+
 def test_killed_executor(client: Client) -> None:
     future = client.submit(hold_and_wait, "x", 60)
     wait_until(lambda: in_line(client, "x") == 1)
