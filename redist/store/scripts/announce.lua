@@ -11,16 +11,11 @@ local MOST = 10000 -- messages of a topic
 local name = a[BODY]
 local subscribers = call('ZCARD', P .. 'subscribers:' .. name)
 if repeated then
-  local refused = S.kept_answer()
-  if refused[1] then
-    return { 'NO', unpack(refused) }
-  end
-  return { 'REPEAT', 0, subscribers }
+  return S.refused_before() or { 'REPEAT', 0, subscribers }
 end
 local names, unknown = S.contents(BODY + 2)
 if not names then
-  S.keep_answer({ 'unknown', unknown })
-  return S.refuse('unknown', unknown)
+  return S.refuse_for_good('unknown', unknown)
 end
 if subscribers > 0 then
   local id = int(S.asked())

@@ -20,7 +20,7 @@ if not value then
   end
   return repeated and { 'REPEAT', 0 } or S.done(0)
 end
-local record = '@@variable@' .. name .. '@' .. id
+local record = S.shared_record('variable', name, id)
 -- A repeat takes the hand-off again: the token is the same, and it may be another value by now.
 if call('ZADD', P .. 'handoffs', int(S.now() + 300000), token .. ' ' .. record) == 1 then
   S.bump(record, h, 'refs:h', 1)

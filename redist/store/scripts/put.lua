@@ -9,11 +9,7 @@
 local token, name, limit, wait, value = unpack(a, BODY, BODY + 4)
 local kind = S.ask(ME, token)
 if repeated then
-  local refused = S.kept_answer()
-  if refused[1] then
-    return { 'NO', unpack(refused) }
-  end
-  return { 'REPEAT', 0, kind == 'put' and 0 or (kind or wait == 1) and 1 or -1 }
+  return S.refused_before() or { 'REPEAT', 0, kind == 'put' and 0 or (kind or wait == 1) and 1 or -1 }
 elseif kind then
   call('SREM', P .. 'void', '') -- to ask how it stands adds nothing: a full server lets it through
   return S.done(0, kind == 'put' and 0 or 1)
@@ -21,8 +17,7 @@ end
 call('HSET', META, 'grown', '1') -- as include/growing.lua
 local names, unknown = S.contents(BODY + 5)
 if not names then
-  S.keep_answer({ 'unknown', unknown })
-  return S.refuse('unknown', unknown)
+  return S.refuse_for_good('unknown', unknown)
 end
 limit = tonumber(call('HGET', P .. 'limits', 'queue ' .. name) or limit)
 local room = limit == 0 or call('ZCARD', P .. 'items:' .. name) < limit

@@ -8,17 +8,12 @@
 -- ARGV[1] header, name, value, contained keys
 -- Reply OK more | NO unknown key
 if repeated then
-  local refused = S.kept_answer()
-  if refused[1] then
-    return { 'NO', unpack(refused) }
-  end
-  return { 'REPEAT', 0 }
+  return S.refused_before() or { 'REPEAT', 0 }
 end
 local name = a[BODY]
 local names, unknown = S.contents(BODY + 2)
 if not names then
-  S.keep_answer({ 'unknown', unknown })
-  return S.refuse('unknown', unknown)
+  return S.refuse_for_good('unknown', unknown)
 end
 local id = int(S.asked())
 local before = call('HGET', P .. 'variables', name)

@@ -13,5 +13,5 @@ if not version then
   return S.refuse('unknown', a[BODY])
 end
 call('HDEL', P .. 'datasets', a[BODY])
-S.withdraw('@' .. a[BODY] .. '@' .. version)
+S.withdraw('@' .. a[BODY] .. '@' .. version, 'd')
 return S.done(S.settle_up())

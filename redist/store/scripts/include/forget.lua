@@ -269,11 +269,11 @@ function S.let_go(name, h, field)
   end
 end
 
--- A version of a dataset is not published any more.
-function S.withdraw(record)
-  call('SREM', P .. 'holds:d', record)
-  local h = rec(record)
-  if h then
-    S.let_go(record, h, 'refs:d')
+-- The server itself holds a value no more: `d` as a version of a dataset, `c` for callers that coordinate by it.
+function S.withdraw(record, holder)
+  call('SREM', P .. 'holds:' .. holder, record)
+  local h, field = rec(record), 'refs:' .. holder
+  if h and h[field] then
+    S.let_go(record, h, field)
   end
 end
