@@ -17,6 +17,8 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from redist.imported import imported
+
 __all__ = ["Setting", "as_environment", "get", "refresh", "set", "settings"]
 
 _NAME = "redist"
@@ -222,8 +224,8 @@ def _files_speak_of_us() -> bool:
 def _dask() -> Any:
     """Return Dask's configuration with ours in it, None while nobody needs it."""
     global _needs_dask
-    module = sys.modules.get("dask.config")
-    if module is None or getattr(module.__spec__, "_initializing", False):
+    module = imported("dask.config")
+    if module is None:
         if _needs_dask is None:
             _needs_dask = _files_speak_of_us()
         if not _needs_dask:

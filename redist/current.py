@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from redist.dask_default import offer, withdraw
 from redist.errors import NoClientError
-from redist.protocol.imported import imported
+from redist.imported import imported
 
 if TYPE_CHECKING:
     from redist.client import Client

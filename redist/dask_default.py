@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from redist.errors import NoClientError
+from redist.imported import imported
 
 if TYPE_CHECKING:
     from redist.client import Client
@@ -89,10 +90,8 @@ def _the_one() -> CurrentClient:
 def offer(current: Callable[[], Client | None]) -> None:
     """Have Dask compute with the client that `current` returns, whenever it returns one."""
     _current.current = current
-    config = sys.modules.get(_CONFIG)
-    if config is not None and hasattr(
-        config, "refresh"
-    ):  # else it is being imported, by whoever has our finder called
+    config = imported(_CONFIG)  # None while it is being imported, by whoever has our finder called
+    if config is not None:
         _set(config)
     elif not any(isinstance(finder, _AfterImport) for finder in sys.meta_path):
         sys.meta_path.insert(0, _AfterImport())
@@ -102,7 +101,7 @@ def withdraw() -> None:
     """Give the settings back as they were before, unless somebody else has set them meanwhile."""
     _current.current = _nobody
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _AfterImport)]
-    config = sys.modules.get(_CONFIG)
+    config = imported(_CONFIG)
     if config is None:
         return
     for name, before in _before.items():

@@ -20,8 +20,9 @@ BELOW: dict[str, set[str]] = {
     "errors": set(),
     "config": set(),
     "timeouts": set(),
+    "imported": set(),
 }
-EVERYWHERE = {"errors", "config", "timeouts"}
+EVERYWHERE = {"errors", "config", "timeouts", "imported"}
 #: A client, or its look, that is made inside a function for who asks for one.
 ASKED_FOR = {
     ("redist.cluster", "redist.client"),

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from redist.errors import DeserializationError
+from redist.imported import imported
 from redist.protocol.flatbuffers import field, follow
 from redist.protocol.header import CONTINUATION, END_OF_STREAM
-from redist.protocol.imported import imported
 from redist.protocol.sizes import padding
 
 __all__ = ["PACKAGES", "from_stream", "has_stream", "is_foreign", "to_stream"]

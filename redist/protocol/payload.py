@@ -20,10 +20,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 from redist.errors import DeserializationError, RedistError, SerializationError
+from redist.imported import imported
 from redist.protocol import arrow, numpy_format, pickle_format
 from redist.protocol.futures import Collector, name_of
 from redist.protocol.header import read_metadata, read_schema_message
-from redist.protocol.imported import imported
 from redist.protocol.names import type_name
 from redist.protocol.pickling import BufferSink, pickle_object
 from redist.protocol.plain import is_plain

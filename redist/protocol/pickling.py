@@ -13,9 +13,9 @@ from types import CodeType
 from typing import Any, NamedTuple
 
 from redist.errors import RedistError
+from redist.imported import imported
 from redist.protocol.codes import Files
 from redist.protocol.futures import Collector, future_reducers
-from redist.protocol.imported import imported
 from redist.protocol.reducers import reducer_of, register_imported, waiting
 from redist.protocol.sizes import OUT_OF_BAND
 

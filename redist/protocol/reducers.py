@@ -11,7 +11,7 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
-from redist.protocol.imported import imported
+from redist.imported import imported
 
 __all__ = ["Reducer", "reducer_of", "register_imported", "waiting"]
 
