@@ -10,6 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Generator, Mapping
+from contextlib import closing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from redist.memory.amounts import parse_bytes
 from redist.sizing import configured_maxmemory, limit, shape
 from redist.store.connect import Endpoint, endpoint
 from redist.store.server import EmbeddedServer
-from redist.store.wire import pack_command
+from redist.store.wire import Wire, pack_command
 from redist.timeouts import seconds
 
 if TYPE_CHECKING:
@@ -214,12 +215,11 @@ class LocalCluster:
         """Wait for registrations, which are published, and for the end of a worker, whichever comes first."""
         launcher = self._running()
         deadline = time.monotonic() + timeout
-        told, asked = self.endpoint.open(timeout), self.endpoint.open(timeout)
-        try:
-            if self.server is None:
-                self.endpoint.check(asked)
-            told.send(pack_command((self.endpoint.subscribe, f"{self.endpoint.prefix}all")))
-            while missing := self._missing(asked, list(launcher.workers.values())):
+        with closing(self._looks(deadline, timeout, check=self.server is None)) as looks:
+            for wire in looks:
+                missing = self._missing(wire, list(launcher.workers.values()))
+                if not missing:
+                    return
                 for worker in launcher.workers.values():
                     if worker.name in missing and (worker.hopeless or worker.restarts > 1):
                         raise RedistError(
@@ -227,6 +227,16 @@ class LocalCluster:
                         )
                 if time.monotonic() > deadline:
                     raise RedistError(f"workers not there within {timeout:g} s: {', '.join(missing)}")
+
+    def _looks(self, deadline: float, timeout: float, *, check: bool = False) -> Generator[Wire, None, None]:
+        """Yield a connection to ask now, and again whenever something may have registered, at the `deadline` at last."""
+        told, asked = self.endpoint.open(timeout), self.endpoint.open(timeout)
+        try:
+            if check:
+                self.endpoint.check(asked)
+            told.send(pack_command((self.endpoint.subscribe, f"{self.endpoint.prefix}all")))
+            while True:
+                yield asked
                 told.receive(min(_LOOK, max(0.0, deadline - time.monotonic())))
                 for _ in told.replies():
                     pass
@@ -352,22 +362,14 @@ class LocalCluster:
 
     def _wait_for(self, count: int, timeout: float | None) -> None:
         deadline = math.inf if timeout is None else time.monotonic() + timeout
-        told, asked = self.endpoint.open(self.timeout), self.endpoint.open(self.timeout)
-        try:
-            told.send(pack_command((self.endpoint.subscribe, f"{self.endpoint.prefix}all")))
-            while True:
+        with closing(self._looks(deadline, self.timeout)) as looks:
+            for wire in looks:
                 workers = list(self._running().workers.values())
-                there = len(workers) - len(self._missing(asked, workers))
+                there = len(workers) - len(self._missing(wire, workers))
                 if there >= count:
                     return
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"{there} of {count} workers are there after {timeout:g} s")
-                told.receive(min(_LOOK, max(0.0, deadline - time.monotonic())))
-                for _ in told.replies():
-                    pass
-        finally:
-            told.close()
-            asked.close()
 
     def close(self, timeout: float | None = None) -> Any:
         """Stop the workers and the server; awaitable where the cluster is asynchronous.
