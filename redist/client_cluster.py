@@ -169,7 +169,7 @@ class ClientCluster(ClientBase):
             If there is nothing and no `default`.
         """
         path = list(keys) if isinstance(keys, list | tuple) else [keys]
-        absent = metadata._ABSENT if default is NO_DEFAULT else default
+        absent = metadata.ABSENT if default is NO_DEFAULT else default
         return self._run(metadata.get(self._me, path, absent))
 
     def log_event(self, topic: str | Collection[str], msg: Any) -> Any:

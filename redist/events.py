@@ -90,9 +90,7 @@ class Topics:
             self._handlers[name] = handler
             if not known:
                 self._seen.pop(name, None)
-                client.session.subscription.listen_to_topics(
-                    {name for name, handler in self._handlers.items() if handler}
-                )
+                self._listen()
                 self._ask(name)
             client._driver.push_out()
 
@@ -111,10 +109,13 @@ class Topics:
             if name not in self._handlers:
                 raise ValueError(f"no handler of the topic {topic!r} is known: subscribe_topic() sets one")
             self._handlers[name] = None
-            client.session.subscription.listen_to_topics(
-                {name for name, handler in self._handlers.items() if handler}
-            )
+            self._listen()
             client._driver.push_out()
+
+    def _listen(self) -> None:
+        """Hear of the topics that have a handler. Under the client's lock."""
+        heard = {name for name, handler in self._handlers.items() if handler}
+        self._client.session.subscription.listen_to_topics(heard)
 
     def look(self, name: str) -> None:
         """Read what is new under a topic. Called back by the session."""

@@ -19,9 +19,9 @@ from redist.store.keys import decode_key, encode_key
 if TYPE_CHECKING:
     from redist.client import Client
 
-__all__ = ["get", "pack_plain", "put", "unpack_plain"]
+__all__ = ["ABSENT", "get", "pack_plain", "put", "unpack_plain"]
 
-_ABSENT: Any = object()
+ABSENT: Any = object()
 
 
 def pack_plain(value: Any, what: str) -> bytes:
@@ -71,7 +71,7 @@ def put(client: Client, path: list[Any], value: Any) -> Operation[None]:
         return
 
 
-def get(client: Client, path: list[Any], default: Any = _ABSENT) -> Operation[Any]:
+def get(client: Client, path: list[Any], default: Any = ABSENT) -> Operation[Any]:
     """Return the value at the end of `path`, of an empty one everything."""
     try:
         if not path:
@@ -85,7 +85,7 @@ def get(client: Client, path: list[Any], default: Any = _ABSENT) -> Operation[An
             value = value[key]
         return value
     except KeyError:
-        if default is _ABSENT:
+        if default is ABSENT:
             raise
         return default
 

@@ -244,8 +244,7 @@ def _references(reader: Reader, name: str, record: dict[str, str], ask: Ask | No
             dataset, _, version = name[1:].rpartition("@")
             yield Holder("dataset", dataset, detail=(f"version {version}",))
         elif who == "c":
-            kind, _, rest = name[2:].partition("@")
-            yield Holder(kind, rest.rpartition("@")[0])
+            yield _shared(name)
         elif who == "h":
             for token, deadline in reader.tokens(name):
                 left = max(0, deadline / 1000 - time.time())
@@ -294,8 +293,7 @@ def _containers(reader: Reader, name: str) -> Iterator[Holder]:
         if key.startswith(BUNDLE):
             yield from _of_bundle(reader, key)
         elif key.startswith("@@"):
-            kind, _, rest = key[2:].partition("@")
-            yield Holder(kind, rest.rpartition("@")[0])
+            yield _shared(key)
         elif key.startswith("@"):
             dataset, _, version = key[1:].rpartition("@")
             yield Holder("dataset", dataset, detail=(f"version {version}",))
@@ -303,6 +301,12 @@ def _containers(reader: Reader, name: str) -> Iterator[Holder]:
             yield Holder("container", key)
     if count > len(ids):
         yield Holder("container", f"and {count - len(ids):,} more")
+
+
+def _shared(record: str) -> Holder:
+    """Return the variable, queue or topic that a record ``@@KIND@NAME@ID`` is a value of."""
+    kind, _, rest = record[2:].partition("@")
+    return Holder(kind, rest.rpartition("@")[0])
 
 
 def _of_bundle(reader: Reader, name: str) -> Iterator[Holder]:
