@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
+from client.conftest import client, keys
+from client.conftest import new_client as made_client
 from redist import Client, LocalCluster
 from servers import keys_of, wait_until
+
+__all__ = ["client", "keys", "made_client"]
 
 
 @pytest.fixture(scope="module")
@@ -18,26 +21,7 @@ def cluster() -> Iterator[LocalCluster]:
 
 
 @pytest.fixture
-def keys(cluster: LocalCluster) -> Callable[[], list[str]]:
-    return lambda: keys_of(cluster)
-
-
-@pytest.fixture
-def new_client(cluster: LocalCluster) -> Iterator[Callable[..., Client]]:
+def new_client(cluster: LocalCluster, made_client: Callable[..., Client]) -> Iterator[Callable[..., Client]]:
     """Makes clients; at the end of the test nothing may be left, already before they are closed."""
-    clients: list[Client] = []
-
-    def make(**options: Any) -> Client:
-        client = Client(cluster, **options)
-        clients.append(client)
-        return client
-
-    yield make
+    yield made_client
     wait_until(lambda: not keys_of(cluster), what="every key is gone")
-    for client in clients:
-        client.close()
-
-
-@pytest.fixture
-def client(new_client: Callable[..., Client]) -> Client:
-    return new_client()

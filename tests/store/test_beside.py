@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
-
 from redist.store import beside
 from redist.store import calls as C
 from store.kit import Caller, World
-
-
-@pytest.fixture
-def client(world: World) -> Caller:
-    return world.client()
 
 
 def test_metadata_is_set_if_it_is_as_it_was_seen(world: World, client: Caller) -> None:

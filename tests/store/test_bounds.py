@@ -18,20 +18,6 @@ MANY = 5_000
 MOST = 4_000  # commands that one script runs; the whole takes some 50,000
 
 
-@pytest.fixture(params=["valkey", "redis7"])
-def big(request: pytest.FixtureRequest, namespace: str) -> Iterator[World]:
-    """A namespace for much."""
-    server: servers.Server = request.getfixturevalue(request.param)
-    store = servers.WireStore(server.endpoint(namespace), request.param)
-    world = World(store, checking=False, repeating=False)
-    yield world
-    world.draining = True
-    world.drain()
-    world.end()
-    store.close()
-    server.forget(namespace)
-
-
 def commands(world: World) -> int:
     """Return how many commands the server ran so far, those of scripts included."""
     stats = world.store.command("INFO", "commandstats").decode()

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-import servers
 from redist.store import calls as C
 from redist.store import replies as R
 from redist.store.calls import MOST_CONTAINED
@@ -17,18 +14,6 @@ from store.test_linking import bounded
 from store.test_tasks import submit, task
 
 MANY = 20_000
-
-
-@pytest.fixture(params=["valkey", "redis7"])
-def big(request: pytest.FixtureRequest, namespace: str) -> Iterator[World]:
-    server: servers.Server = request.getfixturevalue(request.param)
-    store = servers.WireStore(server.endpoint(namespace), request.param)
-    world = World(store, checking=False, repeating=False)
-    yield world
-    world.drain()
-    world.end()
-    store.close()
-    server.forget(namespace)
 
 
 def value(name: str, *contains: str) -> C.Value:

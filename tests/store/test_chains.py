@@ -16,11 +16,6 @@ def task(name: str, *deps: str, fn: str = "f", **options: object) -> C.Task:
 
 
 @pytest.fixture
-def client(world: World) -> Caller:
-    return world.client()
-
-
-@pytest.fixture
 def x(world: World) -> Caller:
     x = world.executor(world.worker("w"))
     x.turn(want=0)

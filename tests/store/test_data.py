@@ -11,18 +11,8 @@ from store.test_tasks import F, finish, submit, task
 
 
 @pytest.fixture
-def client(world: World) -> Caller:
-    return world.client()
-
-
-@pytest.fixture
 def worker(world: World) -> Caller:
     return world.worker("w", address="tcp://h:1", host="h", memory="here")
-
-
-@pytest.fixture
-def x(world: World, worker: Caller) -> Caller:
-    return world.executor(worker)
 
 
 def scatter(

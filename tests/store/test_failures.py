@@ -10,21 +10,6 @@ from store.test_data import scatter
 from store.test_tasks import F, finish, submit, task
 
 
-@pytest.fixture
-def client(world: World) -> Caller:
-    return world.client()
-
-
-@pytest.fixture
-def worker(world: World) -> Caller:
-    return world.worker("w")
-
-
-@pytest.fixture
-def x(world: World, worker: Caller) -> Caller:
-    return world.executor(worker)
-
-
 def lose(world: World, worker: Caller, x: Caller, *running: int) -> None:
     worker.ok(C.lost_executor(x.ordinal, "signal 9", running))
     world.callers.remove(x)

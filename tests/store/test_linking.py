@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-import servers
 from redist.store import calls as C
 from redist.store import replies as R
 from store.kit import Caller, World
@@ -18,21 +16,6 @@ from store.test_tasks import F, fail, finish, submit, task
 
 MANY = 20_000
 PART = 500
-
-
-@pytest.fixture
-def client(world: World) -> Caller:
-    return world.client()
-
-
-@pytest.fixture
-def worker(world: World) -> Caller:
-    return world.worker("w")
-
-
-@pytest.fixture
-def x(world: World, worker: Caller) -> Caller:
-    return world.executor(worker)
 
 
 def begin(client: Caller, name: str, *deps: str, **options: object) -> None:
@@ -256,18 +239,6 @@ def test_after_a_loss_parts_wait_for_their_dependencies(
 
 
 # --- much -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(params=["valkey", "redis7"])
-def big(request: pytest.FixtureRequest, namespace: str) -> Iterator[World]:
-    server: servers.Server = request.getfixturevalue(request.param)
-    store = servers.WireStore(server.endpoint(namespace), request.param)
-    world = World(store, checking=False, repeating=False)
-    yield world
-    world.drain()
-    world.end()
-    store.close()
-    server.forget(namespace)
 
 
 def bounded(world: World, caller: Caller, call: C.Call) -> list[Any]:

@@ -22,21 +22,6 @@ def finish(x: Caller, name: str, value: bytes = b"v") -> None:
 
 
 @pytest.fixture
-def client(world: World) -> Caller:
-    return world.client()
-
-
-@pytest.fixture
-def worker(world: World) -> Caller:
-    return world.worker("w")
-
-
-@pytest.fixture
-def x(world: World, worker: Caller) -> Caller:
-    return world.executor(worker)
-
-
-@pytest.fixture
 def y(world: World, worker: Caller) -> Caller:
     return world.executor(worker)
 

@@ -20,11 +20,6 @@ def task(name: str, *deps: str, **options: object) -> C.Task:
 
 
 @pytest.fixture
-def client(world: World) -> Caller:
-    return world.client()
-
-
-@pytest.fixture
 def x(world: World) -> Caller:
     return world.executor(world.worker("w"), threads=2)
 

@@ -14,16 +14,6 @@ from store.test_tasks import finish, submit, task
 
 
 @pytest.fixture
-def client(world: World) -> Caller:
-    return world.client()
-
-
-@pytest.fixture
-def worker(world: World) -> Caller:
-    return world.worker("w")
-
-
-@pytest.fixture
 def other(world: World) -> Caller:
     return world.worker("v")
 

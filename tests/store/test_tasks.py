@@ -36,18 +36,8 @@ def fail(x: Caller, name: str, status: str = "erred", value: bytes = b"E") -> No
 
 
 @pytest.fixture
-def client(world: World) -> Caller:
-    return world.client()
-
-
-@pytest.fixture
 def worker(world: World) -> Caller:
     return world.worker("w", address="tcp://h:1", host="h", resources="GPU=2,MEM=1.5")
-
-
-@pytest.fixture
-def x(world: World, worker: Caller) -> Caller:
-    return world.executor(worker)
 
 
 def test_an_idle_executor_gets_the_task_at_once(world: World, client: Caller, x: Caller) -> None:
