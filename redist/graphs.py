@@ -174,7 +174,9 @@ class _Submission:
             return known
         with session.lock:
             client._check_alive()
-            session.ledger.drain()  # lest `bound` takes what was released before for alive
+            session.ledger.drain()
+            if any(name in records and records[name].count <= 0 for name in names):
+                session.flush(everything=True)  # in a graph to come, what was let go may mean something else
             for name in names:
                 state = records.get(name)
                 if state is not None and state.status != CANCELLED:

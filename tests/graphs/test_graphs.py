@@ -254,3 +254,9 @@ def test_in_a_task(client: Client) -> None:
         return client.get({f"a-{n}": (inc, n), f"b-{n}": (inc, f"a-{n}")}, f"b-{n}")  # type: ignore[no-any-return]
 
     assert client.gather(client.map(nested, range(8))) == list(range(2, 10))
+
+
+def test_keys_that_were_let_go_get_another_meaning_at_once(client: Client) -> None:
+    """The release leaves ahead of the next graph, though nobody waits for it."""
+    for round_ in range(100):
+        assert client.get({"x": (inc, round_), "y": (inc, "x")}, ["y", "x"]) == [round_ + 2, round_ + 1]
