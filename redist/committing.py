@@ -11,7 +11,7 @@ from redist.protocol import Payload
 from redist.session.operations import Ask, Operation, Until
 from redist.session.states import PENDING, Condition, FutureState
 from redist.store import calls
-from redist.store.calls import Value
+from redist.store.calls import Call, Value
 from redist.store.replies import parse_commit
 
 if TYPE_CHECKING:
@@ -46,22 +46,11 @@ def commit(
         inside = {name for names in contains for name in names}
         if inside and session.submissions.holding.holds_any(inside):
             yield Until(Condition(partial(_left, client, inside)))
-        with session.lock:
-            values = []
-            for (state, payload, attempt, worker), names in zip(part, contains):
-                count = max(state.count, 1)
-                values.append(
-                    Value(
-                        state.name, count, attempt, worker, payload.nbytes, payload.type, payload.inline or b"", keep,
-                        names,
-                    )
-                )  # fmt: skip
-                session.ledger.settled(state, count)
-            before = session.lane.incarnation, session.lane.n
         told = {state.name for state, *_ in part}
         sent |= told
+        before = session.lane.incarnation, session.lane.n
         try:
-            reply = yield Ask(calls.commit(values), timeout)
+            reply = yield Ask(partial(_call, client, part, contains, keep), timeout)
         except StoreError as error:
             if not error.pending:
                 sent -= told
@@ -77,6 +66,20 @@ def commit(
                 if state.name not in known and state.status == PENDING:
                     where = f"{worker}.{attempt}" if worker else ""
                     state.finish(payload.nbytes, payload.type, where, payload.inline)
+
+
+def _call(client: Client, part: Sequence[Written], contains: Sequence[Sequence[str]], keep: bool) -> Call:
+    """Make the call, with the counts of now: another thread may refer to the keys until then."""
+    values = []
+    for (state, payload, attempt, worker), names in zip(part, contains):
+        count = max(state.count, 1)
+        values.append(
+            Value(
+                state.name, count, attempt, worker, payload.nbytes, payload.type, payload.inline or b"", keep, names
+            )
+        )  # fmt: skip
+        client.session.ledger.settled(state, count)
+    return calls.commit(values)
 
 
 def _left(client: Client, names: set[str]) -> bool:

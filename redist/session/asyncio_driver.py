@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from redist.errors import ClientClosed, ConnectionLost, RedistError
 from redist.session import outside
 from redist.session.driver import Driver
-from redist.session.operations import Ask, AskAll, Operation, Post, Request, Run, Until
+from redist.session.operations import Ask, AskAll, Operation, Post, Request, Run, Sendable, Until
 from redist.session.outcome import Outcome
 from redist.session.session import Session
 from redist.session.states import Condition, Waiter
@@ -181,7 +181,7 @@ class AsyncioDriver(Driver):
 
     async def call_all(
         self,
-        calls: Sequence[Call],
+        calls: Sequence[Sendable],
         timeout: float | None = None,
         *,
         patient: bool = False,
@@ -190,7 +190,7 @@ class AsyncioDriver(Driver):
         """Send calls together and return their replies; see `ThreadDriver.call_all`."""
         self.check_alive()
         outcome = Outcome(len(calls))
-        entries = [self.session.enqueue(call, *outcome.of(i)) for i, call in enumerate(calls)]
+        entries = self.enqueue_all(calls, outcome)
         seen = self.progress(outcome)
         self.push_out()
         while not await self.wait(outcome, timeout):

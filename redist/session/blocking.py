@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from redist.session.operations import Ask, AskAll, Operation, Post, Request, Run, Until
+from redist.session.operations import Ask, AskAll, Operation, Post, Request, Run, Sendable, Until
 from redist.session.states import Waiter
 from redist.store.calls import Call
 
@@ -26,7 +26,7 @@ class BlockingRunner:
 
     def call_all(
         self,
-        calls: Sequence[Call],
+        calls: Sequence[Sendable],
         timeout: float | None = None,
         *,
         patient: bool = False,
@@ -64,7 +64,7 @@ class BlockingRunner:
         if kind is Run:
             return request.function(*request.args)  # type: ignore[union-attr]
         if kind is Post:
-            return self.post(request.call)  # type: ignore[union-attr]
+            return self.post(request.call)  # type: ignore[union-attr,arg-type]
         block = self.on_block
         if block is None:
             return self._await(request)

@@ -10,6 +10,7 @@ from typing import Any
 from redist.errors import ForkedClientError, StoreError
 from redist.session.lane import Entry
 from redist.session.links import Links
+from redist.session.operations import Sendable
 from redist.session.outcome import Outcome
 from redist.session.session import Session
 from redist.session.wakeup import Wakeup
@@ -91,6 +92,11 @@ class Driver:
             yield
         finally:
             unblock()
+
+    def enqueue_all(self, calls: Sequence[Sendable], outcome: Outcome) -> list[Entry]:
+        """Put calls on the lane, whose replies go to `outcome`. Under the lock."""
+        enqueue = self.session.enqueue
+        return [enqueue(call() if callable(call) else call, *outcome.of(i)) for i, call in enumerate(calls)]
 
     def limit(self, timeout: float | None) -> tuple[float | None, bool]:
         """Return how long to wait for replies, and whether from the last thing on that the server did for us."""

@@ -23,9 +23,12 @@ from typing import Any, TypeAlias, TypeVar
 from redist.session.states import Waiter
 from redist.store.calls import Call
 
-__all__ = ["Ask", "AskAll", "Operation", "Post", "Request", "Run", "Until"]
+__all__ = ["Ask", "AskAll", "Operation", "Post", "Request", "Run", "Sendable", "Until"]
 
 T = TypeVar("T")
+
+Sendable: TypeAlias = "Call | Callable[[], Call]"
+"""A call, or what makes it under the lock, as it goes onto the lane: what it says of counts nobody says before it."""
 
 
 # Plain classes: five dataclasses would take a millisecond of every start.
@@ -36,7 +39,7 @@ class Ask:
 
     __slots__ = ("call", "stays", "timeout")
 
-    def __init__(self, call: Call, timeout: float | None = None, *, stays: bool = False) -> None:
+    def __init__(self, call: Sendable, timeout: float | None = None, *, stays: bool = False) -> None:
         self.call = call
         self.timeout = timeout
         self.stays = stays
@@ -52,7 +55,9 @@ class AskAll:
 
     __slots__ = ("calls", "stays", "timeout")
 
-    def __init__(self, calls: Sequence[Call], timeout: float | None = None, *, stays: bool = False) -> None:
+    def __init__(
+        self, calls: Sequence[Sendable], timeout: float | None = None, *, stays: bool = False
+    ) -> None:
         self.calls = calls
         self.timeout = timeout
         self.stays = stays

@@ -21,6 +21,7 @@ from typing import Any
 from redist.errors import ClientClosed, ConnectionLost, RedistError
 from redist.session.blocking import BlockingRunner
 from redist.session.driver import Driver
+from redist.session.operations import Sendable
 from redist.session.outcome import Outcome
 from redist.session.role import Parked, Polls, ReaderRole
 from redist.session.session import Session
@@ -182,7 +183,7 @@ class ThreadDriver(Driver, BlockingRunner):
 
     def call_all(
         self,
-        calls: Sequence[Call],
+        calls: Sequence[Sendable],
         timeout: float | None = None,
         *,
         patient: bool = False,
@@ -196,7 +197,7 @@ class ThreadDriver(Driver, BlockingRunner):
         with self.lock:
             self.check_alive()
             try:
-                entries = [self.session.enqueue(call, *outcome.of(i)) for i, call in enumerate(calls)]
+                entries = self.enqueue_all(calls, outcome)
                 seen = self.progress(outcome)
                 self.links.transmit()
             except BaseException as error:
