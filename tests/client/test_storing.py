@@ -12,7 +12,6 @@ import pytest
 from redist import Client, Future, LocalCluster, scattering
 from redist.belonging import Borrowing
 from redist.scattering import prepare, store
-from redist.store.keys import encode_key
 from servers import wait_until
 
 
@@ -111,24 +110,3 @@ def test_a_count_does_not_come_before_the_value(client: Client, keys: Callable[[
     assert client.gather(Future._of(state, client)) == "a value"
     client._release(state)
     wait_until(lambda: not keys())
-
-
-def test_what_was_said_of_an_earlier_life_is_no_news(client: Client, keys: Callable[[], list[str]]) -> None:
-    """The reply tells that a value is stored; a push of that would come to whatever has its key by then."""
-    heard: list[str] = []
-    apply = client.session.notifications.states
-
-    def states(message: list[Any]) -> None:
-        heard.extend(name.decode() for name in message[2::7])
-        apply(message)
-
-    client.session.notifications.states = states  # type: ignore[method-assign]
-    future = client.scatter({"k": "small"})["k"]
-    later = client.submit(abs, -1)
-    assert later.result() == 1  # behind it
-    assert encode_key(later.key) in heard
-    assert "k" not in heard
-    other = Client(client.cluster or client.url, namespace=client.namespace, set_as_default=False)
-    assert Future("k", other).result() == "small"
-    other.close()
-    del future, later

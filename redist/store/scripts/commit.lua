@@ -76,8 +76,7 @@ while i <= #a do
         S.set(name, h, 'state', 'released', 'nbytes', int(nbytes), 'type', kind, 'lost', 'worker ' .. int(worker))
         S.later('revive ' .. name)
       else
-        -- A push of ours could come so late that the name has another life by then.
-        S.remember(name, h, int(attempt), int(worker), int(nbytes), kind, value, names, ME)
+        S.remember(name, h, int(attempt), int(worker), int(nbytes), kind, value, names)
       end
     end
     if not wanted(h) then

@@ -54,9 +54,8 @@ local function unfire(name, h)
   end
 end
 
--- A value has come: inline (`value` not empty), or as a segment of `worker`. `names` are the keys that it contains; the caller
--- `answered` hears of it in the reply.
-function S.remember(name, h, attempt, worker, nbytes, kind, value, names, answered)
+-- A value has come: inline (`value` not empty), or as a segment of `worker`. `names` are the keys that it contains.
+function S.remember(name, h, attempt, worker, nbytes, kind, value, names)
   local long = h.data == ''
   if value ~= '' then
     local data = S.data_field(name, value)
@@ -90,7 +89,7 @@ function S.remember(name, h, attempt, worker, nbytes, kind, value, names, answer
     S.set(name, h, 'contains', attempt)
     S.pin(attempt .. ' ' .. name, names)
   end
-  S.tell(name, h, answered)
+  S.tell(name, h)
   if h.needed then
     S.later('come ' .. name)
   end

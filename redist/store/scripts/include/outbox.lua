@@ -40,12 +40,12 @@ function S.tell_one(ordinal, name, h)
   S.push(ordinal, name, S.describe(name, h, PUSH_LIMIT, ERROR_LIMIT))
 end
 
--- Tell every caller that holds a reference how the key stands now, but the one that is answered so.
-function S.tell(name, h, answered)
+-- Tell every caller that holds a reference how the key stands now.
+function S.tell(name, h)
   local state, attempt, nbytes, kind, where, value
   for field in pairs(h) do
     local ordinal = match(field, '^refs:([1-9]%d*)$')
-    if ordinal and ordinal ~= answered then
+    if ordinal then
       if not state then
         state, attempt, nbytes, kind, where, value = S.describe(name, h, PUSH_LIMIT, ERROR_LIMIT)
       end
