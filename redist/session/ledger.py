@@ -170,8 +170,8 @@ class Ledger:
         self._dirty.pop(state, None)
 
     def tasks(self) -> Iterator[Task]:
-        """Return the tasks of the keys that we know."""
-        return (state.task for state in self._states if state.task is not None)
+        """Return the tasks of the keys that we refer to."""
+        return (state.task for state in self._states if state.task is not None and state.count > 0)
 
     def disown(self, state: FutureState) -> None:
         """Forfeit our references, and pay no attention to what the server says of the key from now on."""

@@ -265,10 +265,8 @@ class Submissions:
         else:
             for _ in range(taken):
                 source.popleft()
-        if len(self.functions) + len(self._classes) > self._many and not (
-            source or self.outbox or self.holding.tasks
-        ):
-            self._let_go()
+        if not source:
+            self._look()
 
     def _uncount(self, tasks: list[Task], states: list[FutureState]) -> None:
         """Take the counts off the tasks of a call that live without one: what needs them comes with the same call."""
@@ -285,9 +283,17 @@ class Submissions:
 
     # --- letting go -------------------------------------------------------------------------------------------------
 
+    def _look(self) -> None:
+        """Let go of functions and classes if there are many, and all that is collected has left."""
+        if len(self.functions) + len(self._classes) > self._many and not (self.outbox or self.holding.tasks):
+            self._let_go()
+
     def _let_go(self) -> None:
         """Forget the functions and classes that no task of ours needs, and have the server let go of them."""
+        self._ledger.drain()
         needed = {name for task in self._ledger.tasks() for name in (task.fn, task.cls)}
+        # What only an unanswered call needs is looked at again with its answer.
+        self._many = max(KEPT, 2 * sum(name in needed for name in (*self.functions, *self._classes)))
         for entry in self._lane.unanswered:
             if entry.call.script.name == "submit":
                 needed.update(named(entry.call))
@@ -299,7 +305,6 @@ class Submissions:
         if dropped:
             self._lane.enqueue(calls.drop_functions(dropped))
         self._brought -= dropped
-        self._many = max(KEPT, 2 * (len(self.functions) + len(self._classes)))
 
     def let_go_later(self, entry: Entry) -> None:
         """Leave what an unanswered call was to drop to the next that drops: it may have been brought again."""
@@ -311,6 +316,7 @@ class Submissions:
         self.unanswered = max(0, self.unanswered - 1)
         if self.outbox:
             self.pump()
+        self._look()
 
     def _answered_with(self, kept: list[object], reply: object) -> None:
         kept.clear()

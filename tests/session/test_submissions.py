@@ -135,6 +135,16 @@ def test_functions_of_what_is_unanswered_stay(bench: Bench) -> None:
     assert {"g", "h"} <= set(bench.submissions.functions)
 
 
+def test_what_only_an_unanswered_call_needs_is_looked_at_with_its_answer(bench: Bench) -> None:
+    """However many functions came while nothing was answered, no further submission has to come."""
+    for i in range(KEPT + 10):
+        bench.submissions.add_function(f"u{i}", b"U")
+        bench.submissions._ledger.release(bench.submit(f"unwanted-{i}", fn=f"u{i}"))
+    while bench.lane.unanswered:
+        bench.lane.on_reply([b"OK", 0])
+    assert len(bench.submissions.functions) <= KEPT
+
+
 def test_nothing_is_let_go_while_tasks_are_collected(bench: Bench) -> None:
     fill(bench)
     for i in range(WINDOW + 3):
