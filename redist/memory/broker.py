@@ -10,7 +10,6 @@ import asyncio
 import itertools
 import logging
 import os
-import secrets
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Sequence
@@ -22,15 +21,13 @@ from redist.memory.broker_messages import ABORT, COMMIT, DROP, FETCH, RESERVE, S
 from redist.memory.directory import SegmentDirectory
 from redist.memory.frames import FrameParser, error_fields, pack_frame
 from redist.memory.headers import footprint
-from redist.memory.locks import remove_tree
+from redist.memory.local_sockets import bind
 
 __all__ = ["Broker"]
 
 logger = logging.getLogger("redist.memory")
 
 FetchCall: TypeAlias = Callable[[Sequence[Wanted]], Awaitable[list[RedistError | None]]]
-
-_LONGEST_SOCKET_PATH = 100
 
 
 @dataclass(slots=True)
@@ -79,7 +76,6 @@ class Broker:
         self._on_dropped = on_dropped
         self._make_room = make_room
         self._server: asyncio.AbstractServer | None = None
-        self._private: str | None = None
         self._numbers = itertools.count(1)
         self._peers: set[_Peer] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -87,17 +83,8 @@ class Broker:
     async def start(self) -> str:
         """Serve; return the path of the socket."""
         path = os.path.join(self.directory.path, "socket")
-        if len(path) > _LONGEST_SOCKET_PATH:
-            # a socket's path is limited to 107 bytes
-            self._private = _private_directory()
-            path = os.path.join(self._private, "socket")
-        try:
-            os.unlink(path)
-        except FileNotFoundError:
-            pass
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(lambda: _Peer(self), path, backlog=512)
-        os.chmod(path, 0o600)
+        self._server = await loop.create_unix_server(lambda: _Peer(self), sock=bind(path), backlog=512)
         self.address = path
         return path
 
@@ -116,9 +103,6 @@ class Broker:
             except FileNotFoundError:
                 pass
             self.address = ""
-        if self._private is not None:
-            remove_tree(self._private)
-            self._private = None
 
     def disconnect(self, pid: int) -> None:
         """Close the connections of a process that died; children it forked may hold them open."""
@@ -316,13 +300,3 @@ def _wanted(name: Any, attempt: Any, addresses: Any) -> Wanted:
     if isinstance(addresses, list) and all(isinstance(address, str) for address in addresses):
         return name, attempt, addresses
     raise SegmentCorrupt(f"not a list of addresses: {addresses!r:.80}")
-
-
-def _private_directory() -> str:
-    while True:
-        path = f"/tmp/redist-{secrets.token_hex(4)}"  # noqa: S108  # a short one, made by us, owner-only
-        try:
-            os.mkdir(path, 0o700)
-        except FileExistsError:
-            continue
-        return path

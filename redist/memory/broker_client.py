@@ -35,6 +35,7 @@ from redist.memory.broker_messages import (
 )
 from redist.memory.frames import pack_frame
 from redist.memory.headers import Header
+from redist.memory.local_sockets import address_of
 from redist.memory.writer import PayloadLike, SegmentWriter, header_for
 
 __all__ = ["BrokerClient"]
@@ -320,7 +321,8 @@ class _Connection:
 def _connect(address: str) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        sock.connect(address)
+        with address_of(address) as short:
+            sock.connect(short)
     except OSError as error:
         sock.close()
         raise TransferError(f"{address}: the worker cannot be reached: {error.strerror or error}") from error

@@ -25,6 +25,7 @@ from redist.memory.broker_messages import (
 )
 from redist.memory.frames import pack_frame
 from redist.memory.headers import Header
+from redist.memory.local_sockets import address_of
 from redist.memory.writer import PayloadLike, SegmentWriter, header_for
 
 __all__ = ["AsyncBrokerClient"]
@@ -112,9 +113,10 @@ class AsyncBrokerClient(GrantHolder):
             if self._peer is None or self._peer.lost is not None:
                 loop = asyncio.get_running_loop()
                 try:
-                    _, self._peer = await loop.create_unix_connection(
-                        lambda: _AsyncConnection(self.address), self.address
-                    )
+                    with address_of(self.address) as short:
+                        _, self._peer = await loop.create_unix_connection(
+                            lambda: _AsyncConnection(self.address), short
+                        )
                 except OSError as error:
                     raise TransferError(f"{self.address}: the worker cannot be reached: {error}") from error
             return self._peer
