@@ -41,7 +41,7 @@ def slowly(x: int) -> int:
     return x
 
 
-@pytest.fixture(params=["cluster3", "sentinel", "acl_server"])
+@pytest.fixture(params=["redis7", "cluster3", "sentinel", "acl_server"])
 def server(request: pytest.FixtureRequest) -> Server:
     server: Server = request.getfixturevalue(request.param)
     return server
