@@ -91,6 +91,8 @@ class ClientBase(ClientCore):
             raise ValueError(
                 "grace= is how long what a named client holds is kept for its next life: give it a name= as well"
             )
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"the name of a client is a str, not {type(name).__name__}: {name!r:.80}")
         self._name = name
         self._prepare(asynchronous, seconds(timeout) or _time("timeout"))
         self._set_as_default = set_as_default
@@ -417,6 +419,12 @@ class ClientBase(ClientCore):
         """What this client refers to: key -> state, with its count."""
         with self.session.lock:
             return {decode_key(name): state for name, state in self.session.states.records.items()}
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a Client cannot be pickled: it is a connection of this process. In a task get_client() gives one; pass "
+            "Futures, which travel, and to another process the address, for a Client of its own"
+        )
 
     def __repr__(self) -> str:
         if not hasattr(self, "session"):

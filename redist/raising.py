@@ -17,9 +17,10 @@ def raise_told(exception: BaseException, traceback: TracebackType | None) -> NoR
 
 
 def without_way(error: BaseException) -> bool:
-    """Cut from a traceback the way on which `raise_told` brought it here; return whether that raised it.
+    """Cut from a traceback the way on which it came here; return whether there was one to cut.
 
-    What fails in redist itself was not told of any Future and keeps all its frames.
+    That is of what `raise_told` raised, and of a Ctrl-C that hit while a call waited. What fails in redist itself was not
+    told of any Future and keeps all its frames.
     """
     traceback = error.__traceback__
     while traceback is not None:
@@ -27,4 +28,7 @@ def without_way(error: BaseException) -> bool:
             error.__traceback__ = traceback.tb_next
             return True
         traceback = traceback.tb_next
+    if type(error) is KeyboardInterrupt:
+        error.__traceback__ = None
+        return True
     return False

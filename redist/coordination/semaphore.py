@@ -122,6 +122,12 @@ class Semaphore(Awaitable):
             return SemaphoreClosed(f"Semaphore or Lock `{self.name}` not known: it was closed")
         return ValueError(f"Inconsistent max leases: {self.max_leases}, expected: {refused.message}")
 
+    def _too_often(self) -> RuntimeError:
+        return RuntimeError(
+            f"Released too often: this {type(self).__name__} object of the name {self.name!r} holds nothing; what another "
+            "object of the name acquired, that one releases"
+        )
+
     # --- leases -----------------------------------------------------------------------------------------------------
 
     def acquire(self, timeout: Any = None) -> Any:
@@ -180,7 +186,7 @@ class Semaphore(Awaitable):
         """
         self._bound()
         if not self._leases:
-            raise RuntimeError("Released too often")
+            raise self._too_often()
         return self._run(self._release(self._leases.popleft()))
 
     def _release(self, token: str) -> Operation[bool]:
@@ -229,7 +235,7 @@ class Semaphore(Awaitable):
 
     async def __aexit__(self, *exc_info: object) -> None:
         if not self._leases:
-            raise RuntimeError("Released too often")
+            raise self._too_often()
         await self._run_in_loop(self._release(self._leases.popleft()))
 
     def __del__(self) -> None:

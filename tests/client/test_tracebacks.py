@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import threading
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from redist import Client, LocalCluster, as_completed
+from redist import Client, Event, Future, LocalCluster, as_completed, wait
 from redist.errors import FutureCancelledError
+from servers import wait_until
 
 
 def inner(x: int) -> float:
@@ -68,6 +71,25 @@ def test_a_cancelled_future_names_the_call_only(client: Client) -> None:
     with pytest.raises(FutureCancelledError) as caught:
         future.result()
     assert frames_of(caught.value) == ["test_a_cancelled_future_names_the_call_only", "result"]
+
+
+def test_a_ctrl_c_names_the_call_only(client: Client) -> None:
+    def strike() -> None:
+        wait_until(lambda: client._driver._role.holder is not None, what="the call waits")
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    gate = Event("open", client=client)
+    for call, name in ((Future.result, "result"), (client.gather, "gather")):
+        future = client.submit(Event.wait, gate, pure=False)
+        thread = threading.Thread(target=strike)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt) as caught:
+            call(future)
+        thread.join()
+        assert frames_of(caught.value) == ["test_a_ctrl_c_names_the_call_only", name]
+    gate.set()
+    wait([future])
+    gate.clear()
 
 
 def test_what_fails_in_redist_keeps_its_frames(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -130,6 +131,20 @@ def test_numbers(client: Client) -> None:
 def test_grace_without_a_name(cluster: LocalCluster) -> None:
     with pytest.raises(ValueError, match="give it a name="):
         Client(cluster, grace="1h")
+
+
+def test_a_name_that_is_no_str(cluster: LocalCluster) -> None:
+    with pytest.raises(TypeError, match="name of a client is a str, not int: 7"):
+        Client(cluster, name=7)  # type: ignore[arg-type]
+
+
+def test_a_client_cannot_be_pickled(client: Client) -> None:
+    with pytest.raises(TypeError, match=r"cannot be pickled.*get_client\(\).*pass Futures"):
+        pickle.dumps(client)
+    with pytest.raises(TypeError, match=r"cannot be pickled.*get_client\(\).*pass Futures"):
+        client.submit(lambda: client)
+    with pytest.raises(TypeError, match=r"cannot be pickled.*get_client\(\).*pass Futures"):
+        client.submit(str, client)
 
 
 def test_what_is_no_future(client: Client) -> None:

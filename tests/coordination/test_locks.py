@@ -120,7 +120,7 @@ def test_wrong_use(client: Client) -> None:
     lock = Lock()
     assert lock.name.startswith("lock-")
     assert lock.name != Lock().name
-    with pytest.raises(RuntimeError, match="Released too often"):
+    with pytest.raises(RuntimeError, match=f"Released too often: this Lock object of the name '{lock.name}'"):
         lock.release()
     with pytest.raises(ValueError, match="non-blocking"):
         lock.acquire(blocking=False, timeout=1)

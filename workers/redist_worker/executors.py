@@ -61,6 +61,8 @@ class Executor:
     #: resident bytes and monotonic time of the last sample
     rss: int = 0
     sampled: float = 0.0
+    #: how many processes the kernel had killed for lack of memory by then
+    memory_kills: int = 0
     #: the most memory that it had, bytes; known when it is dead
     peak: int = 0
     #: generation of the cluster in which it was started
@@ -188,7 +190,10 @@ class Executors:
         executor = self._living.pop(number, None)
         if executor is not None:
             executor.peak = peak
-            self._spawn(self._bury(executor, _how(status), clean=executor.stopping and status == 0))
+            how = _how(status)
+            if -status == signal.SIGKILL and memory_kills() > executor.memory_kills:
+                how += " (the kernel did so for lack of memory, or to another process at that time)"
+            self._spawn(self._bury(executor, how, clean=executor.stopping and status == 0))
 
     def _server_lost(self) -> None:
         lost, self._living = list(self._living.values()), {}
@@ -249,6 +254,7 @@ class Executors:
         rss = resident_bytes(executor.pid)
         if rss:
             executor.rss, executor.sampled = rss, time.monotonic()
+            executor.memory_kills = memory_kills()
 
     def kill(self, why: str, ordinals: list[int] | None = None) -> None:
         """Kill executors, all or those with `ordinals`; successors are started.
@@ -339,10 +345,16 @@ def _how(status: int) -> str:
         name = signal.Signals(-status).name
     except ValueError:
         name = f"signal {-status}"
-    text = f"was killed by {name}"
-    if -status == signal.SIGKILL:
-        text += " (the kernel does so when memory runs out)"
-    return text
+    return f"was killed by {name}"
+
+
+def memory_kills() -> int:
+    """Return how many processes the kernel has killed for lack of memory since it started; 0 where it does not tell."""
+    with contextlib.suppress(OSError), open("/proc/vmstat", "rb") as file:
+        for line in file:
+            if line.startswith(b"oom_kill "):
+                return int(line.split()[1])
+    return 0
 
 
 def resident_bytes(pid: int) -> int:
