@@ -23,7 +23,8 @@ __all__ = ["command"]
 def command(url: str, namespace: str | None, patience: float | None) -> None:
     """Check every reference, replica, pin and dependency at the server at URL against each other; nothing is written.
 
-    Payload files of living workers on this host are looked at too. Exits with 1 where something is broken.
+    Payload files of living workers on this host are looked at too. Exits with 1 where something is broken, and where
+    there is no such namespace.
     """
     from redist.diagnostics.doctor import PATIENCE, examine
     from redist.errors import RedistError
@@ -35,4 +36,4 @@ def command(url: str, namespace: str | None, patience: float | None) -> None:
     except RedistError as error:
         fail(error)
     click.echo(str(report))
-    sys.exit(0 if report.healthy else 1)
+    sys.exit(0 if report.healthy and report.exists else 1)

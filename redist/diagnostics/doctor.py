@@ -44,6 +44,8 @@ class Report:
         What is legal and worth knowing.
     looks : int
         How often the namespace was read.
+    exists : bool
+        Whether anything is or was stored under the namespace; a mistyped one is healthy, and not there.
     """
 
     url: str
@@ -56,6 +58,7 @@ class Report:
     violations: tuple[Violation, ...] = ()
     notes: tuple[str, ...] = ()
     looks: int = 1
+    exists: bool = True
 
     @property
     def healthy(self) -> bool:
@@ -66,6 +69,11 @@ class Report:
         return self.healthy
 
     def __str__(self) -> str:
+        if not self.exists:
+            lines = [
+                f"there is no namespace {self.namespace} at {self.url}: nothing was ever stored under it"
+            ]
+            return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
         who = ", ".join(
             _counted(count, kind)
             for count, kind in (
@@ -187,6 +195,7 @@ class _Examination:
                 *self._limits(),
             ),
             looks=looks,
+            exists=bool(meta or records or violations),
         )
 
     # --- reading ----------------------------------------------------------------------------------------------------

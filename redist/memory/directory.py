@@ -96,7 +96,7 @@ class SegmentDirectory:
         Parameters
         ----------
         parent : str, optional
-            Where; default `default_parent`.
+            Where; default `default_parent`. It is made if it is missing, but nothing above it is.
         limit : int
             Most bytes of payloads; 0: what the file system has.
         owner : str
@@ -105,11 +105,12 @@ class SegmentDirectory:
         Raises
         ------
         SegmentError
-            If the parent is not ours alone or cannot be written.
+            If the parent is not ours alone, cannot be written, or lies in a directory that is not there.
         """
-        parent = os.path.abspath(parent if parent is not None else default_parent())
+        given = parent is not None
+        parent = os.path.abspath(default_parent() if parent is None else parent)
         path = os.path.join(parent, secrets.token_hex(16))
-        lock_fd = _make(parent, path)
+        lock_fd = _make(parent, path, log=given)
         directory = cls(path, lock_fd)
         directory._take(limit, owner)
         return directory
@@ -347,12 +348,24 @@ class SegmentDirectory:
         return f"<SegmentDirectory {self.path}: {len(self.files)} payloads, {format_size(self._total)}>"
 
 
-def _make(parent: str, path: str) -> int:
+def _make(parent: str, path: str, *, log: bool) -> int:
     """Make the directory `path` below `parent`, locked from the moment it has its name; return the lock."""
+    above = os.path.dirname(parent)
+    if not os.path.isdir(above):
+        # a mistyped path: payloads in a new directory of the root's disk would be a surprise
+        raise SegmentError(
+            f"{parent}: there is no directory {above}; make it, or give another segment directory"
+        )
     making = os.path.join(parent, BEING_MADE + os.path.basename(path))
     for left in (2, 1, 0):
         try:
-            os.makedirs(parent, mode=0o700, exist_ok=True)
+            try:
+                os.mkdir(parent, 0o700)
+            except FileExistsError:
+                pass
+            else:
+                if log:
+                    logger.info("made the directory %s for payloads", parent)
             _check_private(parent)
             os.mkdir(making, 0o700)
             _write_file(os.path.join(making, ID_FILE), new_host_id().encode())

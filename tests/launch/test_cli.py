@@ -248,6 +248,35 @@ def test_worker_refused() -> None:
     assert "--threads" in run("worker", "redis://h", "--threads", "0", code=2)
 
 
+def test_worker_says_at_once_that_it_waits_for_its_server() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and nobody listens
+        url = f"redis://127.0.0.1:{taken.getsockname()[1]}"
+        command = Started("worker", url, "--connect-timeout", "300")
+        said = command.process.stderr.readline()
+        assert f"nothing answers at {url}" in said
+        assert "Trying again for 300 s (--connect-timeout)" in said
+        assert command.end()[0] == 0
+        command = Started("worker", url, "--connect-timeout", "0.3")
+        code, error = command.end(None)
+        assert code == 69
+        assert error.splitlines()[-1].endswith("Gave up after 0.3 s (--connect-timeout)")
+        assert "Traceback" not in error
+
+
+def test_worker_makes_no_path(valkey: Server, namespace: str, tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    args = ("worker", valkey.url, "--namespace", namespace, "--grace", "0", "--segments")
+    code, error = Started(*args, str(missing / "segments")).end(None)
+    assert code == 78
+    assert f"there is no directory {missing}" in error
+    assert not missing.exists()
+    command = Started(*args, str(missing))
+    wait_until(lambda: f"made the directory {missing} for payloads" in command.process.stderr.readline(), 20)
+    assert missing.exists()
+    assert command.end()[0] == 0
+
+
 # --- looking --------------------------------------------------------------------------------------------------------
 
 
@@ -289,6 +318,13 @@ def test_doctor(cluster: LocalCluster) -> None:
     assert "'broken'" in output
     wire.call("DEL", f"{cluster.endpoint.prefix}key:broken")
     wire.close()
+
+
+def test_doctor_of_a_namespace_that_never_was(cluster: LocalCluster) -> None:
+    output = run("doctor", cluster.scheduler_address, "--namespace", "tpyo", code=1)
+    assert "there is no namespace tpyo at" in output
+    assert "nothing was ever stored" in output
+    assert "healthy" not in output
 
 
 def test_a_tenant_can_look(acl_server: Server, namespace: str) -> None:

@@ -183,14 +183,26 @@ class Worker:
     async def _meet_server(self) -> str:
         """Wait for the server, see whether it is fit, and return the token of the namespace's data servers."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.options.connect_timeout
+        patience = self.options.connect_timeout
+        began = loop.time()
+        deadline, said = began + patience, False
         while True:
-            try:
-                return await asyncio.to_thread(self._try_server, max(0.05, min(1.0, deadline - loop.time())))
-            except ConnectionLost:
-                if loop.time() > deadline:
-                    raise
             # short tries, so that a worker that waits for its server can be stopped
+            trying = asyncio.to_thread(self._try_server, max(0.05, min(1.0, deadline - loop.time())))
+            try:
+                secret = await trying
+            except ConnectionLost as error:
+                if loop.time() > deadline:
+                    raise ConnectionLost(
+                        f"{error}. Gave up after {patience:g} s (--connect-timeout)"
+                    ) from error
+                if not said:
+                    said = True
+                    logger.warning("%s. Trying again for %g s (--connect-timeout)", error, patience)
+            else:
+                if said:
+                    logger.warning("%s answers after %.1f s", self.endpoint.url, loop.time() - began)
+                return secret
             await asyncio.sleep(0.05)
 
     def _try_server(self, timeout: float) -> str:
