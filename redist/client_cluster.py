@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Literal
 
-from redist import datasets, describing, events, files, forwarding, inspecting, metadata, plugins, running
+from redist import (
+    config,
+    datasets,
+    describing,
+    events,
+    files,
+    forwarding,
+    inspecting,
+    metadata,
+    plugins,
+    restarting,
+    running,
+)
 from redist.client_base import NO_DEFAULT, ClientBase
 from redist.current import futures_of
-from redist.errors import NoScheduler
+from redist.errors import NoScheduler, NotOffered
 from redist.future import Future
 from redist.session.operations import Ask, Operation
 from redist.store.calls import Call
+from redist.timeouts import seconds
 
 __all__ = ["ClientCluster"]
 
@@ -81,6 +94,38 @@ class ClientCluster(ClientBase):
             "there is no scheduler process: its state is in Redis, see docs/redis-schema.md; scheduler_info(), why() and "
             "dump_cluster_state() show it, and run() runs a function in the processes that run tasks"
         )
+
+    def restart_workers(
+        self, workers: list[str], timeout: Any = NO_DEFAULT, raise_for_error: bool = True
+    ) -> Any:
+        """Start the processes that run the tasks of some workers anew, and wait until they are there.
+
+        What runs there runs again elsewhere and is not blamed, actors there are lost; the values stay, as the workers' own
+        processes do.
+
+        Parameters
+        ----------
+        workers : list of str
+            Addresses or names.
+        timeout : float or str, optional
+            How long to wait; default: the setting ``client.restart-timeout``, None for ever.
+        raise_for_error : bool
+            Whether a worker that is not there, or whose processes are not there in time, is an error.
+
+        Returns
+        -------
+        dict
+            For each of `workers`, as it was given, ``'OK'``, ``'removed'`` or ``'timed out'``.
+
+        Raises
+        ------
+        TimeoutError
+            If they are not there within `timeout`.
+        WorkerGone
+            If there is no such worker.
+        """
+        limit = seconds(config.get("client.restart-timeout") if timeout is NO_DEFAULT else timeout)
+        return self._run(restarting.restart_workers(self._me, workers, limit, raise_for_error))
 
     # --- what there is ----------------------------------------------------------------------------------------------
 
@@ -251,10 +296,10 @@ class ClientCluster(ClientBase):
         """Raise `NoScheduler`: there are none."""
         raise NoScheduler("there is no scheduler process, and so no plugin of one")
 
-    def register_worker_callbacks(self, setup: Callable[..., Any]) -> Any:
+    def register_worker_callbacks(self, setup: Callable[..., Any] | None = None) -> Any:
         """Have a function called in every process that runs tasks, now and later; see `register_plugin`.
 
-        It is given the worker if it has an argument ``dask_worker``.
+        It is given the worker if it has an argument ``dask_worker``. Without a function nothing is called.
         """
         return self.register_plugin(plugins.Setup(setup))
 
@@ -370,6 +415,46 @@ class ClientCluster(ClientBase):
     def get_scheduler_logs(self, n: int | None = None) -> Any:
         """Raise `NoScheduler`: there is none that could log."""
         raise NoScheduler("there is no scheduler process that could log: see the log of the Redis server")
+
+    def get_worker_logs(self, n: int | None = None, workers: Any = None, nanny: bool = False) -> Any:
+        """Raise `NotOffered`: workers log to standard error."""
+        raise NotOffered(
+            "workers keep no logs: they write them to standard error, where whoever starts them keeps it. "
+            "forward_logging() brings what is logged in tasks to this process, from now on"
+        )
+
+    def get_task_stream(
+        self,
+        start: Any = None,
+        stop: Any = None,
+        count: int | None = None,
+        plot: Any = False,
+        filename: str = "task-stream.html",
+        bokeh_resources: Any = None,
+    ) -> Any:
+        """Raise `NotOffered`: when tasks ran is not recorded."""
+        raise NotOffered(
+            "when each task ran is not recorded: a WorkerPlugin's transition() hears of every task in the process that runs "
+            "it, and worker.log_event() there with subscribe_topic() here brings what it notes to this process"
+        )
+
+    def profile(
+        self,
+        key: str | None = None,
+        start: Any = None,
+        stop: Any = None,
+        workers: Iterable[str] | None = None,
+        merge_workers: bool = True,
+        plot: Any = False,
+        filename: str | None = None,
+        server: bool = False,
+        scheduler: bool = False,
+    ) -> Any:
+        """Raise `NotOffered`: what tasks do is not sampled."""
+        raise NotOffered(
+            "what tasks do is not sampled: call_stack() shows it now, and `py-spy record --pid` the processes whose ids "
+            "client.run(os.getpid) returns"
+        )
 
 
 def _ask(call: Call) -> Operation[None]:

@@ -181,6 +181,10 @@ class NoScheduler(RedistError, NotImplementedError):
     """What was asked for needs a scheduler process, and there is none; the message says what to use instead."""
 
 
+class NotOffered(RedistError, NotImplementedError):
+    """redist does not offer what was asked for; the message says what to use instead."""
+
+
 class NoWorkers(RedistError):
     """No living worker can take the data; start one, or relax ``workers=``."""
 

@@ -8,9 +8,8 @@ __all__ = ["NOT_YET", "check_options", "not_yet"]
 
 NOT_YET = frozenset(
     {
-        "benchmark_hardware", "get_task_stream", "get_worker_logs", "profile", "rebalance",
-        "recreate_error_locally", "recreate_task_locally", "register_worker_plugin", "replicate",
-        "restart_workers", "retire_workers",
+        "benchmark_hardware", "rebalance", "recreate_error_locally", "recreate_task_locally",
+        "register_worker_plugin", "replicate", "retire_workers",
     }
 )  # fmt: skip
 """Methods of Dask's client that this one lacks. What only a scheduler process could do is not among them."""

@@ -79,12 +79,14 @@ class UploadFile(WorkerPlugin):
 class Setup(WorkerPlugin):
     """Calls a function at the start; see `Client.register_worker_callbacks`."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any] | None) -> None:
+        if function is not None and not callable(function):
+            raise TypeError(f"setup is a function, not {type(function).__name__}: {function!r:.80}")
         self._function = function
 
     def setup(self, worker: Any) -> Any:
         """Call the function."""
-        return worker.call(self._function)
+        return None if self._function is None else worker.call(self._function)
 
 
 # --- client ---------------------------------------------------------------------------------------------------------

@@ -152,6 +152,9 @@ def test_coroutines_and_callbacks(client: Client, tmp_path: Path) -> None:
 
     client.register_worker_callbacks(prepare)
     assert set(client.run(lambda dask_worker: dask_worker.was_called).values()) == {True}
+    assert set(client.register_worker_callbacks()) == set(client.nthreads())  # nothing to call
+    with pytest.raises(TypeError, match="setup is a function, not int: 5"):
+        client.register_worker_callbacks(5)  # type: ignore[arg-type]
 
 
 def test_what_is_no_plugin(client: Client) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from redist import Client, Future, LocalCluster, as_completed, wait
-from redist.errors import ClientClosed, InvalidKey
+from redist.errors import ClientClosed, InvalidKey, NotOffered
 from redist.missing import NOT_YET
 
 
@@ -47,6 +47,13 @@ def test_methods_of_dask_that_are_not_there_yet(client: Client) -> None:
     for name in NOT_YET:
         assert not hasattr(client, name)
         assert name not in dir(client)
+    for call, words in (
+        (client.get_worker_logs, "forward_logging"),
+        (client.get_task_stream, "WorkerPlugin"),
+        (client.profile, "call_stack"),
+    ):
+        with pytest.raises(NotOffered, match=words):
+            call()
     with pytest.raises(AttributeError, match="'Client' object has no attribute 'sumbit'"):
         client.sumbit(len, "abc")
     unborn = Client(asynchronous=True)

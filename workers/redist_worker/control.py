@@ -4,6 +4,7 @@ A message is a msgpack list, put there by `redist.store.calls.send`:
 
 ============================================= =======================================================================
 ``["kill", executor ordinal...]``             kill these executors, or all; successors are started
+``["replace", executor ordinal...]``          the same; nobody is blamed for what runs
 ``["interrupt", executor ordinal, attempt]``  kill this executor if it runs this attempt; nobody is blamed
 ``["restart"]``                               replace the executors that were started before the last restart
 ``["close"]``                                 stop in good order
@@ -84,7 +85,10 @@ class Control:
     def _obey(self, message: list[Any]) -> None:
         op, *rest = message
         if op == "kill":
-            self._spawn(self._kill([int(ordinal) for ordinal in rest]))
+            self._spawn(self._kill("was killed on demand", [int(ordinal) for ordinal in rest]))
+        elif op == "replace":
+            why = "was replaced by restart_workers()"
+            self._spawn(self._kill(why, [int(ordinal) for ordinal in rest], blame=False))
         elif op == "interrupt":
             self._spawn(self._interrupt(int(rest[0]), int(rest[1])))
         elif op == "restart":
@@ -102,7 +106,7 @@ class Control:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _kill(self, ordinals: list[int]) -> None:
+    async def _kill(self, why: str, ordinals: list[int], *, blame: bool = True) -> None:
         executors = self._worker.executors
         until = asyncio.get_running_loop().time() + _START_SECONDS
         # one that has just been registered tells us its ordinal in a moment
@@ -110,7 +114,7 @@ class Control:
             if asyncio.get_running_loop().time() > until:
                 break
             await asyncio.sleep(0.02)
-        executors.kill("was killed on demand", ordinals or None)
+        executors.kill(why, ordinals or None, blame=blame)
 
     async def _interrupt(self, ordinal: int, attempt: int) -> None:
         for pause in _LOOKS:  # what was handed out in this moment starts soon

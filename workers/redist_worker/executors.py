@@ -256,15 +256,22 @@ class Executors:
             executor.rss, executor.sampled = rss, time.monotonic()
             executor.memory_kills = memory_kills()
 
-    def kill(self, why: str, ordinals: list[int] | None = None) -> None:
+    def kill(self, why: str, ordinals: list[int] | None = None, *, blame: bool = True) -> None:
         """Kill executors, all or those with `ordinals`; successors are started.
 
         Parameters
         ----------
         why : str
             Ends a sentence that begins with the executor's name.
+        ordinals : list of int, optional
+            Which.
+        blame : bool
+            Whether the death counts for the tasks that run.
         """
-        self._kill(why, [e for e in self._living.values() if ordinals is None or e.ordinal in ordinals])
+        chosen = [e for e in self._living.values() if ordinals is None or e.ordinal in ordinals]
+        for executor in chosen:
+            executor.blameless = executor.blameless or not blame
+        self._kill(why, chosen)
 
     def interrupt(self, ordinal: int, attempt: int) -> bool:
         """Kill the executor with this ordinal if it runs `attempt`, and blame nobody; return whether it did."""
