@@ -51,6 +51,10 @@ class WorkerSettings:
         ``GPU=1,MEM=2.5``.
     host, port : str and int
         Where a worker serves its data to other hosts; a port is for one worker only.
+    segments : str
+        Where payloads lie; empty: as configured.
+    connect_timeout : str
+        How long a worker waits for the server; empty: as configured.
     grace : float
         Seconds that tasks get to finish when a worker is stopped.
     log_level : str
@@ -69,6 +73,8 @@ class WorkerSettings:
     resources: str = ""
     host: str = ""
     port: int = 0
+    segments: str = ""
+    connect_timeout: str = ""
     grace: float = 5.0
     log_level: str = "WARNING"
     echo: bool = True
@@ -85,6 +91,8 @@ class WorkerSettings:
             "resources": self.resources,
             "host": self.host,
             "port": self.port,
+            "segments": self.segments,
+            "connect-timeout": self.connect_timeout,
             "grace": f"{self.grace:g}",
             "log-level": self.log_level,
             "die-with-parent": parent_fd,

@@ -1,15 +1,8 @@
 #!/usr/bin/env python3
-"""Run N workers on this host, start again those that die, and stop all on a signal.
+"""Run N workers on this host, start again those that die, and stop all on a signal; ``--help`` says the rest.
 
 Made for a service manager: it stays in the foreground, logs one line an event to standard error, and says by its exit code
-
-  0   stopped by SIGTERM or SIGINT, every worker ended in good order
-  1   stopped by a signal, and some workers had to be killed
-  2   wrong arguments
-  69  the server could not be reached, and --once was given
-  78  no worker can run: the server refuses them, or their arguments are wrong
-
-SIGHUP starts the workers again one by one (after an upgrade). With systemd, ``Type=notify`` works.
+how it ended. SIGHUP starts the workers again one by one (after an upgrade). With systemd, ``Type=notify`` works.
 
 Example
 -------
@@ -18,20 +11,25 @@ Example
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import signal
 import socket
 import sys
 from types import FrameType
+from typing import Any
 
+import click
+
+from redist import config
+from redist.cli.common import parse_address
+from redist.cli.options import URL_HELP, url_argument, worker_options
 from redist.launch import HOPELESS, Launcher, WorkerProcess, WorkerSettings, cores
-from redist.store.connect import endpoint
+from redist.timeouts import seconds
 
 logger = logging.getLogger("launch_workers")
 
-EXIT_KILLED, EXIT_USAGE, EXIT_UNAVAILABLE, EXIT_CONFIG = 1, 2, 69, 78
+EXIT_KILLED, EXIT_CONFIG = 1, 78
 
 
 class _Signals:
@@ -53,43 +51,84 @@ class _Signals:
             self.launcher.wake()
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the workers; return the exit code."""
-    parser = _parser()
-    args = parser.parse_args(argv)
+@click.command(epilog=URL_HELP, context_settings={"help_option_names": ["-h", "--help"]})
+@url_argument
+@click.option(
+    "--workers", metavar="N", type=click.IntRange(1), default=1, help="Workers on this host. Default: 1."
+)
+@click.option(
+    "--name", metavar="NAME", help="Name of the workers, followed by -0, -1, ... Default: the host's."
+)
+@click.option("--once", is_flag=True, help="Do not start workers again.")
+@worker_options
+def main(
+    url: str,
+    workers: int,
+    name: str | None,
+    once: bool,
+    namespace: str | None,
+    executors: str | None,
+    **options: Any,
+) -> None:
+    """Run N workers on this host, start again those that die, and stop all on a signal.
+
+    What no option says, the configuration does; executors fill the cores. SIGHUP starts the workers again one by one.
+
+    \b
+    Exit codes:
+      0   stopped by SIGTERM or SIGINT, every worker ended in good order
+      1   stopped by a signal, and some workers had to be killed
+      2   wrong arguments
+      69  the server could not be reached, and --once was given
+      78  no worker can run: the server refuses them, or they are set up wrongly
+    """
+    if options["port"] and workers > 1:
+        raise click.UsageError("--port is for one worker; several on a host get any free ports.")
     logging.basicConfig(
         stream=sys.stderr,
-        level=args.log_level.upper(),
+        level=options["log_level"],
         format="%(asctime)s %(name)s %(levelname)s %(message)s",
     )
-    try:
-        point = endpoint(args.url, args.namespace)
-    except ValueError as error:
-        parser.error(str(error))
+    point = parse_address(url, namespace)
+    threads = options["threads"] or int(config.get("worker.threads"))
+    grace = seconds(_or_setting(options, "grace")) or 0.0
     settings = WorkerSettings(
         point.url,
         namespace=point.namespace,
-        executors=args.executors or max(1, cores() // (args.workers * args.threads)),
-        threads=args.threads,
-        memory_limit=args.memory_limit,
-        resources=args.resources,
-        host=args.host,
-        port=args.port,
-        grace=args.grace,
-        log_level=args.log_level.upper(),
+        executors=max(1, cores() // (workers * threads))
+        if executors in (None, "auto")
+        else int(executors or 0),
+        threads=threads,
+        memory_limit=str(_or_setting(options, "memory_limit")),
+        resources=_or_setting(options, "resources"),
+        host=options["host"] or "",
+        port=options["port"] or 0,
+        segments=options["segments"] or "",
+        connect_timeout=options["connect_timeout"] or "",
+        grace=grace,
+        log_level=options["log_level"],
         environment=point.secrets(),
     )
-    name = args.name or socket.gethostname()
-    names = [name] if args.workers == 1 and args.name else [f"{name}-{i}" for i in range(args.workers)]
+    base = name or socket.gethostname()
+    names = [base] if workers == 1 and name else [f"{base}-{i}" for i in range(workers)]
+    sys.exit(_run(settings, names, once, grace + 10))
+
+
+def _or_setting(options: dict[str, Any], name: str) -> Any:
+    return config.get(f"worker.{name}") if options[name] is None else options[name]
+
+
+def _run(settings: WorkerSettings, names: list[str], once: bool, timeout: float) -> int:
+    """Run workers until a signal; return the exit code."""
     signals = _Signals()
-    launcher = signals.launcher = Launcher(settings, restart=not args.once, report=_report)
+    launcher = signals.launcher = Launcher(settings, restart=not once, report=_report)
     launcher.add(names)
     _notify("READY=1")
-    status = _watch(launcher, signals, names, args.grace + 10)
+    status = _watch(launcher, signals, names, timeout)
     if signals.stop:
         logger.info("%s: stopping", signal.Signals(signals.stop).name)
     _notify("STOPPING=1")
-    clean = launcher.close(args.grace + 10)
+    clean = launcher.close(timeout)
     logger.info("all workers have ended")
     return status or (0 if clean else EXIT_KILLED)
 
@@ -129,51 +168,5 @@ def _notify(state: str) -> None:
             sock.sendall(state.encode())
 
 
-def _parser() -> argparse.ArgumentParser:
-    assert __doc__ is not None
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "url", help="the server: redis://, rediss://, unix://, redis+sentinel://, redis+cluster://"
-    )
-    parser.add_argument(
-        "--workers", type=_positive, default=1, metavar="N", help="workers on this host; default 1"
-    )
-    parser.add_argument(
-        "--executors", type=_positive, metavar="N", help="executors of each; default: fill the cores"
-    )
-    parser.add_argument(
-        "--threads", type=_positive, default=1, metavar="N", help="threads of each executor; default 1"
-    )
-    parser.add_argument(
-        "--memory-limit", default="0", metavar="AMOUNT", help="most memory for payloads of each: 4GiB or 0.5"
-    )
-    parser.add_argument(
-        "--name", default="", help="name of the workers, followed by -0, -1, ...; default: the host's"
-    )
-    parser.add_argument(
-        "--resources", default="", help="what tasks can ask each worker for, as GPU=1,MEM=2.5"
-    )
-    parser.add_argument("--host", default="", help="address at which other hosts reach the data of this one")
-    parser.add_argument(
-        "--port", type=int, default=0, help="port of the data server, with one worker; default: any"
-    )
-    parser.add_argument("--namespace", help="namespace of the keys; default: the URL's, or 'default'")
-    parser.add_argument(
-        "--grace", type=float, default=5.0, metavar="SECONDS", help="time for tasks to finish; default 5"
-    )
-    parser.add_argument("--once", action="store_true", help="do not start workers again")
-    parser.add_argument("--log-level", default="INFO", help="DEBUG, INFO, WARNING or ERROR")
-    return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 BELOW: dict[str, set[str]] = {
     "faces": {"cluster", "diagnostics", "session", "memory", "protocol", "store"},
     "cluster": {"memory", "store"},
-    "cli": {"cluster", "diagnostics", "store"},
+    "cli": {"cluster", "diagnostics", "memory", "store"},
     "diagnostics": {"session", "memory", "store"},
     "session": {"store"},
     "memory": set(),
@@ -34,7 +34,7 @@ ASKED_FOR = {
 def room(module: str) -> str:
     """Return the room that a module belongs to."""
     _, name, *_ = (*module.split("."), "")
-    name = "cluster" if name in ("launch", "sizing") else name
+    name = "cluster" if name in ("launch", "resources", "sizing") else name
     return name if name in BELOW else "faces"
 
 

@@ -10,7 +10,7 @@ __all__ = ["main"]
 
 #: Subcommands with their first lines, so that the overview imports none of them.
 _COMMANDS = {
-    "worker": "Run a worker: it keeps payloads and runs tasks.",
+    "worker": "Run a worker: it keeps values and runs tasks.",
     "server": "Run the embedded server in the foreground.",
     "doctor": "Look for broken invariants in a namespace.",
     "ping": "Say whether the server, and a worker of this host, are well.",

@@ -13,14 +13,10 @@ if TYPE_CHECKING:
     from redist.store.connect import Endpoint
     from redist.store.wire import Wire
 
-__all__ = ["fail", "meet", "namespace_option", "parse_address"]
+__all__ = ["fail", "meet", "parse_address"]
 
 #: Exit codes of sysexits.h, which service managers know.
 UNAVAILABLE, CONFIG = 69, 78
-
-namespace_option = click.option(
-    "--namespace", metavar="NAME", help="Namespace of the keys; default: the URL's, or 'default'."
-)
 
 
 def fail(error: Exception) -> NoReturn:

@@ -6,13 +6,14 @@ import sys
 
 import click
 
-from redist.cli.common import fail, meet, namespace_option, parse_address
+from redist.cli.common import fail, meet, parse_address
+from redist.cli.options import URL_HELP, namespace_option, url_argument
 
 __all__ = ["command"]
 
 
-@click.command("doctor", short_help="Look for broken invariants in a namespace.")
-@click.argument("url")
+@click.command("doctor", epilog=URL_HELP, short_help="Look for broken invariants in a namespace.")
+@url_argument
 @namespace_option
 @click.option(
     "--patience",

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from redist.cli.common import UNAVAILABLE, meet, namespace_option, parse_address
+from redist.cli.common import UNAVAILABLE, meet, parse_address
+from redist.cli.options import URL_HELP, namespace_option, url_argument
 
 if TYPE_CHECKING:
     from redist.store.wire import Wire
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command("ping", short_help="Say whether the server, and a worker of this host, are well.")
-@click.argument("url")
+@click.command(
+    "ping", epilog=URL_HELP, short_help="Say whether the server, and a worker of this host, are well."
+)
+@url_argument
 @click.option(
     "--worker", is_flag=True, help="Also look for a worker of this host whose lease has not run out."
 )

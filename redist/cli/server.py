@@ -9,6 +9,8 @@ from types import FrameType
 import click
 
 from redist.cli.common import fail
+from redist.cli.options import checked
+from redist.memory.amounts import parse_bytes
 
 __all__ = ["command"]
 
@@ -31,7 +33,10 @@ class _Told(Exception):
     "--port", metavar="PORT", type=click.IntRange(0, 65535), help="Port, 0 for any free one. Default: 6379."
 )
 @click.option(
-    "--maxmemory", metavar="AMOUNT", help="Full at so much, as 4GiB. Default: a quarter of the memory."
+    "--maxmemory",
+    metavar="AMOUNT",
+    callback=checked(parse_bytes),
+    help="Full at so much: 4GiB, or 0.5 of all memory. Default: a quarter of it.",
 )
 @click.option("--quiet", is_flag=True, help="Only print the address.")
 def command(
@@ -55,7 +60,7 @@ def command(
             directory=directory,
             bind=bind,
             port=6379 if port is None and bind is not None else port or 0,
-            maxmemory=configured_maxmemory() if maxmemory is None else _bytes(maxmemory),
+            maxmemory=configured_maxmemory() if maxmemory is None else parse_bytes(maxmemory),
             password=os.environ.get("REDIST_PASSWORD") or None,
             log=None if quiet else sys.stderr,
         )
@@ -89,17 +94,3 @@ def command(
 
 def _tell(signum: int, frame: FrameType | None) -> None:
     raise _Told
-
-
-def _bytes(text: str | None) -> int | None:
-    if text is None:
-        return None
-    units = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
-    amount = text.strip().lower().removesuffix("b").removesuffix("i")
-    number, unit = (amount[:-1], amount[-1]) if amount and amount[-1] in units else (amount, "")
-    try:
-        return int(float(number) * units[unit])
-    except ValueError as error:
-        raise click.BadParameter(
-            f"{text!r} is no amount of memory: write 4GiB", param_hint="--maxmemory"
-        ) from error

@@ -7,19 +7,20 @@ import sys
 
 import click
 
-from redist.cli.common import fail, meet, namespace_option, parse_address
+from redist.cli.common import fail, meet, parse_address
+from redist.cli.options import URL_HELP, namespace_option, url_argument
 
 __all__ = ["command"]
 
 
-@click.command("why", short_help="Tell who keeps a key.")
+@click.command("why", epilog=URL_HELP, short_help="Tell who keeps a key.")
 @click.argument("key")
-@click.argument("url")
+@url_argument
 @namespace_option
 def command(key: str, url: str, namespace: str | None) -> None:
     """Name every holder of KEY at the server at URL: Futures, containers, dependents, and where its value is.
 
-    A tuple key is written as in Python: redist why "('x', 0)" URL. Exits with 1 where the key is not known.
+    A tuple key is written as in Python: redist why "('x', 0)". Exits with 1 where the key is not known.
     """
     from redist.diagnostics.why import explain
     from redist.errors import InvalidKey

@@ -8,53 +8,21 @@ import sys
 import click
 
 from redist import config
-from redist.cli.common import namespace_option, parse_address
+from redist.cli.common import parse_address
+from redist.cli.options import URL_HELP, url_argument, worker_options
 
 __all__ = ["command"]
 
 
-@click.command("worker", short_help="Run a worker: it keeps payloads and runs tasks.")
-@click.argument("url")
-@click.option("--executors", metavar="N", help="Executor processes; 'auto': one a core. Default: 1.")
-@click.option(
-    "--threads",
-    metavar="N",
-    type=click.IntRange(1),
-    help="Threads of each executor. Default: 1.",
-)
-@click.option(
-    "--memory-limit",
-    metavar="AMOUNT",
-    help="Most memory for payloads: 4GiB, or 0.5 of all. Default: what there is.",
-)
+@click.command("worker", epilog=URL_HELP, short_help="Run a worker: it keeps values and runs tasks.")
+@url_argument
 @click.option("--name", metavar="NAME", help="Name of this worker, unique in the namespace.")
-@click.option("--resources", metavar="ITEMS", help="What tasks can ask for, as GPU=1,MEM=2.5.")
-@click.option(
-    "--host",
-    metavar="ADDRESS",
-    help="Where other hosts reach this one's data. Default: the way to the server.",
-)
-@click.option(
-    "--port", metavar="PORT", type=click.IntRange(0, 65535), help="Port of the data server. Default: any."
-)
-@click.option("--segments", metavar="DIR", help="Where payloads lie. Default: shared memory.")
-@click.option(
-    "--grace", metavar="SECONDS", type=float, help="Time for tasks to finish when the worker is stopped."
-)
-@click.option("--connect-timeout", metavar="SECONDS", type=float, help="How long to wait for the server.")
-@click.option(
-    "--log-level",
-    metavar="LEVEL",
-    default="INFO",
-    show_default=True,
-    help="DEBUG, INFO, WARNING or ERROR; to stderr.",
-)
-@namespace_option
+@worker_options
 def command(url: str, executors: str | None, namespace: str | None, **options: object) -> None:
     """Run a worker of the server at URL in the foreground, until SIGTERM or Ctrl-C.
 
-    URL is redis://HOST:PORT, rediss:// (TLS), unix:///PATH, redis+sentinel://HOST:PORT,.../SERVICE or
-    redis+cluster://HOST:PORT. A password may be in REDIST_PASSWORD instead. What no option says, the configuration does.
+    What no option says, the configuration does. Exits with 69 if the server cannot be reached, and with 78 if it refuses the
+    worker or the worker cannot run.
     """
     point = parse_address(url, namespace)
     if executors == "auto":
@@ -62,8 +30,6 @@ def command(url: str, executors: str | None, namespace: str | None, **options: o
 
         threads = options["threads"] or config.get("worker.threads")
         executors = str(max(1, cores() // int(str(threads))))
-    elif executors is not None and (not executors.isdecimal() or executors == "0"):
-        raise click.BadParameter("a number from 1, or 'auto'", param_hint="--executors")
     chosen = {"namespace": point.namespace, "executors": executors, **options}
     given = {k: v for k, v in chosen.items() if v is not None}
     arguments = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]

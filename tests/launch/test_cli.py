@@ -177,7 +177,7 @@ def test_server_names_what_keeps_it_from_starting(tmp_path: Path, quiet: list[st
     assert f"{tmp_path}/password" in refused("--dir", str(tmp_path), "--bind", "0.0.0.0", "--port", "0")
     assert "it said nothing" in refused(REDIST_SERVER="false")
     assert "No such option" in refused("--foo", code=2)
-    assert "maxmemory -5" in refused("--maxmemory", "-5", code=2)
+    assert "'-5' is no amount of memory" in refused("--maxmemory", "-5", code=2)
     assert "the address to listen at is empty" in refused("--bind", "", code=2)
     error = refused("--port", "0", code=2, REDIST_PASSWORD="se\ncret")
     assert "'requirepass' has a control character" in error
@@ -246,6 +246,48 @@ def test_worker_refused() -> None:
     assert "unknown scheme" in run("worker", "http://h", code=2)
     assert "a number from 1, or 'auto'" in run("worker", "redis://h", "--executors", "few", code=2)
     assert "--threads" in run("worker", "redis://h", "--threads", "0", code=2)
+    assert "is no amount of memory" in run("worker", "redis://h", "--memory-limit", "much", code=2)
+    assert "'GPU' is no resource" in run("worker", "redis://h", "--resources", "GPU", code=2)
+    assert "is no span of time" in run("worker", "redis://h", "--grace", "soon", code=2)
+    assert "'LOUD' is not one of" in run("worker", "redis://h", "--log-level", "LOUD", code=2)
+    assert "there is no directory /nowhere" in run("worker", "redis://h", "--segments", "/nowhere/x", code=2)
+
+
+def test_one_usage_of_a_worker() -> None:
+    """What is wrong with a worker's arguments is said in the same way, whoever sees it."""
+
+    def inner(*args: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "redist_worker", *args], capture_output=True, text=True)
+
+    assert inner("--help").stdout == Started("worker", "--help").process.communicate()[0].replace(
+        "Usage: -c ", "Usage: redist "
+    )
+    for args in (["--nonsense=1"], ["--memory-limit=much"], ["--threads=few"]):
+        for ended in (inner("redis://h", *args), inner("redis://h", *args, "--name=x")):
+            assert ended.returncode == 2
+            assert ended.stderr.startswith(
+                "Usage: redist worker [OPTIONS] [URL]\nTry 'redist worker --help' for"
+            )
+            assert "\nError: " in ended.stderr
+
+
+def test_the_address_may_be_configured(cluster: LocalCluster) -> None:
+    def ended(*args: str, **environment: str) -> tuple[int, str, str]:
+        process = Started(*args, **environment).process
+        output, error = process.communicate(timeout=20)
+        return process.returncode, output, error
+
+    there = {"REDIST_ADDRESS": cluster.scheduler_address}
+    assert ended("ping", "--worker", **there)[0] == 0
+    assert "healthy" in ended("doctor", **there)[1]
+    assert "is not known" in ended("why", "nothing", **there)[1]
+    assert (
+        ended("worker", REDIST_ADDRESS="redis://127.0.0.1:1", REDIST_WORKER__CONNECT_TIMEOUT="0.1")[0] == 69
+    )
+    for args in (["ping"], ["doctor"], ["why", "nothing"], ["worker"]):
+        code, _, error = ended(*args)
+        assert code == 2
+        assert "Missing argument 'URL', and REDIST_ADDRESS is not set either." in error
 
 
 def test_worker_says_at_once_that_it_waits_for_its_server() -> None:
@@ -267,9 +309,11 @@ def test_worker_says_at_once_that_it_waits_for_its_server() -> None:
 def test_worker_makes_no_path(valkey: Server, namespace: str, tmp_path: Path) -> None:
     missing = tmp_path / "missing"
     args = ("worker", valkey.url, "--namespace", namespace, "--grace", "0", "--segments")
-    code, error = Started(*args, str(missing / "segments")).end(None)
-    assert code == 78
-    assert f"there is no directory {missing}" in error
+    for way, code in (((*args, str(missing / "segments")), 2), (args[:-1], 78)):
+        command = Started(*way, REDIST_WORKER__SEGMENTS=str(missing / "segments"))
+        status, error = command.end(None)
+        assert status == code
+        assert f"there is no directory {missing}" in error
     assert not missing.exists()
     command = Started(*args, str(missing))
     wait_until(lambda: f"made the directory {missing} for payloads" in command.process.stderr.readline(), 20)

@@ -145,7 +145,9 @@ def test_systemd_is_told(script: type[Script], seen: Seen, tmp_path: Path) -> No
     [
         (["http://h"], 2, "unknown scheme"),
         (["redis://h", "--workers", "0"], 2, "--workers"),
-        (["redis://h", "--memory-limit", "much", "--executors", "1"], 78, "no worker is left"),
+        (["redis://h", "--memory-limit", "much"], 2, "is no amount of memory"),
+        (["redis://h", "--workers", "2", "--port", "7000"], 2, "--port is for one worker"),
+        ([], 2, "Missing argument 'URL', and REDIST_ADDRESS is not set either"),
     ],
 )
 def test_refused(script: type[Script], args: list[str], code: int, text: str) -> None:

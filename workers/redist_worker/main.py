@@ -1,4 +1,7 @@
-"""Start of a worker process: parse, fork the fork server while there is one thread, then be a worker."""
+"""Start of a worker process: parse, fork the fork server while there is one thread, then be a worker.
+
+What it is told comes from `redist worker`, which people use, or from a launcher; both have checked it.
+"""
 
 from __future__ import annotations
 
@@ -7,90 +10,68 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 __all__ = ["main", "start"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a worker in the foreground; return its exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+
     from redist import config
     from redist.timeouts import seconds
 
     def configured(name: str) -> Any:
         return config.get(f"worker.{name}")
 
-    parser = argparse.ArgumentParser("redist_worker", description="Run a worker of redist in the foreground.")
+    if "--help" in argv or "-h" in argv:
+        from redist.cli.worker import command
+
+        command.main(["--help"], prog_name="redist worker", help_option_names=["-h", "--help"])
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("address")
+    parser.add_argument("--namespace")
+    parser.add_argument("--name", default="")
+    parser.add_argument("--executors", type=int, default=configured("executors"))
+    parser.add_argument("--threads", type=int, default=configured("threads"))
+    parser.add_argument("--memory-limit", default=str(configured("memory-limit")))
+    parser.add_argument("--resources", default=configured("resources"))
+    parser.add_argument("--host", default="")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--segments", default=configured("segments"))
+    parser.add_argument("--lease", type=seconds, default=configured("lease"))
+    parser.add_argument("--grace", type=seconds, default=configured("grace"))
+    parser.add_argument("--connect-timeout", type=seconds, default=configured("connect-timeout"))
+    parser.add_argument("--die-with-parent", type=int, default=-1)
+    parser.add_argument("--no-echo", action="store_true")
     parser.add_argument(
-        "address", help="URL of the server: redis://, rediss://, unix://, redis+sentinel://, redis+cluster://"
+        "--log-level", type=str.upper, choices=["DEBUG", "INFO", "WARNING", "ERROR"], default="WARNING"
     )
-    parser.add_argument("--namespace", help="namespace of the keys; default: the URL's, or 'default'")
-    parser.add_argument("--name", default="", help="name of this worker, unique in the namespace")
-    parser.add_argument(
-        "--executors",
-        type=int,
-        default=configured("executors"),
-        metavar="N",
-        help="executor processes; default 1",
-    )
-    parser.add_argument(
-        "--threads",
-        type=int,
-        default=configured("threads"),
-        metavar="N",
-        help="threads of each executor; default 1",
-    )
-    parser.add_argument(
-        "--memory-limit",
-        default=str(configured("memory-limit")),
-        metavar="BYTES",
-        help="most memory for payloads: 4GiB, or 0.5 of all",
-    )
-    parser.add_argument(
-        "--resources",
-        default=configured("resources"),
-        help="what tasks can ask for, for example GPU=1,MEM=2.5",
-    )
-    parser.add_argument("--host", default="", help="address on which other hosts reach this one's data")
-    parser.add_argument("--port", type=int, default=0, help="port of the data server; default: any")
-    parser.add_argument(
-        "--segments",
-        default=configured("segments"),
-        metavar="DIR",
-        help="where payloads lie; default: shared memory",
-    )
-    parser.add_argument(
-        "--lease", type=seconds, default=configured("lease"), metavar="SECONDS", help=argparse.SUPPRESS
-    )
-    parser.add_argument(
-        "--grace",
-        type=seconds,
-        default=configured("grace"),
-        metavar="SECONDS",
-        help="time for tasks to finish at the end",
-    )
-    parser.add_argument(
-        "--connect-timeout",
-        type=seconds,
-        default=configured("connect-timeout"),
-        metavar="SECONDS",
-        help="wait so long for the server",
-    )
-    parser.add_argument("--die-with-parent", type=int, default=-1, metavar="FD", help=argparse.SUPPRESS)
-    parser.add_argument("--no-echo", action="store_true", help="send what tasks print to the clients only")
-    parser.add_argument("--log-level", default="WARNING", help="DEBUG, INFO, WARNING or ERROR")
     return start(parser, parser.parse_args(argv))
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong as `redist worker` does, which has the words about the options."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.stderr.write(
+            "Usage: redist worker [OPTIONS] [URL]\nTry 'redist worker --help' for help.\n\n"
+            f"Error: {message[:1].upper()}{message[1:]}\n"
+        )
+        sys.exit(2)
 
 
 def start(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     """Run a worker by parsed arguments."""
     from redist.memory.amounts import parse_bytes
+    from redist.resources import parse_resources
     from redist.store.connect import endpoint
-    from redist_worker.options import WorkerOptions, parse_resources
+    from redist_worker.options import WorkerOptions
 
     logging.basicConfig(
         stream=sys.stderr,
-        level=args.log_level.upper(),
+        level=args.log_level,
         format="%(asctime)s %(process)d %(name)s %(levelname)s %(message)s",
     )
     if args.executors < 1 or args.threads < 1:

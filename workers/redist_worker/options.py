@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -11,9 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from redist.store.connect import Endpoint
 
-__all__ = ["WorkerOptions", "parse_resources"]
-
-_RESOURCE = re.compile(r"([A-Za-z_][\w.\-]*)=([0-9]+(?:\.[0-9]+)?)")
+__all__ = ["WorkerOptions"]
 
 
 @dataclass(slots=True)
@@ -69,18 +66,3 @@ class WorkerOptions:
     def default_name(self) -> str:
         """Return the name of a worker that was given none."""
         return f"{self.hostname}-{os.getpid()}"
-
-
-def parse_resources(text: str) -> str:
-    """Check and return resources, ``GPU=1,MEM=2.5``; blanks are dropped.
-
-    Raises
-    ------
-    ValueError
-        If an item is not ``NAME=NUMBER``.
-    """
-    items = [item.strip().replace(" ", "") for item in text.replace(" ", ",").split(",") if item.strip()]
-    for item in items:
-        if not _RESOURCE.fullmatch(item):
-            raise ValueError(f"{item!r} is no resource: write NAME=NUMBER, for example GPU=1,MEM=2.5")
-    return ",".join(items)
