@@ -148,7 +148,7 @@ class AsyncioDriver(Driver):
             done, _ = outcome.of(0)
             try:
                 self.session.close(lambda: done([]))
-                self._stand_still(outcome, timeout)
+                self._stand_still(outcome, timeout, reconnect=False)
             except RedistError:
                 pass
         self.abandon(ClientClosed("the interpreter ends"))
@@ -244,22 +244,28 @@ class AsyncioDriver(Driver):
             links.transmit()
         self.loop.call_soon(self._after)
 
-    def _stand_still(self, outcome: Outcome, timeout: float) -> None:
+    def _stand_still(self, outcome: Outcome, timeout: float, *, reconnect: bool = True) -> None:
         """Send and receive, without the loop, until `outcome` is there."""
-        links = self.links
+        links, session = self.links, self.session
         links.transmit()
         deadline = time.monotonic() + timeout
         while not outcome.ready():
             wire = links.command
             left = deadline - time.monotonic()
-            if wire is None or left <= 0:
+            if left <= 0 or (wire is None and not reconnect):
                 raise ConnectionLost(f"no reply from {self.endpoint.url}")
+            if wire is None:
+                time.sleep(min(left, max(0.0, links.retry_at - time.monotonic())))
+                if (again := links.reopen()) is not None:
+                    links.adopt(again)
+                continue
             poll = select.poll()
             poll.register(wire.fileno(), select.POLLIN | (select.POLLOUT if links.rest else 0))
-            poll.poll(left * 1000)
+            # A call that the server was too busy for is sent again at the session's deadline.
+            poll.poll(max(0.0, min(left, session.deadline - session.clock())) * 1000)
             links.send_rest()
             links.take_replies()
-            self.session.tick()
+            session.tick()
             links.transmit()
 
     def push_out(self) -> None:

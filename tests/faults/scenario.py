@@ -1,4 +1,4 @@
-"""A fixed small story of two clients, a worker and an executor, told step by step by one thread.
+"""Small fixed stories of clients, a worker and an executor, each told step by step by one thread.
 
 The executor is driven here, by `calls.turn`, so that every run makes the same calls in the same order. What a task returns
 hangs on its key. A step that fails is noted and the story goes on; a step can be left out.
@@ -6,30 +6,32 @@ hangs on its key. A step that fails is noted and the story goes on; a step can b
 
 from __future__ import annotations
 
-import pickle
-import re
 import threading
 import time
 from collections.abc import Callable, Collection
 from typing import Any
 
+from faults.handling import Handling
+from faults.standing import normalised
 from redist import Client
 from redist.diagnostics.invariants import check
-from redist.diagnostics.reading import Snapshot, kind_of
+from redist.diagnostics.reading import Snapshot
 from redist.errors import CancelledError, RedistError
 from redist.protocol import dumps, pack_error
+from redist.session.driver import Driver
 from redist.session.session import Session
 from redist.session.thread_driver import ThreadDriver
 from redist.store import calls
+from redist.store.calls import Call
 from redist.store.connect import Endpoint
-from redist.store.replies import HandOut, parse_place, parse_turn
+from redist.store.replies import HandOut, parse_turn
 from redist.store.wire import pack_command
 
-__all__ = ["Story"]
+__all__ = ["Story", "work"]
 
 #: Long enough that nobody beats by himself: when nothing moves, the story does it.
 LEASE = 1000.0
-STALLED = 0.15
+STALLED = 0.06
 TIMEOUT = 15.0
 MANY = 16  # tasks that a turn takes where they are quick
 
@@ -39,7 +41,7 @@ def work(*args: Any) -> None:
 
 
 class Story:
-    """The processes of the story, and its steps.
+    """The processes of a story, and what its steps are made of; `tell` tells it.
 
     Parameters
     ----------
@@ -47,6 +49,8 @@ class Story:
         The server, through the proxy.
     direct : Endpoint
         The server itself.
+    handling : Handling
+        How the clients are driven.
     skip : collection of str
         Steps that are left out.
 
@@ -60,23 +64,36 @@ class Story:
         The state in the server at each stop, without what differs from run to run.
     along : list of str
         Tasks that were taken with the one that they wait for; the repeat of a turn does not say so.
+    errs : set of str
+        Tasks that fail the next time that they run.
     """
 
-    def __init__(self, endpoint: Endpoint, direct: Endpoint, skip: Collection[str] = ()) -> None:
-        self.endpoint, self.direct, self.skip = endpoint, direct, skip
+    #: Calls whose refusal by a full server no step hears of: nobody waits for them, or they come again by themselves.
+    unheard: Collection[str] = ("register",)
+
+    def __init__(
+        self, endpoint: Endpoint, direct: Endpoint, handling: Handling, skip: Collection[str] = ()
+    ) -> None:
+        self.endpoint, self.direct, self.handling, self.skip = endpoint, direct, handling, skip
+        self.do = handling.do
         self.failed: dict[str, BaseException] = {}
         self.seen: list[Any] = []
         self.states: list[dict[str, Any]] = []
         self.along: list[str] = []
         self.futures: dict[str, Any] = {}
-        self.drivers: list[ThreadDriver] = []
+        self.drivers: list[Any] = []
         self.clients: dict[str, Client] = {}
-        self.errs = {"bad", "flaky"}
+        self.errs: set[str] = set()
+        self.files = 0
         self.wire = direct.open()
         self.moves = 0
         self.over = threading.Event()
         self.metronome = threading.Thread(target=self.beat)
         self.metronome.start()
+
+    def tell(self) -> None:
+        """Tell the whole story, but for its end."""
+        raise NotImplementedError
 
     # --- the processes ----------------------------------------------------------------------------------------------
 
@@ -89,21 +106,34 @@ class Story:
         driver.start(TIMEOUT)
         return driver
 
-    def client(self, name: str) -> Client:
-        client = Client(self.endpoint, name=name, heartbeat_interval=LEASE / 5, timeout=TIMEOUT)
+    def client(self, name: str, **options: Any) -> Client:
+        options = {"heartbeat_interval": LEASE / 5, **options}
+        client = self.handling.client(self.endpoint, name=name, timeout=TIMEOUT, **options)
         self.drivers.append(client._driver)
         self.clients[name] = client
         return client
 
-    files = 0
-
     def open(self) -> None:
+        """Have everybody come."""
         self.worker = self.driver("worker", "w", {"address": "tcp://w:1", "hostid": "h", "pid": "1"})
-        self.executor = self.driver(
-            "executor", "e", {"threads": "1", "pid": "2"}, self.worker.session.ordinal
-        )
+        self.executor = self.new_executor("e", 2)
         self.c1 = self.client("c1")
         self.c2 = self.client("c2")
+        self.settle()
+
+    def new_executor(self, name: str, pid: int) -> ThreadDriver:
+        details = {"threads": "1", "pid": str(pid)}
+        return self.driver("executor", name, details, self.worker.session.ordinal)
+
+    def beat(self) -> None:
+        """While the story stands still, do what would come later by itself."""
+        before = -1
+        while not self.over.wait(STALLED):
+            if self.moves == before:
+                self.handling.beat(list(self.drivers))
+            before = self.moves
+
+    # --- waiting ----------------------------------------------------------------------------------------------------
 
     def wait(self, what: Callable[[], Any], text: str) -> None:
         """Wait until `what`."""
@@ -111,19 +141,7 @@ class Story:
         while not what():
             if time.monotonic() > deadline:
                 raise AssertionError(f"not within {TIMEOUT:g} s: {text}; {self.describe()}")
-            time.sleep(0.001)
-
-    def beat(self) -> None:
-        """While the story stands still, make heartbeats that would come later by themselves."""
-        before = -1
-        while not self.over.wait(STALLED):
-            if self.moves == before:
-                for driver in list(self.drivers):
-                    if not driver.closed:
-                        with driver.lock:
-                            driver.session.heart.beat()
-                            driver.push_out()
-            before = self.moves
+            self.handling.pause()
 
     def describe(self) -> str:
         return "; ".join(
@@ -132,46 +150,54 @@ class Story:
             for driver in self.drivers
         )
 
-    def done(self, *names: str, client: Client | None = None) -> None:
+    def done(self, *names: str) -> None:
         futures = [self.futures[name] for name in names]
         self.wait(lambda: all(future.done() for future in futures), f"{names} are done")
 
-    def run(self, *, quick: bool = False) -> None:
-        """Have the executor run everything that there is; `quick` has it take several tasks a turn, and chains of them."""
-        tasks: list[HandOut] = []
-        while True:
-            results = [self.result(task) for task in tasks]
-            batches = sorted({task.batch for task in tasks})
-            functions = sorted({task.fn for task in tasks}) if quick else []
-            turn = calls.turn(1, MANY if functions else calls.RESYNC, functions, batches, results)
-            tasks = parse_turn(self.executor.call(turn, TIMEOUT)).tasks
-            if not tasks:
-                return
-            self.along += [task.name for task in tasks if any(where == "+" for _, where, _ in task.deps)]
+    def settle(self) -> None:
+        """Wait until every call is answered, every push has arrived, and the work list is empty."""
+        self.moves += 1
+        self.wait(self.quiet, "it is quiet")
 
-    def result(self, task: HandOut) -> calls.Result:
-        name = task.name
-        if name in self.errs:
-            self.errs.discard(name)
-            error = pack_error(ValueError(f"{name} failed"), None, name)
-            return calls.Result(name, task.attempt, "erred", len(error), "ValueError", error)
-        value: Any = f"value of {name} " + "x" * (100 if name == "b" else 0)
-        if name == "container":
-            value = {"inner": self.futures["a"]} if "a" in self.futures else {}
-        payload = dumps(value)
-        assert payload.inline is not None
-        return calls.Result(
-            name, task.attempt, "memory", payload.nbytes, payload.type, payload.inline, payload.contains
+    def quiet(self) -> bool:
+        for driver in self.drivers:
+            if _busy(driver):
+                with driver.lock:
+                    driver.session.flush()
+                    driver.links.transmit()
+                self.handling.wait(driver, lambda driver=driver: not _busy(driver), STALLED)
+            pushed = self.pushed(driver)
+            if pushed > driver.session.notifications.number:
+                notes = driver.session.notifications
+                self.handling.wait(driver, lambda notes=notes, pushed=pushed: notes.number >= pushed, STALLED)
+        return not (
+            any(map(_busy, self.drivers))
+            or any(self.pushed(driver) > driver.session.notifications.number for driver in self.drivers)
+            or self.left()
         )
 
-    # --- the steps --------------------------------------------------------------------------------------------------
+    def pushed(self, driver: Driver) -> int:
+        """How many pushes with states were sent to a client; -1 where nobody counts."""
+        session = driver.session
+        if _gone(driver) or session.kind != "client" or session.notifications.number < 0:
+            return -1
+        return int(self.command("HGET", f"caller:{session.ordinal}", "pushed") or 0)
 
-    def step(self, name: str, body: Callable[[], Any]) -> None:
+    def left(self) -> bool:
+        """Whether there is work for whoever comes next."""
+        return bool(self.command("EXISTS", "work"))
+
+    def command(self, word: str, key: str, *args: str) -> Any:
+        return self.wire.call(word, self.direct.prefix + key, *args)
+
+    # --- what steps are made of -------------------------------------------------------------------------------------
+
+    def step(self, name: str, body: Callable[..., Any], *args: Any) -> None:
         """Do one step, unless it is to be left out; one that cannot be done for lack of another is left out too."""
         if name in self.skip:
             return
         try:
-            body()
+            body(*args)
         except KeyError:
             pass
         except (RedistError, CancelledError) as error:
@@ -179,178 +205,96 @@ class Story:
             error.__traceback__ = error.__context__ = error.__cause__ = None
             self.failed[name] = error
 
+    def call(self, client: Client, call: Call) -> Any:
+        """Have a client make a call of which there is no method that needs nobody else."""
+        return self.do(client._driver.call, call, TIMEOUT)
+
     def submit(
         self, name: str, *deps: str, client: Client | None = None, retries: int = 0, step: str = ""
     ) -> None:
         def body() -> None:
             args = [[self.futures[d]] for d in deps]
-            future = (client or self.c1).submit(work, name, *args, key=name, retries=retries)
+            future = self.do((client or self.c1).submit, work, name, *args, key=name, retries=retries)
             self.futures[step or name] = future
             self.settle()
             if future.status == "error":
                 self.futures.pop(step or name)
-                error = future.exception()
+                error = self.do(future.exception)
                 if type(error).__module__.startswith("redist"):
                     raise error
 
         self.step(f"submit {step or name}", body)
 
-    def settle(self) -> None:
-        """Wait until every call is answered and the work list is empty."""
-        self.moves += 1
-        self.wait(
-            lambda: not any(map(_busy, self.drivers)) and not self.command("EXISTS", "work"), "it is quiet"
-        )
-
-    def command(self, word: str, key: str, *args: str) -> Any:
-        return self.wire.call(word, self.direct.prefix + key, *args)
-
     def value(self, name: str) -> None:
         self.done(name)
-        self.seen.append(
-            (name, self.futures[name].status, self.futures[name].exception() or self.futures[name].result())
-        )
-
-    def scatter_segment(self) -> None:
-        session = self.c1.session
-        ((attempt, worker),) = parse_place(self.c1._driver.call(calls.place(1, 5000), TIMEOUT))
-        with session.lock:
-            state = session.states.obtain("segment", session.generation)
-            state.count += 1
-            session.ledger.settled(state, 1)
-        try:
-            self.c1._driver.call(
-                calls.commit([calls.Value("segment", 1, attempt, worker, 5000, "bytes")]), TIMEOUT
-            )
-        except RedistError:
-            with session.lock:
-                session.ledger.forfeit(state)
-                session.states.discard(state)
-            raise
-        self.files = 1
-        self.futures["segment"] = state
-
-    def lose_segment(self) -> None:
-        """The worker finds that the file is gone; what depends on it cannot be computed."""
-        copies = [(self.futures["segment"].name, int(self.futures["segment"].where.partition(".")[2]))]
-        self.worker.call(calls.remove_replicas(copies), TIMEOUT)
-        self.files = 0
-
-    def hand_over(self) -> None:
-        packed = pickle.dumps(self.futures["a"])
-        self.settle()
-        with self.c2.as_current():
-            self.futures["a of c2"] = pickle.loads(packed)
-
-    def read_dataset(self) -> None:
-        self.futures["read"] = self.c2.get_dataset("ds")
-        self.seen.append(("dataset", [future.key for future in self.futures["read"]]))
+        future = self.futures[name]
+        self.seen.append((name, future.status, self.do(future.exception) or self.do(future.result)))
 
     def drop(self, *names: str) -> None:
         for name in names:
             del self.futures[name]
 
-    def tell(self) -> None:
-        """The whole story."""
-        self.open()
-        self.settle()
-        step, futures = self.step, self.futures
-        self.submit("a")
-        self.submit("b", "a")
-        self.submit("c", "a", "b")
-        self.submit("a", step="a again")
-        self.submit("b", client=self.c2, step="b of c2")
-        self.submit("z")
-        self.submit("on z", "z")
-        self.submit("y", client=self.c2)
-        self.submit("y", step="y of c1")
-        step("cancel z", lambda: self.c1.cancel([futures["z"]]))
-        self.settle()
-        step("cancel y", lambda: self.c1.cancel([futures["y of c1"]], force=True))
-        self.settle()
-        self.run()
-        self.settle()
-        for name in ("a", "b", "c", "a again", "b of c2"):
-            step(f"value {name}", lambda name=name: self.value(name))
-        step("cancelled", lambda: self.done("z", "on z", "y", "y of c1"))
-        step("release a", lambda: self.drop("a again"))
-        self.settle()
+    # --- the executor -----------------------------------------------------------------------------------------------
 
-        self.submit("container")
-        self.submit("bad")
-        self.submit("on bad", "bad")
-        self.submit("flaky", retries=1)
-        self.run()
-        self.settle()
-        for name in ("bad", "on bad", "flaky"):
-            step(f"value {name} 1", lambda name=name: self.value(name))
-        step("open container", lambda: futures.update(futures["container"].result()))
-        step("inner", lambda: self.value("inner"))
-        step("release container", lambda: self.drop("container"))
-        self.settle()
-        step("retry", lambda: self.c1.retry([futures["bad"]]))
-        self.settle()
-        self.run()
-        self.settle()
-        step("value bad 2", lambda: self.value("bad"))
-        step("value on bad 2", lambda: self.value("on bad"))
+    def run(self, *, quick: bool = False) -> None:
+        """Have the executor run everything that there is; `quick` has it take several tasks a turn, and chains of them."""
+        tasks: list[HandOut] = []
+        while True:
+            tasks = self.turn([self.result(task) for task in tasks], tasks, quick=quick)
+            if not tasks:
+                return
+            self.along += [task.name for task in tasks if any(where == "+" for _, where, _ in task.deps)]
 
-        self.submit("q0")
-        for i in range(1, 5):
-            self.submit(f"q{i}", f"q{i - 1}")
-        self.run(quick=True)
-        self.settle()
-        step("value of the chain", lambda: self.value("q4"))
-        step("release the chain", lambda: self.drop("q0", "q1", "q2", "q3", "q4"))
-        self.settle()
+    def turn(
+        self, results: list[calls.Result], tasks: list[HandOut], *, quick: bool = False
+    ) -> list[HandOut]:
+        """Hand in what came of `tasks`, and take what is next."""
+        batches = sorted({task.batch for task in tasks})
+        functions = sorted({task.fn for task in tasks}) if quick else []
+        turn = calls.turn(1, MANY if functions else calls.RESYNC, functions, batches, results)
+        return list(parse_turn(self.executor.call(turn, TIMEOUT)).tasks)
 
-        step(
-            "scatter", lambda: futures.update(zip(("s", "t"), self.c1.scatter([b"s" * 200, [futures["c"]]])))
+    def result(self, task: HandOut) -> calls.Result:
+        """What comes of a task."""
+        name = task.name
+        if name in self.errs:
+            self.errs.discard(name)
+            error = pack_error(ValueError(f"{name} failed"), None, name)
+            return calls.Result(name, task.attempt, "erred", len(error), "ValueError", error)
+        payload = dumps(self.outcome(name))
+        assert payload.inline is not None
+        return calls.Result(
+            name, task.attempt, "memory", payload.nbytes, payload.type, payload.inline, payload.contains
         )
-        self.settle()
-        step("value s", lambda: self.value("s"))
-        step("scatter segment", self.scatter_segment)
-        self.settle()
-        self.submit("fire")
-        self.submit("hold", "s")
-        step("fire", lambda: self.c1._fire([futures["fire"]]))
-        step("drop fire", lambda: self.drop("fire"))
-        self.settle()
-        self.stop()
 
-        self.run()
-        self.settle()
-        step("hand over", self.hand_over)
-        self.settle()
-        step("publish", lambda: self.c1.publish_dataset([futures["a"], futures["b"]], name="ds"))
-        step("publish kept", lambda: self.c1.publish_dataset([futures["c"]], name="kept"))
-        step("read", self.read_dataset)
-        self.settle()
-        step("override", lambda: self.c1.publish_dataset([futures["s"]], name="ds", override=True))
-        step("read value", lambda: self.seen.append(self.c2.gather(futures["read"])))
-        step("unpublish", lambda: self.c2.unpublish_dataset("ds"))
-        step("lose segment", self.lose_segment)
-        self.settle()
-        self.stop()
+    def outcome(self, name: str) -> Any:
+        """What a task that does not fail returns."""
+        return f"value of {name}"
 
-        step("release", lambda: self.drop("a", "b", "read"))
-        self.settle()
-        self.stop()
+    # --- the end ----------------------------------------------------------------------------------------------------
 
-        self.c2.close()
-        self.settle()
-        self.stop()
+    def stop(self, *, closed: bool = False) -> None:
+        """See that everything is in order, and note how it stands."""
+        snapshot = Snapshot(self.execute, self.direct.prefix)
+        broken = check(snapshot, quiescent=True, closed=closed)
+        assert not broken, "; ".join(map(str, broken))
+        self.states.append(normalised(snapshot))
+
+    def execute(self, commands: Any) -> list[Any]:
+        self.wire.send(b"".join(pack_command(tuple(command)) for command in commands))
+        return [self.wire.read_reply() for _ in commands]
 
     def finish(self) -> None:
         """All leave; only what is published is left."""
         futures, self.futures = self.futures, {}
         futures.clear()
-        self.c1.close()
-        self.settle()
+        for client in self.clients.values():
+            self.do(client.close)
+            self.settle()
         self.executor.close()
         self.settle()
         self.worker.close()
-        self.wait(lambda: not self.command("EXISTS", "work") or self.help(), "the work is done")
+        self.wait(lambda: not self.left() or self.help(), "the work is done")
         self.stop(closed=True)
 
     def help(self) -> bool:
@@ -366,112 +310,22 @@ class Story:
         self.metronome.join()
         self.futures.clear()
         for client in self.clients.values():
-            client.close(timeout=1.0)
+            self.do(client.close, timeout=1.0)
         for driver in reversed(self.drivers):
-            driver.close(timeout=1.0)
+            if isinstance(driver, ThreadDriver):
+                driver.close(timeout=1.0)
+        self.handling.close()
         self.wire.close()
 
-    # --- the state in the server ------------------------------------------------------------------------------------
 
-    def stop(self, *, closed: bool = False) -> None:
-        snapshot = Snapshot(self.execute, self.direct.prefix)
-        broken = check(snapshot, quiescent=True, closed=closed)
-        assert not broken, "; ".join(map(str, broken))
-        self.states.append(normalised(snapshot))
-
-    def execute(self, commands: Any) -> list[Any]:
-        self.wire.send(b"".join(pack_command(tuple(command)) for command in commands))
-        return [self.wire.read_reply() for _ in commands]
+def _gone(driver: Driver) -> bool:
+    return driver.closed or driver.session.failure is not None
 
 
-def _busy(driver: ThreadDriver) -> bool:
+def _busy(driver: Driver) -> bool:
     session = driver.session
     lane = session.lane
-    if driver.closed or session.failure is not None:
-        return False
-    with driver.lock:
-        return bool(
-            lane.unanswered or lane.due or lane._loose or session.ledger.dirty or session.collected
-            or not lane.open or not driver.links.up or not session.ready
-        )  # fmt: skip
-
-
-#: Fields that tell how it came about, not how it stands.
-_HISTORY = frozenset((
-    "since", "seen", "n", "inc", "pushed", "checked", "checksum", "enqueued",
-    "attempt", "ordinal", "secret", "swept", "revivals", "version", "placed",
-    "grown", "quiet_until", "lease", "metrics",
-))  # fmt: skip
-
-
-def normalised(snapshot: Snapshot) -> dict[str, Any]:
-    """Return the state without numbers of attempts, ordinals, and times."""
-    names = {}
-    for key in snapshot.keys():  # noqa: SIM118
-        if key.startswith("caller:"):
-            names[key[7:]] = snapshot.hgetall(key).get("name", "?")
-
-    def holder(ordinal: str) -> str:
-        return f"<{names.get(ordinal, ordinal)}>"
-
-    def plain(text: str) -> str:
-        text = re.sub(r"^queued \d+$", "queued", text)
-        text = re.sub(r"^processing e(\d+)\.\d+$", lambda m: f"processing {holder(m[1])}", text)
-        return re.sub(r"^(@.*@)\d+$", r"\1#", text)
-
-    def named(key: str) -> str:
-        family, _, rest = key.partition(":")
-        if family == "contains":
-            return f"contains:{plain(rest.partition(' ')[2])}"
-        if family in (
-            "refs",
-            "w",
-            "caller",
-            "holds",
-            "has",
-            "batches",
-            "functions",
-            "executors",
-            "inbox",
-            "stale",
-        ):
-            return f"{family}:{holder(rest)}" if rest else key
-        return f"{family}:{plain(rest)}" if rest else key
-
-    state: dict[str, Any] = {}
-    for key in snapshot.keys():  # noqa: SIM118
-        kind = kind_of(key)
-        family = key.partition(":")[0]
-        if family == "answers":
-            continue
-        if kind == "hash":
-            fields = snapshot.hgetall(key)
-            if family in ("has", "datasets"):
-                value: Any = sorted(fields)
-            elif family in ("clients", "workers", "executors", "batches"):
-                value = sorted(fields.values())
-            else:
-                value = {
-                    named(f): "#"
-                    if f.startswith("w:") or f == "contains"
-                    else holder(v)
-                    if f == "worker"
-                    else plain(v)
-                    for f, v in fields.items()
-                    if f not in _HISTORY and not f.startswith("claim")
-                }
-        elif kind == "set":
-            members = snapshot.smembers(key)
-            if family == "executors":
-                value = sorted(map(holder, members))
-            else:
-                value = sorted(plain(m.partition(" ")[2] if family == "containers" else m) for m in members)
-        elif kind == "zset":
-            ordinals = family in ("idle", "leases")
-            value = sorted(holder(member) if ordinals else member for member in snapshot.zrange(key))
-        elif kind == "list":
-            value = [item.rpartition(" ")[2] for item in snapshot.lrange(key)]
-        else:
-            value = snapshot.get(key)
-        state[named(key)] = value
-    return state
+    return not _gone(driver) and bool(
+        lane.unanswered or lane.due or lane._loose or session.ledger.dirty or session.collected
+        or not lane.open or not driver.links.up or not session.ready
+    )  # fmt: skip

@@ -1,0 +1,147 @@
+"""How a story, which one thread tells, handles its clients: those that block, and those of an event loop.
+
+The loop runs only while the story does something with a client or waits. So both are told by the same steps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+from redist import Client
+from redist.session.driver import Driver
+from redist.session.thread_driver import ThreadDriver
+from redist.store.connect import Endpoint
+
+__all__ = ["HANDLINGS", "Blocking", "Handling", "InLoop"]
+
+TICK = 0.001
+
+
+class Pending(Protocol):
+    """Something that a client does meanwhile."""
+
+    def done(self) -> bool: ...
+
+
+class Handling(Protocol):
+    """What a story needs of its clients."""
+
+    def client(self, endpoint: Endpoint, **options: Any) -> Client:
+        """Return a client that is connected."""
+
+    def do(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Call a method of a client and return what comes of it."""
+
+    def begin(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a method that waits, and go on."""
+
+    def end(self, pending: Any) -> Any:
+        """Return what came of it."""
+
+    def pause(self) -> None:
+        """Let a moment pass."""
+
+    def wait(self, driver: Any, what: Callable[[], Any], timeout: float) -> None:
+        """Have a driver send and receive until `what`, at most for `timeout` seconds."""
+
+    def beat(self, drivers: list[Any]) -> None:
+        """Make the heartbeats of these drivers; from any thread."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+def hurry(driver: Driver) -> None:
+    """Do what would come later by itself: what is due within a second, and a heartbeat."""
+    if not driver.closed:
+        with driver.lock:
+            session = driver.session
+            session.tick(session.clock() + 1.0)
+            session.heart.beat()
+            driver.links.transmit()
+
+
+class Blocking:
+    """Clients with the thread driver."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(4)
+
+    def client(self, endpoint: Endpoint, **options: Any) -> Client:
+        return Client(endpoint, **options)
+
+    def do(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        return function(*args, **options)
+
+    def begin(self, function: Callable[..., Any], *args: Any) -> Any:
+        return self._threads.submit(function, *args)
+
+    def end(self, pending: Any) -> Any:
+        return pending.result(20)
+
+    def pause(self) -> None:
+        time.sleep(TICK)
+
+    def wait(self, driver: ThreadDriver, what: Callable[[], Any], timeout: float) -> None:
+        driver.wait(what, timeout, replies=True)
+
+    def beat(self, drivers: list[Any]) -> None:
+        for driver in drivers:
+            hurry(driver)
+
+    def close(self) -> None:
+        self._threads.shutdown()
+
+
+class InLoop:
+    """Clients with the asyncio driver, all in one loop; executors and workers have the thread driver here too."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+
+    def client(self, endpoint: Endpoint, **options: Any) -> Client:
+        async def made() -> Client:
+            return await Client(endpoint, asynchronous=True, **options)
+
+        return self._loop.run_until_complete(made())
+
+    def do(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        return self._loop.run_until_complete(_called(function, *args, **options))
+
+    def begin(self, function: Callable[..., Any], *args: Any) -> Any:
+        return self._loop.create_task(_called(function, *args))
+
+    def end(self, pending: Any) -> Any:
+        return self._loop.run_until_complete(asyncio.wait_for(pending, 20))
+
+    def pause(self) -> None:
+        self._loop.run_until_complete(asyncio.sleep(TICK))
+
+    def wait(self, driver: Any, what: Callable[[], Any], timeout: float) -> None:
+        if isinstance(driver, ThreadDriver):
+            driver.wait(what, timeout, replies=True)
+        else:
+            self._loop.run_until_complete(driver.wait(what, timeout))
+
+    def beat(self, drivers: list[Any]) -> None:
+        for driver in drivers:
+            if isinstance(driver, ThreadDriver):
+                hurry(driver)
+            else:
+                self._loop.call_soon_threadsafe(hurry, driver)
+
+    def close(self) -> None:
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        self._loop.close()
+
+
+async def _called(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    result = function(*args, **options)
+    return await result if asyncio.iscoroutine(result) else result
+
+
+HANDLINGS: dict[str, Callable[[], Handling]] = {"threads": Blocking, "loop": InLoop}
