@@ -11,7 +11,6 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
-from hashlib import blake2b
 from math import inf
 from threading import Lock, Thread, current_thread
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -102,7 +101,9 @@ def _name_of(payload: Payload, unique: bool) -> str:
     label = payload.type.rpartition(".")[2]
     if unique:
         return f"{label}-{secrets.token_hex(16)}"
-    digest = blake2b(payload.type.encode(), digest_size=16)
+    from xxhash import xxh3_128  # as quick as memory: blake2b took ten times as long as the copy
+
+    digest = xxh3_128(payload.type.encode())
     for chunk in payload.chunks():
         digest.update(chunk)
     return f"{label}-{digest.hexdigest()}"

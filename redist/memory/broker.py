@@ -20,7 +20,6 @@ from redist.errors import RedistError, SegmentCorrupt, SegmentError, SegmentsFul
 from redist.memory.broker_messages import ABORT, COMMIT, DROP, FETCH, RESERVE, STAT, Wanted
 from redist.memory.directory import SegmentDirectory
 from redist.memory.frames import FrameParser, error_fields, pack_frame
-from redist.memory.headers import footprint
 from redist.memory.local_sockets import bind
 
 __all__ = ["Broker"]
@@ -164,13 +163,10 @@ class Broker:
             raise SegmentCorrupt(f"request {kind!r:.40} is unknown")
 
     def _grant(self, peer: _Peer, number: int, wanted: list[tuple[str, int, int]]) -> None:
-        directory = self.directory
-        reserved = [footprint(size) for _, _, size in wanted]
-        directory.reserve(sum(reserved))
+        granted = self.directory.grant([size for _, _, size in wanted], peer.pid)
         answer: list[Any] = [number, None]
-        for (name, attempt, size), nbytes in zip(wanted, reserved, strict=True):
+        for (name, attempt, size), (path, nbytes) in zip(wanted, granted, strict=True):
             grant = next(self._numbers)
-            path = directory.new_grant()
             peer.grants[grant] = _Granted(path, name, attempt, size, nbytes)
             answer += (grant, path)
         peer.send(answer)
@@ -194,7 +190,7 @@ class Broker:
         grant = peer.grants.pop(number, None)
         if grant is None:
             return
-        if self.directory.add(grant.name, grant.attempt, grant.reserved):
+        if self.directory.add(grant.name, grant.attempt, grant.reserved, peer.pid):
             if self._on_committed is not None:
                 self._on_committed(grant.name, grant.attempt, grant.size)
         else:

@@ -335,13 +335,17 @@ class _Connection:
     def receive_into(self, target: Target, nbytes: int) -> RedistError | None:
         """Receive `nbytes` into `target`; return the error that storing them met (they are received all the same)."""
         failed: RedistError | None = None
-        view = memoryview(self._scratch)
+        direct = target.view
+        view = memoryview(self._scratch) if direct is None else direct
+        at = 0
         while nbytes:
-            count = self.socket.recv_into(view, min(PIECE, nbytes))
+            count = self.socket.recv_into(view[at : at + PIECE], min(PIECE, nbytes))
             if not count:
                 raise TransferError(f"the connection ended {nbytes} bytes before the end of a payload")
             nbytes -= count
-            if failed is None:
+            if direct is not None:
+                at += count
+            elif failed is None:
                 try:
                     target.write(view[:count])
                 except SegmentError as error:

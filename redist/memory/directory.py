@@ -25,10 +25,11 @@ import secrets
 import stat as statmode
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from heapq import nlargest
 
-from redist.errors import SegmentCorrupt, SegmentError, SegmentGone
+from redist.errors import SegmentCorrupt, SegmentError, SegmentGone, SegmentsFull
 from redist.memory.headers import Header, footprint, is_file_name, path_of, read_header
 from redist.memory.host import ID_FILE, new_host_id, read_host_id
 from redist.memory.locks import (
@@ -40,6 +41,7 @@ from redist.memory.locks import (
     remove_tree,
     try_lock,
 )
+from redist.memory.pool import POOL_FILE, SMALLEST, Pool, give_back, punch
 from redist.memory.space import Space, format_size
 
 __all__ = ["SegmentDirectory"]
@@ -49,6 +51,19 @@ logger = logging.getLogger("redist.memory")
 SPACE_FILE = "space"
 _GRANT = "grant-"
 _OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+#: The pool holds at most one in so many bytes.
+_POOLED = 4
+
+
+@dataclass(slots=True)
+class _Lingering:
+    """A dropped file that is open: its name in the pool, or empty, its memory, its writer, and what becomes of it."""
+
+    fd: int
+    path: str
+    size: int
+    writer: int
+    recycle: bool
 
 
 class SegmentDirectory:
@@ -85,8 +100,11 @@ class SegmentDirectory:
         self._grant_prefix = f"{path}/{_GRANT}{secrets.token_hex(4)}-"
         self._grants = itertools.count(1)
         self._total = 0
-        # dropped while a reader maps them: descriptor and bytes, still counted as used
-        self._lingering: list[tuple[int, int]] = []
+        self.pool = Pool(path)
+        # the process that wrote a payload which is large enough for the pool
+        self._writers: dict[tuple[str, int], int] = {}
+        # dropped while a reader maps them, still counted as used
+        self._lingering: list[_Lingering] = []
         _living.add(self)
 
     @classmethod
@@ -139,7 +157,7 @@ class SegmentDirectory:
             _write_file(os.path.join(path, ID_FILE), new_host_id().encode())
             directory.hostid = read_host_id(path) or ""
         for entry in os.scandir(path):
-            if entry.name.startswith(_GRANT):
+            if entry.name.startswith((_GRANT, POOL_FILE)):
                 os.unlink(entry.path)
             elif is_file_name(entry.name):
                 directory._take_found(entry.path)
@@ -148,6 +166,7 @@ class SegmentDirectory:
 
     def _take(self, limit: int, owner: str) -> None:
         self.space.reset(self._total, limit)
+        self.pool.cap = (limit or self.space.available_on_disk()) // _POOLED
         text = f"{owner}\n{os.getpid()}\n".encode()
         os.ftruncate(self._lock_fd, 0)
         os.pwrite(self._lock_fd, text, 0)
@@ -169,8 +188,53 @@ class SegmentDirectory:
 
     # --- space and grants -------------------------------------------------------------------------------------------
 
+    def grant(self, sizes: Sequence[int], writer: int = 0) -> list[tuple[str, int]]:
+        """Reserve memory for files of `sizes` bytes, all or none, and give each a path.
+
+        Where a file of the pool fits, it is that one, to be written over; else nothing is there yet.
+
+        Parameters
+        ----------
+        sizes : sequence of int
+            Size of each file.
+        writer : int
+            The process that is to write them.
+
+        Returns
+        -------
+        list of (path, reserved)
+            Where to write, to be published under `path_of` a payload, and how many bytes are reserved for it.
+
+        Raises
+        ------
+        SegmentsFull
+            Naming the path, need, limit, free space and the largest keys.
+        """
+        if self._lingering:
+            self.reap()
+        recycled = [
+            self.pool.take(footprint(size), writer) if size >= SMALLEST and self.pool.total else None
+            for size in sizes
+        ]
+        try:
+            fresh = sum(footprint(size) for size, file in zip(sizes, recycled) if file is None)
+            if fresh:
+                self.reserve(fresh)
+        except BaseException:
+            for file in recycled:
+                if file is not None:
+                    self.pool.add(file.path, file.size, file.writer)
+            raise
+        granted = []
+        for size, file in zip(sizes, recycled, strict=True):
+            path = self.new_grant()
+            if file is not None:
+                os.rename(file.path, path)
+            granted.append((path, footprint(size) if file is None else file.size))
+        return granted
+
     def reserve(self, nbytes: int) -> int:
-        """Reserve memory for a file of `nbytes`, and return how much that is: whole pages.
+        """Reserve memory for fresh files of `nbytes` bytes, and return how much that is: whole pages.
 
         Raises
         ------
@@ -178,9 +242,13 @@ class SegmentDirectory:
             Naming the path, need, limit, free space and the largest keys.
         """
         need = footprint(nbytes)
-        if self._lingering:
-            self.reap()
-        self.space.reserve(need, self.largest)
+        try:
+            self.space.reserve(need, self.largest)
+        except SegmentsFull:
+            # what is pooled is needed less
+            if not self._trim(need):
+                raise
+            self.space.reserve(need, self.largest)
         return need
 
     def release(self, nbytes: int) -> None:
@@ -191,10 +259,16 @@ class SegmentDirectory:
         """Return the path of a new file to be written and then published under `path_of` a payload."""
         return f"{self._grant_prefix}{next(self._grants)}"
 
+    def _trim(self, need: int = 0) -> int:
+        freed = self.pool.trim(need=need)
+        if freed:
+            self.space.release(freed)
+        return freed
+
     def cancel_grant(self, path: str, reserved: int) -> None:
         """Remove what was written of a grant, and give its reservation back."""
         try:
-            os.unlink(path)
+            os.unlink(path)  # not punched: its writer may live, and write on
         except FileNotFoundError:
             pass
         self.space.release(reserved)
@@ -209,8 +283,8 @@ class SegmentDirectory:
         """Tell whether this payload is here."""
         return (name, attempt) in self.files
 
-    def add(self, name: str, attempt: int, reserved: int) -> bool:
-        """Record a published payload, whose file replaces the reservation of `reserved` bytes.
+    def add(self, name: str, attempt: int, reserved: int, writer: int = 0) -> bool:
+        """Record a published payload of the process `writer`, whose file replaces the reservation of `reserved` bytes.
 
         Returns
         -------
@@ -227,12 +301,21 @@ class SegmentDirectory:
             self.files[name, attempt] = size
             self.newest = max(self.newest, attempt)
             self._total += size - before
+            if size >= SMALLEST:
+                self._writers[name, attempt] = writer
         if reserved + before != size:
             self.space.release(reserved + before - size)
         return True
 
-    def drop(self, name: str, attempt: int) -> bool:
+    def drop(self, name: str, attempt: int, *, recycle: bool = True) -> bool:
         """Remove a payload. Arrays that view it stay valid; its memory is counted until the last of them is gone.
+
+        Parameters
+        ----------
+        name, attempt
+            The payload.
+        recycle : bool
+            Keep its file for the next one; False gives the memory back to the system.
 
         Returns
         -------
@@ -242,27 +325,49 @@ class SegmentDirectory:
         path = self.path_of(name, attempt)
         with self._mutex:
             size = self.files.pop((name, attempt), 0)
+            writer = self._writers.pop((name, attempt), 0)
             self._total -= size
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError:
             self.space.release(size)
             return False
+        file = _Lingering(fd, path, size, writer, recycle)
         mapped = not try_lock(fd)
         try:
-            os.unlink(path)
+            if size and (mapped or (recycle and size >= SMALLEST)):
+                file.path = self.pool.new_path()
+                os.rename(path, file.path)
+            else:
+                if size >= SMALLEST:
+                    punch(fd)
+                os.unlink(path)
+                file.path = ""
         except FileNotFoundError:
-            pass
+            file.path = ""
         if mapped and size:
             with self._mutex:
-                self._lingering.append((fd, size))
+                self._lingering.append(file)
         else:
-            os.close(fd)
-            self.space.release(size)
+            self._bury(file)
         return True
 
+    def _bury(self, file: _Lingering) -> int:
+        """Pool a dropped file that nobody maps, or give its memory back; return how much that is."""
+        if file.path and file.recycle and file.size >= SMALLEST:
+            os.close(file.fd)
+            self.pool.add(file.path, file.size, file.writer)
+            return self._trim() if self.pool.total > self.pool.cap else 0
+        if file.path:
+            give_back(file.path)
+        os.close(file.fd)
+        self.space.release(file.size)
+        return file.size
+
     def reap(self) -> int:
-        """Give back the memory of dropped payloads that nobody maps any more; call it now and then.
+        """Give back the memory of dropped payloads that nobody maps any more, and pooled memory that nobody used.
+
+        Call it now and then.
 
         Returns
         -------
@@ -273,17 +378,14 @@ class SegmentDirectory:
             looked, self._lingering = self._lingering, []
         kept = []
         freed = 0
-        for fd, size in looked:
-            if try_lock(fd):
-                os.close(fd)
-                freed += size
+        for file in looked:
+            if try_lock(file.fd):
+                freed += self._bury(file)
             else:
-                kept.append((fd, size))
+                kept.append(file)
         with self._mutex:
             self._lingering += kept
-        if freed:
-            self.space.release(freed)
-        return freed
+        return freed + self._trim()
 
     @property
     def total(self) -> int:
@@ -293,7 +395,7 @@ class SegmentDirectory:
     @property
     def lingering(self) -> int:
         """Bytes of dropped payloads that somebody still maps."""
-        return sum(size for _, size in self._lingering)
+        return sum(file.size for file in self._lingering)
 
     def largest(self, count: int = 3) -> list[tuple[str, int]]:
         """Return names and sizes of the largest payloads."""
@@ -335,14 +437,21 @@ class SegmentDirectory:
             return
         _living.discard(self)
         if remove:
+            self._give_back()
             remove_tree(self.path)
             remove_empty_parent(self.path)
-        for fd, _ in self._lingering:
-            os.close(fd)
+        for file in self._lingering:
+            os.close(file.fd)
         self._lingering = []
         self.space.close()
         os.close(self._lock_fd)
         self._lock_fd = -1
+
+    def _give_back(self) -> None:
+        """Give back memory that would stay as long as those live who wrote it and kept their mappings."""
+        self.pool.trim(need=1 << 62)
+        for name, attempt in list(self._writers):
+            self.drop(name, attempt, recycle=False)
 
     def __repr__(self) -> str:
         return f"<SegmentDirectory {self.path}: {len(self.files)} payloads, {format_size(self._total)}>"
@@ -419,8 +528,8 @@ def _forked() -> None:
     for directory in list(_living):
         os.close(directory._lock_fd)
         directory._lock_fd = -1
-        for fd, _ in directory._lingering:
-            os.close(fd)
+        for file in directory._lingering:
+            os.close(file.fd)
         directory._lingering = []
     _living.clear()
 

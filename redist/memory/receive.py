@@ -9,6 +9,7 @@ bytes skipped, and the others of the request arrive all the same.
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -136,26 +137,29 @@ class SegmentSink:
 
 
 class _SegmentTarget:
-    view: memoryview | None = None
-
     def __init__(self, directory: SegmentDirectory, header: Header) -> None:
         self._directory = directory
         self._header = header
-        self._reserved = directory.reserve(header.file_size)
-        self._path = directory.new_grant()
+        ((self._path, self._reserved),) = directory.grant([header.file_size], os.getpid())
         try:
             self._writer = SegmentWriter(self._path, header)
         except BaseException:
             directory.cancel_grant(self._path, self._reserved)
             raise
 
+    @property
+    def view(self) -> memoryview | None:
+        return self._writer.view
+
     def write(self, piece: memoryview) -> None:
         self._writer.write([piece])
 
     def finish(self) -> Received:
         header = self._header
+        if self._writer.view is not None:
+            self._writer.filled()
         self._writer.publish(self._directory.path_of(header.name, header.attempt))
-        self._directory.add(header.name, header.attempt, self._reserved)
+        self._directory.add(header.name, header.attempt, self._reserved, os.getpid())
         return Received(header, None)
 
     def abort(self) -> None:

@@ -1,12 +1,14 @@
 """Writing a segment: into a granted file, which gets the payload's name only when it is complete.
 
-Bytes go in by ``pwritev``: on a full file system that is ENOSPC, where a mapping would end in SIGBUS. (Allocating first by
-``posix_fallocate`` would say so earlier, but costs 4% of the rate, and space was reserved before anyway.)
+Bytes go into a fresh file by ``pwritev``: on a full file system that is ENOSPC, where a mapping would end in SIGBUS.
+(Allocating first by ``posix_fallocate`` would say so earlier, but costs 4% of the rate, and space was reserved before.) A
+recycled file has its memory, and is written through a mapping, which the process keeps (`redist.memory.kept`).
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Iterable
 from types import TracebackType
@@ -14,6 +16,8 @@ from typing import Protocol
 
 from redist.errors import SegmentError, SegmentsFull
 from redist.memory.headers import Header
+from redist.memory.kept import Kept, keeper
+from redist.memory.locks import try_lock
 from redist.memory.space import full_error
 
 __all__ = ["PayloadLike", "SegmentWriter", "header_for"]
@@ -62,7 +66,7 @@ class SegmentWriter:
 
     path: str
     header: Header
-    #: size of the whole file, footer included; known from the start
+    #: size of payload and footer; the file of a recycled one may be larger
     size: int
 
     def __init__(self, path: str, header: Header) -> None:
@@ -71,15 +75,42 @@ class SegmentWriter:
         self._footer = header.footer()
         self.size = header.file_size
         self._offset = 0
+        self._fd = -1
         self._recycled = False
+        self._kept: Kept | None = None
         try:
-            try:
-                self._fd = os.open(path, _OPEN | os.O_CREAT | os.O_EXCL, 0o600)
-            except FileExistsError:
-                self._fd = os.open(path, _OPEN)
-                self._recycled = True
+            self._open()
         except OSError as error:
             raise self._failed(error) from error
+
+    def _open(self) -> None:
+        try:
+            self._fd = os.open(self.path, _OPEN | os.O_CREAT | os.O_EXCL, 0o600)
+            return
+        except FileExistsError:
+            pass
+        self._kept = keeper.open(self.path)
+        if self._kept is not None and self._kept.size < self.size:
+            self._kept.close()
+            self._kept = None
+        if self._kept is None:
+            self._fd = os.open(self.path, _OPEN)
+            self._recycled = try_lock(self._fd)
+            if self._recycled:
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
+            else:  # somebody reads it still: it is theirs
+                os.close(self._fd)
+                os.unlink(self.path)
+                self._fd = os.open(self.path, _OPEN | os.O_CREAT | os.O_EXCL, 0o600)
+
+    @property
+    def view(self) -> memoryview | None:
+        """Memory for the whole payload, to be written instead of calling `write`, before `filled`; None: there is none."""
+        return None if self._kept is None else self._kept.view[: self.header.nbytes]
+
+    def filled(self) -> None:
+        """Say that all of `view` was written."""
+        self._offset = self.header.nbytes
 
     def write(self, chunks: Iterable[memoryview | bytes]) -> None:
         """Append `chunks`; may be called several times.
@@ -99,12 +130,17 @@ class SegmentWriter:
                 continue
             if view.format != "B" or view.ndim != 1:
                 view = view.cast("B")
+            if self._kept is not None:
+                self._check(view.nbytes)
+                self._kept.copy(self._offset, view)
+                self._offset += view.nbytes
+                continue
             batch.append(view)
             waiting += view.nbytes
             if len(batch) >= _CHUNKS_A_CALL or waiting >= _BYTES_A_CALL:
                 self._flush(batch, waiting)
                 batch, waiting = [], 0
-        if self._offset + waiting == self.header.nbytes:
+        if self._kept is None and self._offset + waiting == self.header.nbytes:
             # the footer rides along with the last chunks
             batch.append(self._footer)
             waiting += len(self._footer)
@@ -119,7 +155,10 @@ class SegmentWriter:
         SegmentError
             If fewer bytes were written than announced.
         """
-        if self._offset != self.size:
+        if self._kept is not None and self._offset == self.header.nbytes:
+            self._kept.view[-len(self._footer) :] = self._footer
+            self._offset = self.size
+        elif self._offset != self.size:
             if self.header.nbytes or self._offset:
                 raise SegmentError(
                     f"{self.path}: payload of {self.header.name!r:.80} announced {self.header.nbytes} bytes,"
@@ -129,14 +168,20 @@ class SegmentWriter:
         try:
             if self._recycled:
                 os.ftruncate(self._fd, self.size)
+            if self._kept is not None:
+                self._kept.unlock()  # a reader that finds it locked takes it for evicted
             os.rename(self.path, path)
         except OSError as error:
             raise self._failed(error) from error
-        self._close()
+        if self._kept is not None:
+            keeper.keep(self._kept)
+            self._kept = None
+        else:
+            self._close()
 
     def discard(self) -> None:
         """Remove the unpublished file; nothing happens after `publish`."""
-        if self._fd >= 0:
+        if self._fd >= 0 or self._kept is not None:
             self._close()
             try:
                 os.unlink(self.path)
@@ -151,11 +196,14 @@ class SegmentWriter:
     ) -> None:
         self.discard()
 
-    def _flush(self, batch: list[memoryview | bytes], nbytes: int) -> None:
-        if self._offset + nbytes > self.size:
+    def _check(self, nbytes: int) -> None:
+        if self._offset + nbytes > (self.size if self._kept is None else self.header.nbytes):
             raise SegmentError(
                 f"{self.path}: payload of {self.header.name!r:.80} announced {self.header.nbytes} bytes and is larger"
             )
+
+    def _flush(self, batch: list[memoryview | bytes], nbytes: int) -> None:
+        self._check(nbytes)
         try:
             while True:
                 written = os.pwritev(self._fd, batch, self._offset)
@@ -168,8 +216,12 @@ class SegmentWriter:
             raise self._failed(error) from error
 
     def _close(self) -> None:
-        os.close(self._fd)
-        self._fd = -1
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
     def _failed(self, error: OSError) -> SegmentError:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG):

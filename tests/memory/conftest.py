@@ -35,7 +35,7 @@ def directory(parent: str) -> Iterator[SegmentDirectory]:
         for name, attempt in list(made.files):
             made.drop(name, attempt)
         made.reap()
-        assert made.space.used == made.lingering
+        assert made.space.used == made.lingering + made.pool.total
         made.close()
     assert os.listdir(parent) == []
 

@@ -272,6 +272,7 @@ class Worker:
             "files": len(directory.files),
             "managed": directory.total,
             "lingering": directory.lingering,
+            "pooled": directory.pool.total,
             "executors": [
                 {
                     "name": e.name,

@@ -1,0 +1,181 @@
+"""Mappings that a process keeps of the files it wrote, so as to write into them again when they come back from the pool.
+
+On one machine a kept mapping took 10.9 GB/s (memcpy between private pages 12.3), a new one that was populated at once 7.4, a
+new one 2.9, ``pwrite`` into a file whose memory was there 4.2, and into a fresh one 2.9.
+
+A file is known by its inode, which is not given to another one while its descriptor is open here. The worker that takes a
+file's memory back punches it out, so that what is kept here holds nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import threading
+import time
+from collections import OrderedDict
+from typing import Any
+
+__all__ = ["MAPPED_FROM", "Kept", "keeper"]
+
+MAPPED_FROM = 1 << 20
+"""Smallest file, in bytes, of which a mapping is kept: smaller ones are written by ``pwrite``."""
+
+_MOST = 32
+_TRIES = 3
+_OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+_THREAD_BYTES = 32 << 20
+_COPIED = 64 << 10
+
+
+class Kept:
+    """A file that this process has open and mapped for writing.
+
+    Parameters
+    ----------
+    fd : int
+        Its descriptor; belongs to this object.
+    """
+
+    #: size of the file in bytes
+    size: int
+    inode: int
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        stat = os.fstat(fd)
+        self.size = stat.st_size
+        self.inode = stat.st_ino
+        # populated here, in one call: a page at a time while it is written costs twice as much
+        self._mapping = mmap.mmap(fd, self.size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+
+    @property
+    def view(self) -> memoryview:
+        """The whole file, to be written."""
+        return memoryview(self._mapping)
+
+    def copy(self, offset: int, chunk: memoryview) -> None:
+        """Write `chunk` (plain bytes) at `offset`; other threads of the process run meanwhile."""
+        if chunk.nbytes < _COPIED:
+            self._mapping[offset : offset + chunk.nbytes] = chunk
+            return
+        import numpy as np  # whose copies release the GIL
+
+        target: Any = np.frombuffer(self._mapping, np.uint8, chunk.nbytes, offset)
+        source: Any = np.frombuffer(chunk, np.uint8)
+        parts = min(copy_threads(), chunk.nbytes // _THREAD_BYTES)
+        if parts < 2:
+            np.copyto(target, source)
+            return
+        step = -(-chunk.nbytes // parts)
+        others = [
+            threading.Thread(target=np.copyto, args=(target[at : at + step], source[at : at + step]))
+            for at in range(step, chunk.nbytes, step)
+        ]
+        for thread in others:
+            thread.start()
+        np.copyto(target[:step], source[:step])
+        for thread in others:
+            thread.join()
+
+    def lock(self) -> bool:
+        """Make sure that nobody reads the file, and that nobody comes to; False: somebody does."""
+        for left in range(_TRIES, 0, -1):
+            try:
+                fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if left > 1:
+                    time.sleep(0.0005)  # a reader that finds the path gone has the lock for a moment
+            else:
+                return True
+        return False
+
+    def unlock(self) -> None:
+        """Let readers in."""
+        fcntl.flock(self.fd, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Let go of it; a view that is still there keeps the mapping."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+            try:
+                self._mapping.close()
+            except BufferError:
+                pass
+
+
+class _Keeper:
+    """What this process keeps: at most 32 files, those that were not written for the longest time go first."""
+
+    def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
+        self._mutex = threading.Lock()
+        self._files: OrderedDict[tuple[int, int], Kept] = OrderedDict()
+
+    def open(self, path: str) -> Kept | None:
+        """Return the granted file at `path`, mapped and locked; None if somebody reads it, or it is too small.
+
+        Raises
+        ------
+        OSError
+            If it cannot be opened.
+        """
+        stat = os.stat(path, follow_symlinks=False)
+        if stat.st_size < MAPPED_FROM:
+            return None
+        with self._mutex:
+            kept = self._files.pop((stat.st_dev, stat.st_ino), None)
+        if kept is None or kept.size != stat.st_size:
+            if kept is not None:
+                kept.close()
+            fd = os.open(path, _OPEN)
+            try:
+                kept = Kept(fd)
+            except BaseException:
+                os.close(fd)
+                raise
+        if kept.lock():
+            return kept
+        kept.close()
+        return None
+
+    def keep(self, kept: Kept) -> None:
+        """Keep a file that was written."""
+        device = os.fstat(kept.fd).st_dev
+        with self._mutex:
+            self._files[device, kept.inode] = kept
+            oldest = self._files.popitem(last=False)[1] if len(self._files) > _MOST else None
+        if oldest is not None:
+            oldest.close()
+        self.look()
+
+    def look(self) -> None:
+        """Let go of files that are gone."""
+        with self._mutex:
+            gone = [key for key, kept in self._files.items() if os.fstat(kept.fd).st_nlink == 0]
+            closing = [self._files.pop(key) for key in gone]
+        for kept in closing:
+            kept.close()
+
+    def forked(self) -> None:
+        """Begin anew in a forked child: the files are its parent's to write."""
+        files = list(self._files.values())
+        self._start()
+        for kept in files:
+            kept.close()
+
+
+def copy_threads() -> int:
+    """Return how many threads copy a large value: one for every four processors, four at most.
+
+    A thread alone copies at the speed of a small machine's memory: on two processors two took 0.9 times its rate.
+    """
+    return max(1, min(4, (os.cpu_count() or 1) // 4))
+
+
+keeper = _Keeper()
+os.register_at_fork(after_in_child=keeper.forked)

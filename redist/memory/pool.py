@@ -1,0 +1,146 @@
+"""Files of dropped payloads that wait to be written again: their memory is there already, so writing is four times as fast.
+
+A worker drops a payload by renaming its file into the pool. Whoever is granted a file of about the size gets one of those,
+the processes that wrote them theirs first, since they may have kept a mapping (`redist.memory.kept`). What is pooled
+stays counted as used. It goes back to the system when it has waited for `IDLE` seconds, when there is more than the pool
+may hold, and as soon as memory is short.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+from redist.memory.headers import footprint
+
+__all__ = ["IDLE", "POOL_FILE", "SMALLEST", "Pool", "Pooled", "give_back"]
+
+POOL_FILE = "pool-"
+
+IDLE = 10.0
+"""Seconds after which an unused file goes back to the system."""
+
+SMALLEST = 256 * 1024
+"""Smallest file, in bytes, that is pooled: smaller ones are as quickly made."""
+
+_WASTE = 1.25
+_PUNCH_HOLE_KEEP_SIZE = 0x03
+
+
+@dataclass(slots=True)
+class Pooled:
+    """One file of the pool: where it is, the memory it takes, the process that wrote it, since when nobody uses it."""
+
+    path: str
+    size: int
+    writer: int
+    since: float
+
+
+class Pool:
+    """The recycled files of one segment directory. Methods may be called from any thread.
+
+    Parameters
+    ----------
+    path : str
+        The directory.
+    """
+
+    #: most bytes that it holds
+    cap: int
+
+    def __init__(self, path: str, cap: int = 0) -> None:
+        self.cap = cap
+        self._prefix = f"{path}/{POOL_FILE}{secrets.token_hex(4)}-"
+        self._numbers = itertools.count(1)
+        self._mutex = threading.Lock()
+        # the longest unused first
+        self._files: list[Pooled] = []
+        self._total = 0
+
+    @property
+    def total(self) -> int:
+        """Bytes of memory that its files take."""
+        return self._total
+
+    def new_path(self) -> str:
+        """Return a name for a file that comes into the pool."""
+        return f"{self._prefix}{next(self._numbers)}"
+
+    def add(self, path: str, size: int, writer: int) -> None:
+        """Take in a file that nobody maps, which has a name of the pool already."""
+        with self._mutex:
+            self._files.append(Pooled(path, size, writer, time.monotonic()))
+            self._total += size
+
+    def take(self, size: int, writer: int) -> Pooled | None:
+        """Take out the file that fits best for `size` bytes, one of `writer` if there is one; None if none fits."""
+        best: Pooled | None = None
+        with self._mutex:
+            for file in reversed(self._files):
+                if not size <= file.size <= size * _WASTE:
+                    continue
+                if best is None or (file.writer != writer, file.size) < (best.writer != writer, best.size):
+                    best = file
+            if best is not None:
+                self._files.remove(best)
+                self._total -= best.size
+        return best
+
+    def trim(self, *, need: int = 0) -> int:
+        """Give back what is too old or too much, and `need` bytes at least if there are as many.
+
+        Returns
+        -------
+        int
+            Bytes that went back to the system.
+        """
+        until = time.monotonic() - IDLE
+        freed = 0
+        while True:
+            with self._mutex:
+                if not self._files or (
+                    freed >= need and self._total <= self.cap and self._files[0].since > until
+                ):
+                    return freed
+                file = self._files.pop(0)
+                self._total -= file.size
+            give_back(file.path)
+            freed += file.size
+
+
+def give_back(path: str) -> None:
+    """Unlink a file, and give its memory back even where a process keeps a mapping of it."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return
+    try:
+        punch(fd)
+        os.unlink(path)
+    except OSError:
+        pass
+    finally:
+        os.close(fd)
+
+
+def punch(fd: int) -> None:
+    """Give the memory of a file's bytes back; who maps them finds zeros, and no SIGBUS as after a truncation."""
+    fallocate = _fallocate()
+    if fallocate is not None:
+        fallocate(fd, _PUNCH_HOLE_KEEP_SIZE, 0, footprint(os.fstat(fd).st_size))  # or its last page stays
+
+
+@cache
+def _fallocate() -> Callable[[int, int, int, int], int] | None:
+    function = getattr(ctypes.CDLL(None), "fallocate", None)  # macOS has none
+    if function is not None:
+        function.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+    return function

@@ -1,0 +1,323 @@
+"""Files of dropped payloads are written again; nobody ever sees another payload's bytes, and memory goes back."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from memory_helpers import Bytes, Loop
+
+from redist.errors import SegmentGone, SegmentsFull
+from redist.memory import kept, pool
+from redist.memory.broker import Broker
+from redist.memory.broker_client import BrokerClient
+from redist.memory.directory import SegmentDirectory
+from redist.memory.headers import Header, read_header
+from redist.memory.kept import keeper
+from redist.memory.reader import open_segment
+from redist.memory.writer import SegmentWriter
+
+MIB = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept() -> Iterator[None]:
+    """No mapping of another test is there, or stays."""
+    yield
+    keeper.look()
+
+
+def put(directory: SegmentDirectory, name: str, attempt: int, data: bytes, writer: int = 1) -> int:
+    """Write a payload under a grant; return the inode of its file."""
+    header = Header(name, attempt, len(data), "bytes")
+    ((path, reserved),) = directory.grant([header.file_size], writer)
+    final = directory.path_of(name, attempt)
+    with SegmentWriter(path, header) as segment:
+        segment.write([data])
+        segment.publish(final)
+    assert directory.add(name, attempt, reserved, writer)
+    return os.stat(final).st_ino
+
+
+def taken(directory: SegmentDirectory) -> int:
+    """Bytes of memory that all payload files of a directory take, by the file system."""
+    return sum(
+        os.stat(entry.path).st_blocks * 512
+        for entry in os.scandir(directory.path)
+        if entry.name not in ("id", "lock", "space", "socket")
+    )
+
+
+def test_the_next_payload_of_the_size_gets_the_file(directory: SegmentDirectory) -> None:
+    inode = put(directory, "x", 1, b"a" * (4 * MIB))
+    assert directory.drop("x", 1)
+    assert directory.pool.total == directory.space.used > 4 * MIB
+    assert put(directory, "y", 2, b"b" * (4 * MIB - 100_000)) == inode
+    assert directory.pool.total == 0
+    path = directory.path_of("y", 2)
+    assert bytes(open_segment(path).view) == b"b" * (4 * MIB - 100_000)
+    assert read_header(path) == Header("y", 2, 4 * MIB - 100_000, "bytes")
+    assert directory.space.used == directory.total == directory.files["y", 2]
+    assert taken(directory) == directory.space.used
+
+
+def test_a_small_recycled_file_is_as_large_as_its_payload(directory: SegmentDirectory) -> None:
+    inode = put(directory, "x", 1, b"a" * 400_000)
+    directory.drop("x", 1)
+    assert put(directory, "y", 2, b"b" * 350_000) == inode
+    assert os.stat(directory.path_of("y", 2)).st_size < 351_000
+    assert directory.space.used == directory.total == taken(directory)
+
+
+@pytest.mark.parametrize("nbytes", [5 * MIB, 3 * MIB, 100_000])
+def test_no_file_that_is_too_small_or_wastes_much(directory: SegmentDirectory, nbytes: int) -> None:
+    put(directory, "x", 1, b"a" * (4 * MIB))
+    directory.drop("x", 1)
+    put(directory, "y", 2, b"b" * nbytes)
+    assert directory.pool.total > 4 * MIB
+
+
+def test_writers_get_their_own_files_back(directory: SegmentDirectory) -> None:
+    inodes = {writer: put(directory, f"x{writer}", 1, b"a" * (2 * MIB), writer) for writer in (7, 8, 9)}
+    for writer in inodes:
+        directory.drop(f"x{writer}", 1)
+    for writer in (8, 9, 7):
+        assert put(directory, f"y{writer}", 2, b"b" * (2 * MIB), writer) == inodes[writer]
+
+
+def test_a_mapped_payload_is_pooled_when_nobody_maps_it(directory: SegmentDirectory) -> None:
+    inode = put(directory, "x", 1, b"a" * (2 * MIB))
+    array = np.frombuffer(open_segment(directory.path_of("x", 1)).view, "u1")
+    directory.drop("x", 1)
+    with pytest.raises(SegmentGone):
+        open_segment(directory.path_of("x", 1))
+    assert directory.lingering
+    assert put(directory, "y", 2, b"b" * (2 * MIB)) != inode
+    assert bytes(array) == b"a" * (2 * MIB)
+    del array
+    assert put(directory, "z", 3, b"c" * (2 * MIB)) == inode
+    assert not directory.lingering
+
+
+def test_a_file_that_somebody_reads_is_not_written(directory: SegmentDirectory) -> None:
+    """A reader that was about to look whether the path is there still holds the lock: the writer leaves it the file."""
+    inode = put(directory, "x", 1, b"a" * (2 * MIB))
+    slow = open_segment(directory.path_of("x", 1))
+    header = Header("y", 2, 2 * MIB, "bytes")
+    grant = directory.new_grant()
+    os.rename(directory.path_of("x", 1), grant)
+    with SegmentWriter(grant, header) as segment:
+        segment.write([b"b" * (2 * MIB)])
+        segment.publish(directory.path_of("y", 2))
+    assert os.stat(directory.path_of("y", 2)).st_ino != inode
+    assert bytes(slow.view) == b"a" * (2 * MIB)
+    assert bytes(open_segment(directory.path_of("y", 2)).view) == b"b" * (2 * MIB)
+
+
+def test_memory_goes_back_though_its_writer_keeps_a_mapping(
+    directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for attempt in (1, 2):  # the second one is written through a mapping, which stays
+        put(directory, "x", attempt, bytes([attempt]) * (4 * MIB))
+        if attempt == 2:
+            file = os.open(directory.path_of("x", attempt), os.O_RDONLY)
+        directory.drop("x", attempt)
+    assert os.fstat(file).st_blocks * 512 >= 4 * MIB
+    assert directory.reap() == 0
+    monkeypatch.setattr(pool, "IDLE", 0.0)
+    assert directory.reap() >= 4 * MIB
+    assert os.fstat(file).st_blocks == 0
+    assert os.fstat(file).st_nlink == 0
+    os.close(file)
+    assert directory.space.used == 0
+    keeper.look()
+    assert not keeper._files
+
+
+def test_the_pool_makes_room(directory: SegmentDirectory) -> None:
+    """The directory's limit is 64 MiB."""
+    put(directory, "x", 1, b"a" * (12 * MIB))
+    put(directory, "y", 1, b"a" * (40 * MIB))
+    directory.drop("x", 1)
+    assert directory.pool.total > 12 * MIB
+    put(directory, "z", 2, b"b" * (20 * MIB))
+    assert directory.pool.total == 0
+    with pytest.raises(SegmentsFull, match=r"20\.00 MiB"):
+        put(directory, "no", 3, b"c" * (20 * MIB))
+    assert directory.space.used == directory.total
+
+
+def test_the_pool_is_capped(directory: SegmentDirectory) -> None:
+    assert directory.pool.cap == 16 * MIB
+    for attempt in range(4):
+        put(directory, "x", attempt, b"a" * (5 * MIB))
+    for attempt in range(4):
+        directory.drop("x", attempt)
+    assert directory.pool.total <= 16 * MIB
+    assert directory.space.used == directory.pool.total == taken(directory)
+
+
+def test_all_or_none_returns_files_to_the_pool(directory: SegmentDirectory) -> None:
+    put(directory, "x", 1, b"a" * (4 * MIB))
+    directory.drop("x", 1)
+    pooled = directory.pool.total
+    with pytest.raises(SegmentsFull):
+        directory.grant([4 * MIB, 100 * MIB], 1)
+    assert directory.pool.total in (0, pooled)
+    assert directory.space.used == directory.pool.total
+
+
+def test_a_cancelled_grant_gives_back_what_the_file_took(directory: SegmentDirectory) -> None:
+    put(directory, "x", 1, b"a" * (5 * MIB))
+    directory.drop("x", 1)
+    ((path, reserved),) = directory.grant([4 * MIB + 500_000], 1)
+    assert reserved > 5 * MIB
+    directory.cancel_grant(path, reserved)
+    assert directory.space.used == 0 == taken(directory)
+
+
+def test_adoption_removes_what_was_pooled(directory: SegmentDirectory) -> None:
+    put(directory, "x", 1, b"a" * (2 * MIB))
+    put(directory, "y", 1, b"b" * (2 * MIB))
+    directory.drop("x", 1)
+    path = directory.path
+    directory.close(remove=False)
+    adopted = SegmentDirectory.adopt(path, limit=64 * MIB)
+    assert set(adopted.files) == {("y", 1)}
+    assert adopted.space.used == adopted.total == taken(adopted)
+    adopted.close()
+
+
+def test_large_values_are_copied_by_several_threads(
+    directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept, "copy_threads", lambda: 3)
+    monkeypatch.setattr(kept, "_THREAD_BYTES", MIB)
+    data = np.random.default_rng(3).bytes(8 * MIB + 12_345)
+    for attempt in (1, 2):
+        put(directory, "x", attempt, data)
+        assert bytes(open_segment(directory.path_of("x", attempt)).view) == data
+        directory.drop("x", attempt)
+
+
+def test_a_forked_child_keeps_nothing(directory: SegmentDirectory) -> None:
+    for attempt in (1, 2):
+        put(directory, "x", attempt, b"a" * (2 * MIB))
+        directory.drop("x", attempt)
+    assert keeper._files
+    child = os.fork()
+    if child == 0:
+        os._exit(len(keeper._files))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert put(directory, "x", 3, b"a" * (2 * MIB))
+
+
+def test_readers_never_see_another_payload(directory: SegmentDirectory) -> None:
+    """Readers in other processes map whatever is there, while files are written again and again: seed 11."""
+    code = textwrap.dedent("""
+        import sys, random
+        import numpy as np
+        from redist.errors import SegmentGone
+        from redist.memory.headers import path_of
+        from redist.memory.reader import open_segment
+        segments, seed = sys.argv[1], int(sys.argv[2])
+        chosen = random.Random(seed)
+        held, seen = [], 0
+        print("ready", flush=True)
+        while not sys.stdin.closed:
+            for attempt in range(1, 400):
+                try:
+                    mapping = open_segment(path_of(segments, "x", attempt))
+                except SegmentGone:
+                    continue
+                held.append((attempt, np.frombuffer(mapping.view, "u1")))
+                del mapping
+                seen += 1
+                for want, array in held:
+                    if (array[[0, -1, len(array) // 2]] != want % 251).any():
+                        print(f"attempt {want} reads {array[:3]}")
+                        sys.exit(1)
+                if len(held) > chosen.randrange(6):
+                    held.pop(chosen.randrange(len(held)))
+                if attempt == 399:
+                    print(seen)
+                    sys.exit(0)
+    """)
+    readers = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, directory.path, str(seed)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for seed in (11, 12)
+    ]  # fmt: skip
+    try:
+        for reader in readers:
+            assert reader.stdout is not None
+            assert reader.stdout.readline() == "ready\n"
+        recycled = 0
+        inodes: set[int] = set()
+        for attempt in range(1, 400):
+            inode = put(directory, "x", attempt, bytes([attempt % 251]) * (MIB + 4096 * (attempt % 7)))
+            recycled += inode in inodes
+            inodes.add(inode)
+            if attempt > 3:
+                directory.drop("x", attempt - 3)
+            directory.reap()
+        assert recycled > 50
+        for reader in readers:
+            out, _ = reader.communicate(timeout=60)
+            assert reader.returncode == 0, out
+    finally:
+        for reader in readers:
+            reader.kill()
+            reader.wait()
+
+
+def test_through_the_broker(directory: SegmentDirectory, loop: Loop) -> None:
+    broker = Broker(directory)
+    address = loop.run(broker.start())
+    inodes = set()
+    with BrokerClient(address) as client:
+        for attempt in range(1, 6):
+            client.put([("x", attempt, Bytes(bytes([attempt]) * (3 * MIB)))])
+            path = directory.path_of("x", attempt)
+            assert bytes(open_segment(path).view) == bytes([attempt]) * (3 * MIB)
+            inodes.add(os.stat(path).st_ino)
+            client.drop([("x", attempt)])
+            client.stat()
+    assert len(inodes) == 1
+    loop.run(broker.close())
+
+
+def test_many_threads_write_at_once(directory: SegmentDirectory, loop: Loop) -> None:
+    broker = Broker(directory)
+    address = loop.run(broker.start())
+    failed: list[BaseException] = []
+
+    def write(thread: int) -> None:
+        try:
+            for attempt in range(1, 12):
+                data = bytes([thread * 16 + attempt]) * (MIB + thread * 1000)
+                client.put([(f"x{thread}", attempt, Bytes(data))])
+                view = open_segment(directory.path_of(f"x{thread}", attempt)).view
+                assert bytes(view) == data
+                client.drop([(f"x{thread}", attempt)])
+        except BaseException as error:
+            failed.append(error)
+            raise
+
+    with BrokerClient(address) as client:
+        threads = [threading.Thread(target=write, args=(number,)) for number in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        client.stat()
+    assert not failed
+    loop.run(broker.close())
