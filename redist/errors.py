@@ -177,6 +177,10 @@ class WorkerGone(RedistError, OSError):
     """The worker that was asked is not there, or its process ended before it answered."""
 
 
+class NameTaken(RedistError, ValueError):
+    """A living worker has this name already; the message says which process it is."""
+
+
 class NoScheduler(RedistError, NotImplementedError):
     """What was asked for needs a scheduler process, and there is none; the message says what to use instead."""
 

@@ -57,7 +57,9 @@ class _Signals:
     "--workers", metavar="N", type=click.IntRange(1), default=1, help="Workers on this host. Default: 1."
 )
 @click.option(
-    "--name", metavar="NAME", help="Name of the workers, followed by -0, -1, ... Default: the host's."
+    "--name",
+    metavar="NAME",
+    help="Name of the workers, followed by -0, -1, ...; a second launcher on a host needs another. Default: the host's.",
 )
 @click.option("--once", is_flag=True, help="Do not start workers again.")
 @worker_options

@@ -16,7 +16,7 @@ __all__ = ["command"]
 
 @click.command("worker", epilog=URL_HELP, short_help="Run a worker: it keeps values and runs tasks.")
 @url_argument
-@click.option("--name", metavar="NAME", help="Name of this worker, unique in the namespace.")
+@click.option("--name", metavar="NAME", help="Name of this worker, which no living one has.")
 @worker_options
 def command(url: str, executors: str | None, namespace: str | None, **options: object) -> None:
     """Run a worker of the server at URL in the foreground, until SIGTERM or Ctrl-C.

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from redist.errors import ClientClosed, SchemaMismatch, ServerFull, ServerRefused
+from redist.errors import ClientClosed, NameTaken, SchemaMismatch, ServerFull, ServerRefused
 from redist.session.bring import bring, take_up
 from redist.session.heart import Heart
 from redist.session.lane import Entry, Lane, OnError, OnReply, Refused
@@ -115,6 +115,8 @@ class Session:
         self.failure: BaseException | None = None
         self.secret = ""
         self.adopted = False
+        #: of a worker: its first registration is refused while a living one has its name
+        self.alone = False
         self.attempt = 0
         self.states = States()
         self.ledger = Ledger(self.states)
@@ -263,7 +265,8 @@ class Session:
         call = calls.register(
             self.kind, self.name, ordinal=lane.ordinal, parent=self.parent, attempt=self.attempt,
             generation=lane.generation, lease_ms=int(self.lease * 1000), named=self.named, lost=lane.lost_writes,
-            again=self._registering, secret=self.secret, details=self.details,
+            again=self._registering, alone=self.alone and not self._was_registered, secret=self.secret,
+            details=self.details,
         )  # fmt: skip
         self._registering = True
         lane.transmit_registration(call, self._registered, self._register_failed)
@@ -311,7 +314,7 @@ class Session:
                     "use the same version everywhere, or another namespace"
                 )
             else:
-                error = ServerRefused(error.message)
+                error = NameTaken(error.message) if error.code == "name" else ServerRefused(error.message)
         self.fail(error)
 
     def enqueue_counts(self, pairs: list[tuple[str, int]]) -> None:

@@ -106,6 +106,7 @@ def register(
     named: bool = False,
     lost: bool = False,
     again: bool = False,
+    alone: bool = False,
     secret: str = "",
     details: Mapping[str, str] | None = None,
 ) -> Call:
@@ -131,12 +132,14 @@ def register(
         The caller knows that the server lost writes: a ``GAP`` named a number older than the last answer that it read.
     again : bool
         An earlier registration of this process was not answered, and may have been carried out.
+    alone : bool
+        Refuse a worker (``NO name``) while another whose lease has not run out has its name.
     secret : str
         What the server of before answered; one that has another lost its memory.
     details : mapping of str
         Further fields of ``caller:ORD``.
     """
-    known = int(lost) + 2 * int(again)
+    known = int(lost) + 2 * int(again) + 4 * int(alone)
     body: list[Any] = [kind, name, ordinal, parent, attempt, generation, lease_ms, int(named), known, secret]
     for field, value in (details or {}).items():
         body += (field, value)

@@ -28,6 +28,7 @@ from redist_worker.control import Control
 from redist_worker.executor import Options as ExecutorOptions
 from redist_worker.executors import Executor, Executors
 from redist_worker.handing_over import hand_over
+from redist_worker.naming import await_name
 from redist_worker.replicas import Replicas
 from redist_worker.segments import Home, Sweeper, find_home
 
@@ -119,6 +120,10 @@ class Worker:
         )
         self._parts.callback(home.directory.close)
         self.name = options.name or home.name or options.default_name()
+        memory = memory_id(home.directory.path)
+        alone = bool(options.name) and await await_name(
+            self.side, self.name, home.ordinal, options.hostname, memory
+        )
         warning = small_shm_warning(home.directory.path, options.memory_limit)
         if warning:
             logger.warning("%s", warning)
@@ -139,7 +144,7 @@ class Worker:
             "address": self.address,
             "segments": home.directory.path,
             "hostid": home.directory.hostid,
-            "memory": memory_id(home.directory.path),
+            "memory": memory,
             "socket": socket_path,
             "host": options.hostname,
             "pid": str(os.getpid()),
@@ -151,6 +156,7 @@ class Worker:
         self.session = session = Session(
             self.endpoint, "worker", self.name, details, ordinal=home.ordinal, lease=options.lease
         )
+        session.alone = alone
         session.secret, session.attempt = home.secret, home.directory.newest
         session.on_evict = replicas.evict
         session.on_lost = lambda: self._lost_registration(replicas)

@@ -7,14 +7,15 @@
 -- KEYS[1] META
 -- ARGV[1] (0, incarnation, 0, 0, 0,) kind, name, ordinal held before or 0, parent worker or 0, highest attempt and generation
 --   seen, lease in ms, 1 for a named session, what the caller knows (1: the server lost writes, 2: an earlier registration of
---   this process was not answered, and may have been carried out), the secret of the server that it knew or '', then pairs:
---   further fields of caller:ORD
+--   this process was not answered, and may have been carried out, 4: a worker of this name whose lease has not run out is
+--   in the way), the secret of the server that it knew or '', then pairs: further fields of caller:ORD
 -- Reply OK 0 ordinal generation attempt adopted secret | NO code message
 local a = cmsgpack.unpack(ARGV[1])
 local incarnation = a[2]
 local kind, name, ordinal, parent, attempt, generation, lease, named, missed, secret = unpack(a, 6, 15)
 local GRACE = 10000 -- ms: all who live have heard of a loss by then; a named session's lease may be hours
 local now = int(S.now())
+local alone, again = missed >= 4, math.floor(missed / 2) % 2 == 1
 S.publish('to:0', { 'p' })
 S.publish('evict:0', { 'p' })
 S.publish('all', { 'p' })
@@ -30,6 +31,25 @@ if parent > 0 and not call('HEXISTS', P .. 'workers', int(parent)) then
 end
 if kind == 'executor' and call('HEXISTS', P .. 'workers', int(parent)) == 0 then
   return { 'NO', 'worker', 'the worker ' .. int(parent) .. ' is not registered' }
+end
+
+local details = {}
+for i = 16, #a, 2 do
+  details[a[i]] = a[i + 1]
+end
+local own = false -- ordinal of the earlier registration of this process
+local flat = (again or alone) and call('HGETALL', P .. kind .. 's') or {}
+for i = 1, #flat, 2 do
+  if flat[i + 1] == name then
+    local c = call('HMGET', P .. 'caller:' .. flat[i], 'pid', 'host', 'worker', 'seen', 'lease', 'inc')
+    if again and c[1] == (details.pid or false) and c[2] == (details.host or false) and (c[3] or '0') == int(parent) then
+      own = tonumber(flat[i])
+    elseif alone and tonumber(flat[i]) ~= ordinal and (c[6] or '') ~= ''
+      and tonumber(c[4] or 0) + tonumber(c[5] or 0) > S.now() then
+      return { 'NO', 'name', 'a living worker has the name \'' .. name .. '\': process ' .. (c[1] or '?') .. ' on '
+        .. (c[2] or '?') .. '. Give this one another name, or stop that one' }
+    end
+  end
 end
 
 if not schema then
@@ -67,20 +87,8 @@ if ordinal > 0 then
     ordinal = 0 -- it was gone for longer than its lease, and slices of its end may still be on the work list
   end
 end
-if ordinal == 0 and missed >= 2 then
-  local details = {}
-  for i = 16, #a, 2 do
-    details[a[i]] = a[i + 1]
-  end
-  local flat = call('HGETALL', P .. kind .. 's')
-  for i = 1, #flat, 2 do
-    if flat[i + 1] == name then
-      local c = call('HMGET', P .. 'caller:' .. flat[i], 'pid', 'host', 'worker')
-      if c[1] == (details.pid or false) and c[2] == (details.host or false) and (c[3] or '0') == int(parent) then
-        ordinal = tonumber(flat[i])
-      end
-    end
-  end
+if ordinal == 0 and own then
+  ordinal = own
 end
 if ordinal == 0 then
   ordinal = call('HINCRBY', META, 'ordinal', 1)

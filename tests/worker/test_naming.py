@@ -1,0 +1,93 @@
+"""Two living workers never share a name; a dead one's is free at once where its death can be seen."""
+
+import socket
+import time
+
+from worker.harness import until
+
+LONG = "300"  # a lease that does not run out
+
+
+def test_the_second_of_a_name_is_refused(start, client):
+    first = start(name="same")
+    second = start(name="same", ready=False)
+    assert second.process.wait(20) == 78
+    said = second.text()
+    assert f"a living worker has the name 'same': process {first.pid} on {socket.gethostname()}" in said
+    assert "Give this one another name" in said
+    assert "Traceback" not in said
+    assert list(client.ordinals("workers")) == ["same"]
+    second.process.returncode = 0  # as it should be, for the teardown
+
+
+def test_a_dead_worker_gives_its_name_up_at_once(start, client):
+    start("--lease", LONG, name="same").kill()
+    (ordinal,) = client.ordinals("workers").values()
+    start("--lease", LONG, name="same")
+    assert client.ordinals("workers") == {"same": ordinal}
+
+
+def test_so_does_one_whose_directory_is_elsewhere(start, client, tmp_path):
+    start("--lease", LONG, name="same").kill()
+    (tmp_path / "segments").rename(tmp_path / "moved")
+    again = start("--lease", LONG, name="same")
+    assert "is registered" not in again.text()
+    moved = {"same": again.pid}
+    until(lambda: {n: client.pid(o) for n, o in client.ordinals("workers").items()} == moved)
+    started = client.result(client.submit(lambda: "here"))
+    assert started == "here"
+
+
+class Elsewhere:
+    """What a worker of another host has said to the server."""
+
+    def __init__(self, client, lease):
+        self.client = client
+        self.prefix = client.endpoint.prefix
+        self.ordinal = client.command("HINCRBY", f"{self.prefix}meta", "ordinal", 1)
+        client.command("HSET", f"{self.prefix}workers", self.ordinal, "same")
+        client.command(
+            "HSET", f"{self.prefix}caller:{self.ordinal}", "kind", "worker", "name", "same", "inc", "i",
+            "host", "far", "pid", "77", "lease", str(int(lease * 1000)),
+        )  # fmt: skip
+        self.beat()
+        client.command("ZADD", f"{self.prefix}leases", int((time.time() + lease) * 1000), self.ordinal)
+
+    def beat(self):
+        self.client.command(
+            "HSET", f"{self.prefix}caller:{self.ordinal}", "seen", str(int(time.time() * 1000))
+        )
+
+
+def test_one_of_another_host_is_waited_for(start, client):
+    Elsewhere(client, lease=2.0)
+    worker = start(name="same")
+    assert "a worker named same is registered: process 77 on far." in worker.text()
+    until(lambda: [client.pid(o) for o in client.ordinals("workers").values()] == [worker.pid])
+
+
+def test_one_of_another_host_that_speaks_lives(start, client):
+    far = Elsewhere(client, lease=300.0)
+    worker = start(name="same", ready=False)
+    until(lambda: "is registered" in worker.text())
+    far.beat()
+    assert worker.process.wait(20) == 78
+    assert "a living worker has the name 'same': process 77 on far" in worker.text()
+    worker.process.returncode = 0
+
+
+def test_one_that_waits_for_a_name_can_be_stopped(start, client):
+    Elsewhere(client, lease=300.0)
+    worker = start(name="same", ready=False)
+    until(lambda: "is registered" in worker.text())
+    assert worker.stop() == 0
+
+
+def test_of_two_at_one_moment_one_is_refused(start, client):
+    pair = [start(name="same", ready=False) for _ in range(2)]
+    until(lambda: any(worker.process.poll() is not None for worker in pair))
+    (refused,) = [worker for worker in pair if worker.process.poll() is not None]
+    assert refused.process.returncode == 78
+    assert "a living worker has the name 'same'" in refused.text()
+    until(lambda: list(client.ordinals("workers")) == ["same"])
+    refused.process.returncode = 0
