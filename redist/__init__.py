@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from redist.actor import Actor, ActorFuture, BaseActorFuture
+    from redist.adaptive import Adaptive
     from redist.client import Client
     from redist.cluster import LocalCluster
     from redist.coordination.event import Event
@@ -29,6 +30,7 @@ __all__ = [
     "FIRST_COMPLETED",
     "Actor",
     "ActorFuture",
+    "Adaptive",
     "BaseActorFuture",
     "CancelledError",
     "Client",
@@ -64,6 +66,7 @@ __all__ = [
 _HOMES = {
     "Actor": "redist.actor",
     "ActorFuture": "redist.actor",
+    "Adaptive": "redist.adaptive",
     "BaseActorFuture": "redist.actor",
     "Client": "redist.client",
     "CancelledError": "redist.errors",

@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import math
 import os
-import shutil
 import threading
 import time
 import weakref
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from redist import config
+from redist.adaptive import Adaptive
+from redist.cluster_end import STOP_TIMEOUT, end
 from redist.errors import RedistError
 from redist.launch import Launcher, WorkerProcess, WorkerSettings
 from redist.memory.amounts import parse_bytes
@@ -33,8 +34,6 @@ logger = logging.getLogger("redist.cluster")
 
 #: Longest time between two looks at what has registered, should a message be lost, in seconds.
 _LOOK = 0.25
-_STOP_TIMEOUT = 10.0
-_LET_GO = 0.5
 
 
 class LocalCluster:
@@ -161,6 +160,8 @@ class LocalCluster:
             )
         else:
             self.endpoint = endpoint(address, namespace)
+        self._adaptive: Adaptive | None = None
+        self._adaptive_options: dict[str, Any] = {}
         self._launcher: Launcher | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
         if not asynchronous:
@@ -181,7 +182,7 @@ class LocalCluster:
         settings.url, settings.namespace = self.endpoint.url, self.endpoint.namespace
         settings.environment = {**config.as_environment(), **self.endpoint.secrets()}
         self._launcher = launcher = Launcher(settings, restart=self._restart, report=_report)
-        self._finalizer = weakref.finalize(self, _end, launcher, self.server, self.endpoint)
+        self._finalizer = weakref.finalize(self, end, launcher, self.server, self.endpoint)
         self._add(self._n_workers)
         threading.Thread(target=_watch, args=(launcher,), name="redist-launcher", daemon=True).start()
 
@@ -273,6 +274,11 @@ class LocalCluster:
         return self.endpoint.address.url(secrets=True)
 
     @property
+    def threads(self) -> int:
+        """How many tasks a worker runs at a time."""
+        return self._settings.executors * self.threads_per_worker
+
+    @property
     def workers(self) -> dict[str, WorkerProcess]:
         """The worker processes by name."""
         return dict(self._launcher.workers) if self._launcher is not None else {}
@@ -286,7 +292,7 @@ class LocalCluster:
     def __repr__(self) -> str:
         where = self.endpoint.url if hasattr(self, "endpoint") else "not started"
         n = len(self.workers)
-        threads = n * self._settings.executors * self.threads_per_worker
+        threads = n * self.threads
         return (
             f"LocalCluster({self.name!r}, {where!r}, workers={n}, threads={threads}, status={self.status!r})"
         )
@@ -298,7 +304,7 @@ class LocalCluster:
             ("Server", self.endpoint.url if hasattr(self, "endpoint") else "not started"),
             ("Namespace", self.endpoint.namespace if hasattr(self, "endpoint") else ""),
             ("Workers", len(self.workers)),
-            ("Threads", len(self.workers) * self._settings.executors * self.threads_per_worker),
+            ("Threads", len(self.workers) * self.threads),
             ("Status", self.status),
         ]
         rows = [(w.name, w.pid or "starts again", w.restarts) for w in self.workers.values()]
@@ -326,22 +332,84 @@ class LocalCluster:
             If new workers do not start.
         """
         if memory is not None:
-            each = int(self._settings.memory_limit) if self._settings.memory_limit.isdigit() else 0
-            if not each:
-                raise ValueError("memory: the workers have no memory_limit in bytes; say how many workers")
-            n = max(n, math.ceil((parse_bytes(memory) if isinstance(memory, str) else memory) / each))
+            wanted = parse_bytes(memory) if isinstance(memory, str) else memory
+            n = max(n, math.ceil(wanted / self._memory_of_each()))
         if cores is not None:
-            n = max(n, math.ceil(cores / (self._settings.executors * self.threads_per_worker)))
+            n = max(n, math.ceil(cores / self.threads))
         if n < 0:
             raise ValueError(f"{n} workers: a number from 0")
-        launcher = self._running()
-        names = list(launcher.workers)
+        names = list(self._running().workers)
         if n < len(names):
-            launcher.remove(reversed(names[n:]), _STOP_TIMEOUT)
+            self.stop_workers(reversed(names[n:]))
         elif n > len(names):
-            self._add(n - len(names))
+            self.start_workers(n - len(names))
             if not self.asynchronous:
                 self._wait_for_workers(self.timeout)
+
+    def _memory_of_each(self) -> int:
+        each = int(self._settings.memory_limit) if self._settings.memory_limit.isdigit() else 0
+        if not each:
+            raise ValueError("memory: the workers have no memory_limit in bytes; say how many workers")
+        return each
+
+    def start_workers(self, count: int) -> None:
+        """Start so many more workers, without waiting for them."""
+        self._add(count)
+
+    def stop_workers(self, names: Iterable[str]) -> None:
+        """Stop workers of these names in good order: others take over what they have."""
+        self._running().remove(names, STOP_TIMEOUT)
+
+    def adapt(
+        self,
+        Adaptive: Callable[..., Adaptive] = Adaptive,
+        minimum: float = 0,
+        maximum: float = math.inf,
+        minimum_cores: int | None = None,
+        maximum_cores: int | None = None,
+        minimum_memory: str | None = None,
+        maximum_memory: str | None = None,
+        **kwargs: Any,
+    ) -> Adaptive:
+        """Start and stop workers by themselves from now on, as there is work for them.
+
+        Parameters
+        ----------
+        Adaptive : callable
+            Class that does so.
+        minimum, maximum : int
+            Least and most workers; infinite: the setting ``adaptive.maximum``, as many as fill the cores.
+        minimum_cores, maximum_cores, minimum_memory, maximum_memory : int or str, optional
+            The same by their threads, or their memory; for that the workers need a `memory_limit`.
+        **kwargs
+            ``interval``, ``wait_count``, ``target_duration``: see `redist.adaptive.Adaptive`. What is not given stays as in
+            the call before.
+
+        Returns
+        -------
+        Adaptive
+            Its ``stop()`` ends it, as closing the cluster does.
+        """
+        self._running()
+        least = [minimum, minimum_cores and minimum_cores / self.threads]
+        most = [maximum, maximum_cores and maximum_cores // self.threads]
+        if minimum_memory is not None:
+            least.append(parse_bytes(minimum_memory) / self._memory_of_each())
+        if maximum_memory is not None:
+            most.append(parse_bytes(maximum_memory) // self._memory_of_each())
+        low = math.ceil(max(bound for bound in least if bound is not None))
+        high = min(bound for bound in most if bound is not None)
+        options = {
+            **self._adaptive_options,
+            **kwargs,
+            "minimum": low or None,
+            "maximum": None if high == math.inf else high,
+        }
+        adaptive = Adaptive(self, **options)
+        if self._adaptive is not None:
+            self._adaptive.stop("adapt() was called again")
+        self._adaptive, self._adaptive_options = adaptive, options
+        return adaptive
 
     def wait_for_workers(self, n_workers: int, timeout: float | None = None) -> Any:
         """Wait until this cluster has `n_workers`, all registered; awaitable where the cluster is asynchronous.
@@ -385,6 +453,8 @@ class LocalCluster:
         return None
 
     def _close(self, timeout: float | None) -> None:
+        if self._adaptive is not None:
+            self._adaptive.stop("the cluster is closed")
         if self._launcher is not None and timeout is not None and self.status == "running":
             self._launcher.close(timeout)
         if self._finalizer is not None:
@@ -441,31 +511,6 @@ def _watch(launcher: Launcher) -> None:
 def _report(worker: WorkerProcess, text: str) -> None:
     level = logging.WARNING if worker.status is not None and worker.status != 0 else logging.INFO
     logger.log(level, "worker %s %s", worker.name, text)
-
-
-def _end(launcher: Launcher, server: EmbeddedServer | None, endpoint: Endpoint) -> None:
-    """Stop everything; a killed worker's payloads go too, where the server that knew them goes."""
-    clean = launcher.close(_STOP_TIMEOUT)
-    if server is not None:
-        server.stop()
-        if not clean and not server.persistent:
-            _remove_segments(endpoint, set(launcher.workers))
-
-
-def _remove_segments(endpoint: Endpoint, names: set[str]) -> None:
-    """Remove what killed workers left, once the last of their processes has let go of it."""
-    from redist.memory.locks import dead_directories
-
-    owners = {f"{endpoint.url} {endpoint.namespace}\t{name}" for name in names}
-    deadline = time.monotonic() + _LET_GO
-    while True:
-        for dead in dead_directories():
-            if dead.owner in owners:
-                shutil.rmtree(dead.path, ignore_errors=True)
-                owners.discard(dead.owner)
-        if not owners or time.monotonic() > deadline:
-            return
-        time.sleep(0.01)
 
 
 def _hostname() -> str:

@@ -199,8 +199,12 @@ class Launcher:
         ------
         ValueError
             If there is one of that name.
+        RuntimeError
+            If the launcher is closed.
         """
         with self._lock:
+            if self._closed:
+                raise RuntimeError("no workers are started any more: the launcher is closed")
             for name in names:
                 if name in self.workers:
                     raise ValueError(f"there is a worker {name!r} already")

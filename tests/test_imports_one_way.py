@@ -34,7 +34,7 @@ ASKED_FOR = {
 def room(module: str) -> str:
     """Return the room that a module belongs to."""
     _, name, *_ = (*module.split("."), "")
-    name = "cluster" if name in ("launch", "resources", "sizing") else name
+    name = "cluster" if name in ("adaptive", "cluster_end", "launch", "resources", "sizing") else name
     return name if name in BELOW else "faces"
 
 

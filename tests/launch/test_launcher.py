@@ -92,6 +92,8 @@ def test_simple(tmp_path: Path, started: list[Running]) -> None:
     assert running.close() is False  # ended by the signal
     assert not alive(pids[1])
     assert running.close() is True
+    with pytest.raises(RuntimeError, match="the launcher is closed"):
+        running.launcher.add(["late"])
     assert running.launcher.watch() is False
     assert running.events == [("a", "started"), ("b", "started")]
 

@@ -91,10 +91,20 @@ class Actors:
         Where tasks give their places up.
     loop : Loop
         For coroutines.
+    tell : callable
+        Called with how many actors there are when that changes.
     """
 
-    def __init__(self, session: Session, read: Callable[[Call], Any], places: Places, loop: Loop) -> None:
+    def __init__(
+        self,
+        session: Session,
+        read: Callable[[Call], Any],
+        places: Places,
+        loop: Loop,
+        tell: Callable[[int], object] = lambda count: None,
+    ) -> None:
         self._session = session
+        self._tell = tell
         self._read = read
         self._places = places
         self._loop = loop
@@ -124,6 +134,7 @@ class Actors:
         with self._lock:
             before = self._actors.get(name)
             self._actors[name] = actor
+            self._tell(len(self._actors))
             if not self._watching:
                 self._watching = True
                 threading.Thread(target=self._watch, name="redist-actors", daemon=True).start()
@@ -222,6 +233,7 @@ class Actors:
                     if self._actors.get(name) is not actors[name]:
                         continue
                     del self._actors[name]
+                    self._tell(len(self._actors))
                 actors[name].end()
             doubted = gone
             actors.clear()

@@ -173,7 +173,7 @@ class Executor:
         self.local = self.plugins.worker = Local(options, self.driver, self.runner, self.plugins, tasks)
         set_local(self.local)
         set_task_client(self.client)
-        self.actors = Actors(self.session, lane.call, self.runner.places, self.loop)
+        self.actors = Actors(self.session, lane.call, self.runner.places, self.loop, self._count_actors)
         set_host(self.actors)
         self.output.install()
         self.orders = Orders(self.driver, self.side, self.local, self.loop, self.client)
@@ -193,6 +193,9 @@ class Executor:
                     self.driver, broker=self.broker, segments=self.options.segments
                 )
             return self._client
+
+    def _count_actors(self, count: int) -> None:
+        self.marks.actors = count
 
     def _beat(self, _: Beat) -> None:
         self.marks.ordinal = self.session.ordinal  # another one after a registration anew

@@ -3,7 +3,8 @@
 ::
 
     bytes 0..7    ordinal of the executor, 0 until it is registered
-    bytes 8..63   unused
+    bytes 8..15   how many actors live in it
+    bytes 16..63  unused
     then a slot of 16 bytes a thread: attempt that runs (0: none), monotonic time of its start in ns
 
 A mark is set before the task's code is reached and cleared when it has returned, so whoever reads the file of a dead
@@ -58,6 +59,15 @@ class Marks:
     @ordinal.setter
     def ordinal(self, ordinal: int) -> None:
         self._words[0] = ordinal
+
+    @property
+    def actors(self) -> int:
+        """How many actors live in the executor."""
+        return self._words[1]
+
+    @actors.setter
+    def actors(self, count: int) -> None:
+        self._words[1] = count
 
     def take_slot(self) -> int:
         """Return a slot for one thread."""

@@ -286,6 +286,7 @@ class Worker:
                     "pid": e.pid,
                     "rss": e.rss,
                     "running": len(e.marks.running()),
+                    "actors": e.marks.actors,
                 }
                 for e in self.executors
             ],
