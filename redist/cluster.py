@@ -456,7 +456,7 @@ class LocalCluster:
         if self._adaptive is not None:
             self._adaptive.stop("the cluster is closed")
         if self._launcher is not None and timeout is not None and self.status == "running":
-            self._launcher.close(timeout)
+            self._launcher.close(timeout, abandon=self.server is not None)
         if self._finalizer is not None:
             self._finalizer()
 

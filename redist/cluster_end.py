@@ -20,7 +20,7 @@ _LET_GO = 0.5
 
 def end(launcher: Launcher, server: EmbeddedServer | None, endpoint: Endpoint) -> None:
     """Stop everything; a killed worker's payloads go too, where the server that knew them goes."""
-    clean = launcher.close(STOP_TIMEOUT)
+    clean = launcher.close(STOP_TIMEOUT, abandon=server is not None)
     if server is not None:
         server.stop()
         if not clean and not server.persistent:

@@ -236,10 +236,17 @@ class Launcher:
         self._stop(leaving, timeout)
         self.wake()
 
-    def close(self, timeout: float = 10.0) -> bool:
+    def close(self, timeout: float = 10.0, *, abandon: bool = False) -> bool:
         """Stop all workers, kill those that have not ended after `timeout` seconds. Returns whether none was killed.
 
         In a forked child nothing happens.
+
+        Parameters
+        ----------
+        timeout : float
+            Seconds.
+        abandon : bool
+            Their server ends, too: they hand nothing over to others, and do not complain of that.
         """
         if os.getpid() != self._owner:
             return True
@@ -248,7 +255,7 @@ class Launcher:
                 return True
             self._closed = True
             workers = list(self.workers.values())
-        clean = self._stop(workers, timeout)
+        clean = self._stop(workers, timeout, abandon=abandon)
         self.wake()
         with self._lock:
             self._close_pipes()
@@ -256,11 +263,14 @@ class Launcher:
                 self._close_reader()
         return clean
 
-    def _stop(self, workers: list[WorkerProcess], timeout: float) -> bool:
+    def _stop(self, workers: list[WorkerProcess], timeout: float, *, abandon: bool = False) -> bool:
         clean = True
         processes = [worker._process for worker in workers if worker._process is not None]
         for process in processes:
             process.terminate()
+        if abandon and self._alive >= 0:
+            os.close(self._alive)
+            self._alive = -1
         deadline = time.monotonic() + timeout
         for process in processes:
             wait_for_end(process.pid, deadline - time.monotonic())

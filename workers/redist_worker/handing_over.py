@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgpack
 
+from redist.memory.space import format_size
 from redist.store import calls
+from redist.store.keys import decode_key
 
 if TYPE_CHECKING:
     from redist.store.calls import Call
@@ -25,10 +27,26 @@ _FIRST_ANSWER = 1.0
 Copy = tuple[str, int]
 
 
+class Sole(NamedTuple):
+    """A payload of which this worker has the only copy; those that nothing can compute again come first."""
+
+    again: bool
+    name: str
+    attempt: int
+    nbytes: int
+
+    @property
+    def copy(self) -> Copy:
+        """What `fetch` is told."""
+        return self.name, self.attempt
+
+
 async def hand_over(
     side: Side, post: Callable[[Call], None], ordinal: int, address: str, seconds: float
 ) -> None:
     """Have other running workers bring payloads that only this one has; return when they did, or cannot.
+
+    The log says how much there is, and what goes with this worker.
 
     Parameters
     ----------
@@ -47,21 +65,48 @@ async def hand_over(
     deadline = loop.time() + seconds
     # a server that hangs is not waited for
     helpers = await asyncio.wait_for(asyncio.to_thread(_running, side, ordinal), _FIRST_ANSWER)
-    if not helpers:
-        return
     sole = await asyncio.to_thread(_sole, side, ordinal, await asyncio.to_thread(_all, side, ordinal))
+    if not sole:
+        return
+    before = _total(sole)
+    if helpers:
+        logger.info(
+            "of what is still needed only this worker has %s; %s asked to take it over",
+            before, "another worker is" if len(helpers) == 1 else f"{len(helpers)} other workers are",
+        )  # fmt: skip
     asked: dict[Copy, int] = {}
     while sole and helpers and loop.time() < deadline:
-        for index, copy in enumerate(sole):
+        for index, each in enumerate(sole):
             # one that was asked may have begun to stop, too
-            if asked.get(copy) not in helpers:
-                asked[copy] = helper = helpers[index % len(helpers)]
-                post(calls.send([helper], msgpack.packb(["fetch", *copy, address])))
+            if asked.get(each.copy) not in helpers:
+                asked[each.copy] = helper = helpers[index % len(helpers)]
+                post(calls.send([helper], msgpack.packb(["fetch", *each.copy, address])))
         await asyncio.sleep(_LOOK_EVERY)
-        sole = await asyncio.to_thread(_sole, side, ordinal, sole)
+        sole = await asyncio.to_thread(_sole, side, ordinal, [each.copy for each in sole])
         helpers = await asyncio.to_thread(_running, side, ordinal)
-    if sole:
-        logger.info("the only copies of %d payloads go with this worker", len(sole))
+    if not sole:
+        logger.info("handed over %s", before)
+        return
+    why = f"nobody has taken it over within {seconds:g} s" if helpers else "no other worker is there"
+    logger.warning(
+        "gone with this worker, since %s: %s of which nobody else has a copy; %s",
+        why,
+        _total(sole),
+        _fate(sole),
+    )
+
+
+def _total(sole: Sequence[Sole]) -> str:
+    return f"{len(sole):,} value{'s' if len(sole) != 1 else ''} ({format_size(sum(each.nbytes for each in sole))})"
+
+
+def _fate(sole: Sequence[Sole]) -> str:
+    lost = [each.name for each in sole if not each.again]
+    if not lost:
+        return "what is needed of it is computed again"
+    named = ", ".join(repr(decode_key(name)) for name in lost[:3])
+    text = f"{len(lost):,} cannot be computed again ({named}{', ...' if len(lost) > 3 else ''})"
+    return text if len(lost) == len(sole) else f"{text}, the others can"
 
 
 def _running(side: Side, ordinal: int) -> list[int]:
@@ -78,12 +123,12 @@ def _all(side: Side, ordinal: int) -> list[Copy]:
     return [(name, int(attempt)) for name, attempt in side.fields(f"has:{ordinal}").items()]
 
 
-def _sole(side: Side, ordinal: int, copies: Iterable[Copy]) -> list[Copy]:
-    """Return those of this worker's copies that nobody else has; first what cannot be computed again."""
+def _sole(side: Side, ordinal: int, copies: Iterable[Copy]) -> list[Sole]:
+    """Return those of this worker's copies that nobody else has."""
     found = []
     for name, attempt in copies:
         record = side.fields(f"key:{name}")
         holders = [field for field in record if field.startswith("w:")]
         if holders == [f"w:{ordinal}"] and record[f"w:{ordinal}"] == str(attempt):
-            found.append((bool(record.get("fn")), name, attempt))
-    return [(name, attempt) for _, name, attempt in sorted(found)]
+            found.append(Sole(bool(record.get("fn")), name, attempt, int(record.get("nbytes", "0"))))
+    return sorted(found)

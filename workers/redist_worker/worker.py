@@ -106,7 +106,8 @@ class Worker:
 
     def _parent_gone(self) -> None:
         asyncio.get_running_loop().remove_reader(self.options.parent_fd)
-        logger.info("the process that started this worker is gone")
+        if not self.stopping.is_set():
+            logger.info("the process that started this worker is gone")
         self._orphaned = True
         self.stop()
 
@@ -381,7 +382,7 @@ class Worker:
             work = hand_over(self.side, self._post, self.session.ordinal, self.address, seconds)
             await asyncio.wait_for(work, seconds + 1.0)
         except (RedistError, hiredis.ReplyError, TimeoutError) as error:
-            logger.info("payloads were not handed over: %r", error)
+            logger.warning("what only this worker has was not handed over to others: %r", error)
 
 
 def serve(options: WorkerOptions, server: ForkServer) -> int:
