@@ -36,26 +36,31 @@ class Callbacks:
 
     def __init__(self, name: str) -> None:
         self._name = name
+        # re-entrant: `put` may be called in a garbage collection
+        self._lock = threading.RLock()
         self._queue: queue.SimpleQueue[Callable[[], object] | None] | None = None
 
     def put(self, function: Callable[[], object]) -> None:
-        """Have `function` called soon. From any thread."""
-        if self._queue is None:
-            self._queue = queue.SimpleQueue()
-            threading.Thread(target=_run, args=(self._queue,), name=self._name, daemon=True).start()
-        self._queue.put(function)
+        """Have `function` called soon; after `close` by another thread. From any thread."""
+        with self._lock:
+            if self._queue is None:
+                self._queue = queue.SimpleQueue()
+                threading.Thread(target=_run, args=(self._queue,), name=self._name, daemon=True).start()
+            self._queue.put(function)
 
     def close(self) -> None:
         """End the thread when it has called what it was given."""
-        if self._queue is not None:
-            self._queue.put(None)
+        with self._lock:
+            functions, self._queue = self._queue, None
+            if functions is not None:
+                functions.put(None)
 
 
 def _run(functions: queue.SimpleQueue[Callable[[], object] | None]) -> None:
     while (function := functions.get()) is not None:
         try:
             function()
-        except Exception:
+        except BaseException:  # a `sys.exit` too: others want to be called by this thread
             logger.exception("the callback %r failed", function)
         del function  # it may hold a Future
 

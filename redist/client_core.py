@@ -68,21 +68,24 @@ class ClientCore:
         return self._awaited(operation) if self.asynchronous else self._driver.run(operation)
 
     async def _awaited(self, operation: Operation[T]) -> T:
-        """Run an operation for who awaits it, with a synchronous client in a thread; see `_fetch` for its errors."""
-        import asyncio
-
+        """Run an operation for who awaits it, with a synchronous client too; see `_fetch` for its errors."""
         self._check_alive()
         try:
-            if self.asynchronous:
-                result: T = await self._driver.run(operation)
-            else:
-                with self._driver.away():
-                    result = await asyncio.to_thread(self._driver.run, operation)
+            return await self._in_loop(operation)
         except BaseException as error:
             if not without_way(error):
                 raise
             raise error
-        return result
+
+    async def _in_loop(self, operation: Operation[T]) -> T:
+        """Run an operation in the caller's loop."""
+        if self.asynchronous:
+            result: T = await self._driver.run(operation)
+            return result
+        from redist.session import awaiting
+
+        with self._driver.away():
+            return await awaiting.run(self._driver, operation)
 
     def _post(self, call: Call) -> None:
         self._check_alive()

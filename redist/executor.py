@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import logging
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["ClientExecutor", "TaskFuture"]
 
 T = TypeVar("T")
+
+logger = logging.getLogger("redist.client")
 
 _OPTIONS = ("workers", "resources", "retries", "priority", "allow_other_workers")
 #: Futures of a `map` that are made together
@@ -123,7 +126,7 @@ class ClientExecutor(concurrent.futures.Executor):
         TimeoutError
             From the iterator, if a result is not there in time. What has not run then is cancelled.
         RuntimeError
-            After `shutdown`.
+            After `shutdown`; with `buffersize` also from the iterator, if it still had to submit.
         """
         self._check()
         if self._client.asynchronous:
@@ -144,6 +147,8 @@ class ClientExecutor(concurrent.futures.Executor):
             nonlocal more
             taken = list(rows) if count is None else list(islice(rows, count))
             more = count is not None and len(taken) == count
+            if taken:
+                self._check()
             made = self._client._submitter.map(function, taken, {}, None, self._options, self._pure, _SLICE)
             futures.extend(self._settler.watch(made))
 
@@ -157,7 +162,7 @@ class ClientExecutor(concurrent.futures.Executor):
                         first.cancel()
                         raise
                     del first
-                    if most is not None and more and not self._shut:
+                    if most is not None and more:
                         ahead(1)
                     if size == 1:
                         yield value
@@ -394,14 +399,18 @@ class _Settler:
         if not future.decide():
             return
         value, error = outcome
-        if type(error) is FutureCancelledError and future._task._state.status == CANCELLED:
-            concurrent.futures.Future.cancel(future)
-        if future.set_running_or_notify_cancel():
-            if error is None:
-                future.set_result(value)
-            else:
-                future.set_exception(error)
-        self.done(future)
+        try:
+            if type(error) is FutureCancelledError and future._task._state.status == CANCELLED:
+                concurrent.futures.Future.cancel(future)
+            if future.set_running_or_notify_cancel():
+                if error is None:
+                    future.set_result(value)
+                else:
+                    future.set_exception(error)
+        except BaseException:  # of a user's callback: `sys.exit`, say
+            logger.exception("a callback of %r failed", future)
+        finally:
+            self.done(future)
 
 
 def _by_place(futures: list[TaskFuture]) -> Iterator[list[TaskFuture]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -135,6 +136,29 @@ def _wait(
     return DoneAndNotDoneFutures(done, not_done)
 
 
+class _Collector(Collector):
+    """What `as_completed` waits for: records that come, and Futures that were done when they were added.
+
+    Attributes
+    ----------
+    done : deque of Future
+        The latter.
+    waited : bool
+        Whether somebody waits for it, and is to be woken.
+    """
+
+    __slots__ = ("done", "waited")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done: deque[Future[Any]] = deque()
+        self.waited = False
+
+    def ready(self) -> bool:
+        """Return whether there is something that was not taken yet."""
+        return bool(self.came or self.done)
+
+
 class as_completed:
     """Iterate over Futures in the order in which they finish.
 
@@ -168,7 +192,7 @@ class as_completed:
         limit = seconds(timeout)
         self._deadline = None if limit is None else time.monotonic() + limit
         self._client: Client | None = None
-        self._collector = Collector()
+        self._collector = _Collector()
         self._waiting: dict[FutureState, list[Future[Any]]] = {}
         self._ready: list[Future[Any]] = []
         self._taken = 0
@@ -194,6 +218,17 @@ class as_completed:
                 self._collector.foreign = True
             with owner.session.lock:
                 self._hang(of_owner)
+        if self._collector.waited:  # by another thread or task, for others
+            self._wake(client)
+
+    def _wake(self, client: Client) -> None:
+        wake = self._collector.wake
+        if not client.asynchronous:
+            wake = client._driver.nudge
+            if self._collector.foreign:
+                self._collector.wake = wake
+        if wake is not None and (self._collector.foreign or self._collector.ready()):
+            wake()
 
     def _hang(self, futures: list[Future[Any]]) -> None:
         """Have the collector called for those that are pending. Under their client's lock."""
@@ -207,7 +242,7 @@ class as_completed:
                 else:
                     waiting.append(future)
             else:
-                self._ready.append(future)
+                self._collector.done.append(future)
 
     def _the_client(self, future: Future[Any] | None = None) -> Client:
         if self._client is None:
@@ -236,6 +271,7 @@ class as_completed:
             with futures[0]._client.session.lock:
                 state.drop_waiter(self._collector)
         self._collector.came.clear()
+        self._collector.done.clear()
         self._waiting.clear()
         self._ready.clear()
         self._taken = 0
@@ -244,6 +280,9 @@ class as_completed:
         came = self._collector.came
         while came:
             self._ready += self._waiting.pop(came.popleft(), ())
+        done = self._collector.done
+        while done:
+            self._ready.append(done.popleft())
 
     def _take(self) -> Future[Any]:
         future = self._ready[self._taken]
@@ -260,13 +299,24 @@ class as_completed:
         while True:
             if self.has_ready():
                 future = self._take()
-                if self.with_results:
+                if not self.with_results:
+                    return future
+                try:
                     return (yield from self._with_result(client, future))
-                return future
+                except BaseException as error:
+                    # a Ctrl-C or a cancellation while its value is fetched: it was not given out
+                    if future._state.status == FINISHED and not isinstance(error, Exception):
+                        self._ready.insert(self._taken, future)
+                    raise
             if not self._waiting:
                 return _END
             timeout = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
-            if not (yield Until(self._collector, timeout)):
+            self._collector.waited = True
+            try:
+                came = yield Until(self._collector, timeout)
+            finally:
+                self._collector.waited = False
+            if not came:
                 raise TimeoutError(
                     f"the rest of the Futures did not finish in time{client._driver.links.standing()}"
                 )
@@ -320,13 +370,7 @@ class as_completed:
     async def __anext__(self) -> Any:
         client = self._the_client()
         try:
-            if client.asynchronous:
-                item = await client._driver.run(self._next())
-            else:
-                import asyncio
-
-                with client._driver.away():
-                    item = await asyncio.to_thread(client._driver.run, self._next())
+            item = await client._in_loop(self._next())
         except BaseException as error:
             if not without_way(error):
                 raise

@@ -109,15 +109,16 @@ class MultiLock(Named):
             If they are not acquired.
         """
         self._bound()
-        return self._run(self._release(self._taken()))
+        self._check_held()
+        return self._run(self._release())
 
-    def _taken(self) -> str:
-        token, self._token = self._token, ""
-        if not token:
+    def _check_held(self) -> None:
+        if not self._token:
             raise ValueError("Lock is not yet acquired")
-        return token
 
-    def _release(self, token: str) -> Operation[bool]:
+    def _release(self) -> Operation[bool]:
+        self._check_held()
+        token, self._token = self._token, ""  # here: a coroutine that never begins takes nothing away
         reply = yield Ask(leave([token]), stays=True)
         return bool(reply[2])
 
@@ -138,7 +139,7 @@ class MultiLock(Named):
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        await self._run_in_loop(self._release(self._taken()))
+        await self._run_in_loop(self._release())
 
     def __del__(self) -> None:
         token = getattr(self, "_token", "")

@@ -185,11 +185,16 @@ class Semaphore(Awaitable):
             If there is none.
         """
         self._bound()
+        self._check_held()
+        return self._run(self._release())
+
+    def _check_held(self) -> None:
         if not self._leases:
             raise self._too_often()
-        return self._run(self._release(self._leases.popleft()))
 
-    def _release(self, token: str) -> Operation[bool]:
+    def _release(self) -> Operation[bool]:
+        self._check_held()
+        token = self._leases.popleft()  # here: a coroutine that never begins takes nothing away
         reply = yield Ask(leave([token]), stays=True)
         if not reply[2]:
             logger.warning("a lease of %r was lost before it was released", self)
@@ -234,9 +239,7 @@ class Semaphore(Awaitable):
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        if not self._leases:
-            raise self._too_often()
-        await self._run_in_loop(self._release(self._leases.popleft()))
+        await self._run_in_loop(self._release())
 
     def __del__(self) -> None:
         leases = getattr(self, "_leases", None)

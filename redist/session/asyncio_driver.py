@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from redist.errors import ClientClosed, ConnectionLost, RedistError
 from redist.session import outside
 from redist.session.driver import Driver
-from redist.session.operations import Ask, AskAll, Operation, Post, Request, Run, Sendable, Until
+from redist.session.operations import Ask, AskAll, Operation, Post, Request, Run, Sendable, Until, carry_out
 from redist.session.outcome import Outcome
 from redist.session.session import Session
 from redist.session.states import Condition, Waiter
@@ -421,19 +421,7 @@ class AsyncioDriver(Driver):
 
     async def run(self, operation: Operation[T]) -> T:
         """Run an operation to its end and return what it returns."""
-        value: Any = None
-        error: BaseException | None = None
-        try:
-            while True:
-                request = operation.send(value) if error is None else operation.throw(error)
-                value = error = None
-                try:
-                    value = await self._perform(request)
-                except BaseException as raised:
-                    error = raised
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
+        return await carry_out(operation, self._perform)
 
     async def _perform(self, request: Request) -> Any:
         if isinstance(request, Until):

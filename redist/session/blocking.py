@@ -52,14 +52,15 @@ class BlockingRunner:
                 request = operation.send(value) if error is None else operation.throw(error)
                 value = error = None
                 try:
-                    value = self._perform(request)
+                    value = self.perform(request)
                 except BaseException as raised:
                     error = raised
         except StopIteration as stop:
             result: T = stop.value
             return result
 
-    def _perform(self, request: Request) -> Any:
+    def perform(self, request: Request) -> Any:
+        """Do what an operation asks for, and return the outcome."""
         kind = type(request)
         if kind is Run:
             return request.function(*request.args)  # type: ignore[union-attr]

@@ -17,13 +17,13 @@ yielded     outcome
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 from redist.session.states import Waiter
 from redist.store.calls import Call
 
-__all__ = ["Ask", "AskAll", "Operation", "Post", "Request", "Run", "Sendable", "Until"]
+__all__ = ["Ask", "AskAll", "Operation", "Post", "Request", "Run", "Sendable", "Until", "carry_out"]
 
 T = TypeVar("T")
 
@@ -94,3 +94,20 @@ class Run:
 
 Request: TypeAlias = Ask | AskAll | Post | Until | Run
 Operation: TypeAlias = Generator[Request, Any, T]
+
+
+async def carry_out(operation: Operation[T], perform: Callable[[Request], Awaitable[Any]]) -> T:
+    """Run an operation to its end, in a loop where `perform` does what it asks for, and return what it returns."""
+    value: Any = None
+    error: BaseException | None = None
+    try:
+        while True:
+            request = operation.send(value) if error is None else operation.throw(error)
+            value = error = None
+            try:
+                value = await perform(request)
+            except BaseException as raised:
+                error = raised
+    except StopIteration as stop:
+        result: T = stop.value
+        return result

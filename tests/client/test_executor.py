@@ -352,3 +352,42 @@ def test_an_asynchronous_client(
         (tmp_path / "never").touch()
 
     asyncio.run(main())
+
+
+def test_a_callback_that_would_end_the_thread(client: Client) -> None:
+    def leave(future: object) -> None:
+        raise SystemExit
+
+    with client.get_executor() as executor:
+        for _ in range(3):
+            futures = [executor.submit(double, i) for i in range(5)]
+            for future in futures:
+                future.add_done_callback(leave)
+            assert [future.result(10) for future in futures] == [0, 2, 4, 6, 8]
+    wait_until(lambda: not executor_threads(), what="the thread ended")
+
+
+def test_shut_down_while_another_thread_submits(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    executor = client.get_executor()
+    assert executor.submit(double, 1).result(10) == 2
+    submit = client._submitter.submit
+
+    def late(*args: Any) -> Any:
+        monkeypatch.undo()
+        executor.shutdown()
+        wait_until(lambda: not executor_threads(), what="its thread ended")
+        return submit(*args)
+
+    monkeypatch.setattr(client._submitter, "submit", late)
+    assert executor.submit(double, 4).result(10) == 8
+    wait_until(lambda: not executor_threads(), what="the thread ended")
+
+
+def test_a_map_that_cannot_go_on_says_so(client: Client) -> None:
+    with client.get_executor() as executor:
+        results = executor.map(double, range(10), buffersize=2)
+        whole = executor.map(double, range(2), buffersize=2)
+        assert next(results) == 0
+    assert list(whole) == [0, 2]
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        list(results)
