@@ -31,6 +31,7 @@ from heapq import nlargest
 
 from redist.errors import SegmentCorrupt, SegmentError, SegmentGone, SegmentsFull
 from redist.memory.headers import Header, footprint, is_file_name, path_of, read_header
+from redist.memory.holes import LARGE, give_back, punch
 from redist.memory.host import ID_FILE, new_host_id, read_host_id
 from redist.memory.locks import (
     BEING_MADE,
@@ -41,7 +42,7 @@ from redist.memory.locks import (
     remove_tree,
     try_lock,
 )
-from redist.memory.pool import POOL_FILE, SMALLEST, Pool, give_back, punch
+from redist.memory.pool import POOL_FILE, Pool
 from redist.memory.space import Space, format_size
 
 __all__ = ["SegmentDirectory"]
@@ -213,7 +214,7 @@ class SegmentDirectory:
         if self._lingering:
             self.reap()
         recycled = [
-            self.pool.take(footprint(size), writer) if size >= SMALLEST and self.pool.total else None
+            self.pool.take(footprint(size), writer) if size >= LARGE and self.pool.total else None
             for size in sizes
         ]
         try:
@@ -301,7 +302,7 @@ class SegmentDirectory:
             self.files[name, attempt] = size
             self.newest = max(self.newest, attempt)
             self._total += size - before
-            if size >= SMALLEST:
+            if size >= LARGE:
                 self._writers[name, attempt] = writer
         if reserved + before != size:
             self.space.release(reserved + before - size)
@@ -335,11 +336,11 @@ class SegmentDirectory:
         file = _Lingering(fd, path, size, writer, recycle)
         mapped = not try_lock(fd)
         try:
-            if size and (mapped or (recycle and size >= SMALLEST)):
+            if size and (mapped or (recycle and size >= LARGE)):
                 file.path = self.pool.new_path()
                 os.rename(path, file.path)
             else:
-                if size >= SMALLEST:
+                if size >= LARGE:
                     punch(fd)
                 os.unlink(path)
                 file.path = ""
@@ -354,7 +355,7 @@ class SegmentDirectory:
 
     def _bury(self, file: _Lingering) -> int:
         """Pool a dropped file that nobody maps, or give its memory back; return how much that is."""
-        if file.path and file.recycle and file.size >= SMALLEST:
+        if file.path and file.recycle and file.size >= LARGE:
             os.close(file.fd)
             self.pool.add(file.path, file.size, file.writer)
             return self._trim() if self.pool.total > self.pool.cap else 0
@@ -437,7 +438,6 @@ class SegmentDirectory:
             return
         _living.discard(self)
         if remove:
-            self._give_back()
             remove_tree(self.path)
             remove_empty_parent(self.path)
         for file in self._lingering:
@@ -446,12 +446,6 @@ class SegmentDirectory:
         self.space.close()
         os.close(self._lock_fd)
         self._lock_fd = -1
-
-    def _give_back(self) -> None:
-        """Give back memory that would stay as long as those live who wrote it and kept their mappings."""
-        self.pool.trim(need=1 << 62)
-        for name, attempt in list(self._writers):
-            self.drop(name, attempt, recycle=False)
 
     def __repr__(self) -> str:
         return f"<SegmentDirectory {self.path}: {len(self.files)} payloads, {format_size(self._total)}>"

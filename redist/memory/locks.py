@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import time
 from dataclasses import dataclass
 
+from redist.memory.holes import LARGE, punch
 from redist.memory.space import format_size
 
 __all__ = [
@@ -38,10 +40,27 @@ def default_parent() -> str:
 
 
 def remove_tree(path: str) -> None:
-    """Remove a directory with everything in it, as far as that is possible."""
+    """Remove a directory with everything in it, as far as that is possible.
+
+    The memory of large files that nobody reads goes back even where processes keep mappings of them.
+    """
     from shutil import rmtree
 
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(path):
+            if entry.is_file(follow_symlinks=False) and entry.stat().st_size >= LARGE:
+                _punch_if_free(entry.path)
     rmtree(path, ignore_errors=True)
+
+
+def _punch_if_free(path: str) -> None:
+    with contextlib.suppress(OSError):
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            if try_lock(fd):
+                punch(fd)
+        finally:
+            os.close(fd)
 
 
 def remove_empty_parent(path: str) -> None:

@@ -8,30 +8,22 @@ may hold, and as soon as memory is short.
 
 from __future__ import annotations
 
-import ctypes
 import itertools
-import os
 import secrets
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
-from redist.memory.headers import footprint
+from redist.memory.holes import give_back
 
-__all__ = ["IDLE", "POOL_FILE", "SMALLEST", "Pool", "Pooled", "give_back"]
+__all__ = ["IDLE", "POOL_FILE", "Pool", "Pooled"]
 
 POOL_FILE = "pool-"
 
 IDLE = 10.0
 """Seconds after which an unused file goes back to the system."""
 
-SMALLEST = 256 * 1024
-"""Smallest file, in bytes, that is pooled: smaller ones are as quickly made."""
-
 _WASTE = 1.25
-_PUNCH_HOLE_KEEP_SIZE = 0x03
 
 
 @dataclass(slots=True)
@@ -114,33 +106,3 @@ class Pool:
                 self._total -= file.size
             give_back(file.path)
             freed += file.size
-
-
-def give_back(path: str) -> None:
-    """Unlink a file, and give its memory back even where a process keeps a mapping of it."""
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return
-    try:
-        punch(fd)
-        os.unlink(path)
-    except OSError:
-        pass
-    finally:
-        os.close(fd)
-
-
-def punch(fd: int) -> None:
-    """Give the memory of a file's bytes back; who maps them finds zeros, and no SIGBUS as after a truncation."""
-    fallocate = _fallocate()
-    if fallocate is not None:
-        fallocate(fd, _PUNCH_HOLE_KEEP_SIZE, 0, footprint(os.fstat(fd).st_size))  # or its last page stays
-
-
-@cache
-def _fallocate() -> Callable[[int, int, int, int], int] | None:
-    function = getattr(ctypes.CDLL(None), "fallocate", None)  # macOS has none
-    if function is not None:
-        function.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
-    return function

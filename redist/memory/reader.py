@@ -2,8 +2,9 @@
 
 The order matters. The shared lock is taken on the descriptor first, and only then is the path looked at: whoever wants
 to drop or recycle the file takes the exclusive lock before it touches the path, so one of the two sees the other.
-``mmap.mmap`` keeps a duplicate of the descriptor, hence of the lock, until the last array that views the mapping dies,
-also in forked children. A reader never unlocks by itself.
+The descriptor stays open, hence the lock, until the last array that views the mapping dies, also in forked children:
+``mmap.mmap`` keeps a duplicate of a small file's, `redist.memory.mappings` of a large one's. A reader never unlocks by
+itself.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 
 from redist.errors import SegmentError, SegmentGone
 from redist.memory.headers import TRAILER_BYTES, Header, header_in, payload_bytes
+from redist.memory.mappings import CACHED_FROM, mappings
 
 __all__ = ["Mapping", "open_segment", "raise_file_limit"]
 
@@ -95,12 +97,17 @@ def open_segment(path: str, *, writable: bool = False) -> Mapping:
             if size < TRAILER_BYTES:
                 payload_bytes(b"", size, path)
             try:
-                mapped = mmap.mmap(fd, size, access=mmap.ACCESS_COPY if writable else mmap.ACCESS_READ)
+                if size >= CACHED_FROM and not writable:
+                    view = mappings.view(path, fd, stat)
+                    if view is None:
+                        continue
+                else:
+                    access = mmap.ACCESS_COPY if writable else mmap.ACCESS_READ
+                    view = memoryview(mmap.mmap(fd, size, access=access))
             except OSError as error:
                 raise _cannot_open(path, error) from None
         finally:
             os.close(fd)
-        view = memoryview(mapped)
         nbytes = payload_bytes(view[size - TRAILER_BYTES :], size, path)
         return Mapping(view[:nbytes], nbytes, path)
     raise SegmentGone(f"{path}: the payload is replaced again and again")

@@ -31,16 +31,21 @@ class Bytes:
 
 
 def store(
-    directory: SegmentDirectory, name: str, attempt: int, data: bytes, contains: tuple[str, ...] = ()
+    directory: SegmentDirectory,
+    name: str,
+    attempt: int,
+    data: bytes,
+    contains: tuple[str, ...] = (),
+    writer: int = 1,
 ) -> str:
-    """Put a payload into a directory as its owner; return its path."""
+    """Put a payload of the process `writer` into a directory, as its worker would; return its path."""
     header = Header(name, attempt, len(data), "bytes", contains)
-    reserved = directory.reserve(header.file_size)
+    ((grant, reserved),) = directory.grant([header.file_size], writer)
     path = directory.path_of(name, attempt)
-    with SegmentWriter(directory.new_grant(), header) as writer:
-        writer.write([data])
-        writer.publish(path)
-    assert directory.add(name, attempt, reserved)
+    with SegmentWriter(grant, header) as segment:
+        segment.write([data])
+        segment.publish(path)
+    assert directory.add(name, attempt, reserved, writer)
     return path
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from memory_helpers import Bytes, Loop
+from memory_helpers import Bytes, Loop, store
 
 from redist.errors import SegmentGone, SegmentsFull
 from redist.memory import kept, pool
@@ -34,15 +34,8 @@ def nothing_kept() -> Iterator[None]:
 
 
 def put(directory: SegmentDirectory, name: str, attempt: int, data: bytes, writer: int = 1) -> int:
-    """Write a payload under a grant; return the inode of its file."""
-    header = Header(name, attempt, len(data), "bytes")
-    ((path, reserved),) = directory.grant([header.file_size], writer)
-    final = directory.path_of(name, attempt)
-    with SegmentWriter(path, header) as segment:
-        segment.write([data])
-        segment.publish(final)
-    assert directory.add(name, attempt, reserved, writer)
-    return os.stat(final).st_ino
+    """Put a payload into a directory; return the inode of its file."""
+    return os.stat(store(directory, name, attempt, data, writer=writer)).st_ino
 
 
 def taken(directory: SegmentDirectory) -> int:

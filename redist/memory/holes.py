@@ -1,0 +1,48 @@
+"""Giving the memory of a file back although somebody keeps a mapping of it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from functools import cache
+
+from redist.memory.headers import footprint
+
+__all__ = ["LARGE", "give_back", "punch"]
+
+LARGE = 256 * 1024
+"""Size in bytes from which on it is worth while: no smaller file is kept mapped or written again."""
+
+_PUNCH_HOLE_KEEP_SIZE = 0x03
+
+
+def punch(fd: int) -> None:
+    """Give the memory of a file's bytes back; who maps them finds zeros, and no SIGBUS as after a truncation."""
+    fallocate = _fallocate()
+    if fallocate is not None:
+        size = footprint(os.fstat(fd).st_size)  # whole pages, or the last one stays
+        fallocate(fd, _PUNCH_HOLE_KEEP_SIZE, 0, size)
+
+
+def give_back(path: str) -> None:
+    """Unlink a file that nobody reads, and give its memory back at once."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return
+    try:
+        punch(fd)
+        os.unlink(path)
+    except OSError:
+        pass
+    finally:
+        os.close(fd)
+
+
+@cache
+def _fallocate() -> Callable[[int, int, int, int], int] | None:
+    function = getattr(ctypes.CDLL(None), "fallocate", None)  # macOS has none
+    if function is not None:
+        function.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+    return function
