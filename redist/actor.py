@@ -426,6 +426,28 @@ class ActorFuture(BaseActorFuture[T]):
         """Return whether it is there, or never will be."""
         return self._future.done()
 
+    # What `wait` and `as_completed` look at.
+
+    @property
+    def _state(self) -> FutureState:
+        return self._future._state
+
+    @property
+    def _client(self) -> Client:
+        return self._future._client
+
+    @property
+    def _cleared(self) -> bool:
+        return self._future._cleared
+
+    def _get(self, deadline: float | None) -> Operation[Any]:
+        """Return what the method returned, or raise what it raised."""
+        return (
+            yield from _outcome(
+                self._actor, self._future, None if deadline is None else deadline - monotonic()
+            )
+        )
+
     def __await__(self) -> Generator[Any, None, T]:
         return self._future.client._awaited(_outcome(self._actor, self._future, None)).__await__()
 
@@ -450,6 +472,10 @@ class EagerActorFuture(BaseActorFuture[T]):
         return True
 
     def __await__(self) -> Generator[Any, None, T]:
+        yield from ()
+        return self.result()
+
+    def _get(self, deadline: float | None) -> Operation[Any]:
         yield from ()
         return self.result()
 

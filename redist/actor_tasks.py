@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-__all__ = ["Host", "Raised", "Unready", "call", "host", "make", "read", "set_host"]
+from redist.protocol.nodes import NodeRunner
+
+__all__ = ["Host", "NodeActor", "Raised", "Unready", "call", "host", "make", "read", "set_host"]
 
 
 class Host(Protocol):
@@ -26,6 +28,10 @@ class Host(Protocol):
 
     def read(self, name: str, token: str, attribute: str) -> Any:
         """Read an attribute."""
+        ...
+
+    def task_name(self) -> str:
+        """Return the wire name of the calling thread's task."""
         ...
 
     def own_method(self, name: str, token: str, method: str) -> Callable[..., Any] | None:
@@ -68,6 +74,27 @@ class Unready:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Unready, (self.args, self.kwargs)
+
+
+class NodeActor:
+    """What a task of a graph calls that makes an actor; see `redist.protocol.nodes.NodeRunner`.
+
+    Parameters
+    ----------
+    label : str
+        A short name for people.
+    """
+
+    def __init__(self, label: str) -> None:
+        self.__name__ = label
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return NodeActor, (self.__name__,)
+
+    def __call__(self, packed: Any, *values: Any) -> Any:
+        """Make an actor of what the node in `packed` returns, under the key of the calling task."""
+        assert _host is not None
+        return _host.make(_host.task_name(), NodeRunner(self.__name__), (packed, *values), {})
 
 
 _host: Host | None = None

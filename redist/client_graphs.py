@@ -46,8 +46,9 @@ class ClientGraphs(ClientBase):
             For every task that has no such annotation of its own; see `submit`.
         asynchronous, direct, fifo_timeout
             Accepted for Dask's sake.
-        actors : bool
-            Not offered.
+        actors : bool, key, collection, or collection of them, optional
+            Which tasks make actors, as in ``submit(..., actor=True)``: True for those that are asked for. Tasks that depend
+            on one are given the `redist.actor.Actor`.
 
         Returns
         -------
@@ -67,8 +68,8 @@ class ClientGraphs(ClientBase):
 
         if isinstance(dsk, HighLevelGraph):
             dsk = HLGExpr(dsk)
-        common = _common(workers, allow_other_workers, resources, retries, priority, actors)
-        futures = self._submit_graph(dsk, flatten([keys]), common)
+        common = _common(workers, allow_other_workers, resources, retries, priority)
+        futures = self._submit_graph(dsk, flatten([keys]), common, actors)
         packed = _in_shape(keys, futures)
         return self._run(self._values(packed, list(futures.values()))) if sync else packed
 
@@ -103,8 +104,9 @@ class ClientGraphs(ClientBase):
             For every task that has no such annotation of its own; see `submit`.
         fifo_timeout
             Accepted for Dask's sake.
-        actors : bool
-            Not offered.
+        actors : bool, key, collection, or collection of them, optional
+            Which tasks make actors, as in ``submit(..., actor=True)``: True for those that are asked for. Tasks that depend
+            on one are given the `redist.actor.Actor`.
 
         Returns
         -------
@@ -128,8 +130,8 @@ class ClientGraphs(ClientBase):
 
             expr = FinalizeCompute(collections_to_expr(wanted, optimize_graph)).optimize()
             keys = list(flatten(expr.__dask_keys__()))
-            common = _common(workers, allow_other_workers, resources, retries, priority, actors)
-            by_key = self._submit_graph(expr, keys, common)
+            common = _common(workers, allow_other_workers, resources, retries, priority)
+            by_key = self._submit_graph(expr, keys, common, actors)
             futures = [by_key[key] for key in keys]
         ordered = iter(futures)
         packed: Any = [next(ordered) if is_dask_collection(one) else one for one in given]
@@ -162,8 +164,9 @@ class ClientGraphs(ClientBase):
             For every task that has no such annotation of its own; see `submit`.
         fifo_timeout
             Accepted for Dask's sake.
-        actors : bool
-            Not offered.
+        actors : bool, key, collection, or collection of them, optional
+            Which tasks make actors, as in ``submit(..., actor=True)``: True for those that are asked for. Tasks that depend
+            on one are given the `redist.actor.Actor`.
 
         Returns
         -------
@@ -181,8 +184,8 @@ class ClientGraphs(ClientBase):
             return []
         expr = collections_to_expr(given, optimize_graph).optimize()
         keys = expr.__dask_keys__()
-        common = _common(workers, allow_other_workers, resources, retries, priority, actors)
-        futures = self._submit_graph(expr, flatten(keys), common)
+        common = _common(workers, allow_other_workers, resources, retries, priority)
+        futures = self._submit_graph(expr, flatten(keys), common, actors)
         persisted = []
         for one, its_keys in zip(given, keys, strict=True):
             rebuild, args = one.__dask_postpersist__()
@@ -199,7 +202,9 @@ class ClientGraphs(ClientBase):
         rebuild, args = collection.__dask_postpersist__()
         return rebuild(graph, *args)
 
-    def _submit_graph(self, dsk: Any, keys: Iterable[Any], common: dict[str, Any]) -> dict[Any, Future[Any]]:
+    def _submit_graph(
+        self, dsk: Any, keys: Iterable[Any], common: dict[str, Any], actors: Any
+    ) -> dict[Any, Future[Any]]:
         from dask.base import get_annotations
 
         from redist.annotations import Annotations
@@ -208,7 +213,10 @@ class ClientGraphs(ClientBase):
         graph, by_key = (
             (dsk, {}) if isinstance(dsk, Mapping) else (dsk.__dask_graph__(), dsk.__dask_annotations__())
         )
-        return submit_graph(self._me, graph, keys, Annotations({**get_annotations(), **common}, by_key))
+        asked = list(keys)
+        makes = frozenset(asked if actors is True else _expanded(actors))
+        annotations = Annotations({**get_annotations(), **common}, by_key)
+        return submit_graph(self._me, graph, asked, annotations, makes)
 
     def _values(self, packed: Any, futures: list[Future[Any]]) -> Operation[Any]:
         """Return `packed` with values in the place of `futures`, which are let go."""
@@ -225,13 +233,8 @@ def _common(
     resources: Mapping[str, float] | None,
     retries: int | None,
     priority: int,
-    actors: Any,
 ) -> dict[str, Any]:
     """Return what is said for all tasks of a call."""
-    if actors:
-        raise NotImplementedError(
-            "actors are made by client.submit(cls, ..., actor=True) and map(..., actors=True), not in graphs"
-        )
     if allow_other_workers not in (True, False, None):
         raise TypeError(f"allow_other_workers is True, False or None, not {allow_other_workers!r:.80}")
     how = {
@@ -242,6 +245,22 @@ def _common(
         "priority": priority,
     }
     return {word: value for word, value in how.items() if value}
+
+
+def _expanded(actors: Any) -> Iterator[Any]:
+    """Return the keys that `actors` names: a key, a collection, or several of either."""
+    from dask.base import is_dask_collection
+    from dask.core import flatten
+
+    if actors is None or actors is False:
+        return
+    for one in actors if isinstance(actors, list | set | frozenset) else [actors]:
+        if is_dask_collection(one):
+            yield from flatten(one.__dask_keys__())
+        elif isinstance(one, tuple) and any(map(is_dask_collection, one)):
+            yield from _expanded(list(one))
+        else:
+            yield one
 
 
 def _in_shape(keys: Any, futures: Mapping[Any, Future[Any]]) -> Any:

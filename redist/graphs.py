@@ -6,10 +6,11 @@ it lives as long as tasks need it. One that a task of a later slice needs is cou
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from redist.actor_tasks import NodeActor
 from redist.annotations import Annotations
 from redist.belonging import Borrowing
 from redist.current import living_clients
@@ -21,7 +22,7 @@ from redist.protocol.signing import on_change
 from redist.session.states import CANCELLED, FutureState
 from redist.session.submissions import BULK, LINKS, SLICE
 from redist.store import calls
-from redist.store.calls import AHEAD
+from redist.store.calls import AHEAD, SPREAD
 from redist.store.keys import encode_key
 from redist.store.replies import parse_states
 from redist.submitting import Options, renumbered, user_site
@@ -36,9 +37,15 @@ _LITERAL = 512
 
 
 def submit_graph(
-    client: Client, graph: Mapping[Any, Any], keys: Iterable[Any], annotations: Annotations
+    client: Client,
+    graph: Mapping[Any, Any],
+    keys: Iterable[Any],
+    annotations: Annotations,
+    actors: frozenset[Any] = frozenset(),
 ) -> dict[Any, Future[Any]]:
     """Submit what `keys` of a graph need, as far as it is not known already, and return a Future for each.
+
+    The tasks of the keys `actors` make actors.
 
     Raises
     ------
@@ -48,11 +55,14 @@ def submit_graph(
         If tasks wait for each other.
     InvalidKey
         If a key cannot be one.
+    ValueError
+        If one of `actors` is no task of the graph.
     """
     from dask._task_spec import convert_legacy_graph
 
     client._check_alive()
-    return _Submission(client, convert_legacy_graph(graph), list(dict.fromkeys(keys)), annotations).run()
+    nodes = convert_legacy_graph(graph)
+    return _Submission(client, nodes, list(dict.fromkeys(keys)), annotations, actors).run()
 
 
 @lru_cache(1000)
@@ -60,16 +70,22 @@ def _runner(label: str) -> Function:
     return function_of(NodeRunner(label))
 
 
+@lru_cache(1000)
+def _maker(label: str) -> Function:
+    return function_of(NodeActor(label))
+
+
 on_change.append(_runner.cache_clear)
+on_change.append(_maker.cache_clear)
 
 
-def _runner_of(key: Any) -> Function:
+def _runner_of(key: Any, runner: Callable[[str], Function]) -> Function:
     """Return the function of a key's task: the same in every graph, and one for keys that begin alike."""
     from dask.utils import key_split
 
     name = key[0] if type(key) is tuple and key else key
     # Names that tell nothing of themselves from what they are part of would each be a function.
-    return _runner(key_split(name) if type(name) is str and "-" in name else "task")
+    return runner(key_split(name) if type(name) is str and "-" in name else "task")
 
 
 class _Ready(NamedTuple):
@@ -88,13 +104,19 @@ class _Submission:
     """One graph on its way."""
 
     def __init__(
-        self, client: Client, nodes: Mapping[Any, Any], keys: list[Any], annotations: Annotations
+        self,
+        client: Client,
+        nodes: Mapping[Any, Any],
+        keys: list[Any],
+        annotations: Annotations,
+        actors: frozenset[Any],
     ) -> None:
         self._client = client
         self._session = client.session
         self._graph = nodes
         self._asked = keys
         self._annotations = annotations
+        self._actors: Set[Any] = actors
         self._borrowing = Borrowing(client)
         self._packer = NodePacker(self._borrowing.name_of)
         self._site = user_site()
@@ -117,6 +139,7 @@ class _Submission:
         """Submit it."""
         try:
             self._find()
+            self._check_actors()
             if self._nodes:
                 order = self._ordered()
                 self._resolve()
@@ -158,6 +181,22 @@ class _Submission:
         if outside:
             for key, future in self._from_outside(outside).items():
                 self._keep(key, future, key in asked)
+
+    def _check_actors(self) -> None:
+        """See to it that the keys of actors are those of tasks, not other names of them."""
+        from dask._task_spec import Alias, Task
+
+        actors: set[Any] = set()
+        for key in self._actors:
+            while isinstance(node := self._graph.get(key), Alias):
+                key = node.target
+            actors.add(key)
+            if not isinstance(node, Task):
+                raise ValueError(
+                    f"the actor {key!r} is no task of the graph: it may have become a part of another task by optimization, "
+                    "which optimize_graph=False leaves out"
+                )
+        self._actors = actors
 
     def _keep(self, key: Any, future: Future[Any], asked: bool) -> None:
         if asked:
@@ -241,7 +280,7 @@ class _Submission:
                 # What one asks for under another name, and nobody needs else, is computed under that name.
                 while key in asked and type(node := nodes[key]) is Alias:
                     target = node.target
-                    if target in asked or target not in nodes or users[target] > 1:
+                    if target in asked or target not in nodes or users[target] > 1 or target in self._actors:
                         break
                     nodes[key] = nodes.pop(target)
         others: dict[Any, Any] = {
@@ -308,7 +347,8 @@ class _Submission:
                 state = records.get(name) if counted else None
                 if state is None or state.status == CANCELLED:
                     state = FutureState(name, generation, function.hash)
-                    task = client._submitter.task(name, function, spec, needs, options, AHEAD if needs else 0)
+                    flags = AHEAD if needs else SPREAD if key in self._actors else 0
+                    task = client._submitter.task(name, function, spec, needs, options, flags)
                     state.count = int(counted)  # told with the submission
                     states.append(state)
                     if borrowed:
@@ -396,7 +436,7 @@ class _Submission:
         if values or made.hidden:
             needs = sorted({*values, *made.hidden})
             arguments = renumbered(arguments, values, needs)
-        function = _runner_of(key)
+        function = _runner_of(key, _maker if key in self._actors else _runner)
         return _Ready(
             key,
             self._names[key],

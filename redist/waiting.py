@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from redist.current import default_client, futures_of
 from redist.errors import FutureCancelledError
@@ -18,6 +19,7 @@ from redist.session.states import CANCELLED, FINISHED, PENDING, Collector, Futur
 from redist.timeouts import seconds
 
 if TYPE_CHECKING:
+    from redist.actor import ActorFuture
     from redist.client import Client
 
 __all__ = ["ALL_COMPLETED", "FIRST_COMPLETED", "DoneAndNotDoneFutures", "as_completed", "wait"]
@@ -26,11 +28,15 @@ ALL_COMPLETED = "ALL_COMPLETED"
 FIRST_COMPLETED = "FIRST_COMPLETED"
 
 
+#: What is waited for: Futures, and what comes of calls of actors.
+_Awaited: TypeAlias = "Future[Any] | ActorFuture[Any]"
+
+
 class DoneAndNotDoneFutures(NamedTuple):
     """What `wait` returns."""
 
-    done: set[Future[Any]]
-    not_done: set[Future[Any]]
+    done: set[Any]
+    not_done: set[Any]
 
 
 def wait(fs: Any, timeout: float | str | None = None, return_when: str = ALL_COMPLETED) -> Any:
@@ -39,7 +45,7 @@ def wait(fs: Any, timeout: float | str | None = None, return_when: str = ALL_COM
     Parameters
     ----------
     fs : Future, iterable of Futures, or Dask collection
-        What to wait for; of a collection, the Futures in its graph.
+        What to wait for, ActorFutures too; of a collection, the Futures in its graph.
     timeout : float or str, optional
         Seconds, or text such as ``'2s'``.
     return_when : {'ALL_COMPLETED', 'FIRST_COMPLETED'}
@@ -59,17 +65,30 @@ def wait(fs: Any, timeout: float | str | None = None, return_when: str = ALL_COM
     TypeError, ValueError
         If `fs` holds anything but Futures, or `return_when` is neither.
     """
-    futures = [fs] if isinstance(fs, Future) else _futures("wait", "fs", _of_collection(fs))
+    given = [fs] if isinstance(fs, Future) or _of_an_actor(fs) else _futures("wait", "fs", _of_collection(fs))
     if return_when not in (ALL_COMPLETED, FIRST_COMPLETED):
         raise ValueError(f"return_when is 'ALL_COMPLETED' or 'FIRST_COMPLETED', not {return_when!r}")
+    futures = [future for future in given if not _is_there(future)]
+    there = {future for future in given if _is_there(future)}
     if not futures:
-        return DoneAndNotDoneFutures(set(), set())
-    client = futures[0].client
-    return client._run(_wait(client, futures, seconds(timeout), return_when))
+        return DoneAndNotDoneFutures(there, set())
+    client = futures[0]._client
+    return client._run(_wait(client, futures, there, seconds(timeout), return_when))
 
 
-def _futures(function: str, argument: str, given: Any) -> list[Future[Any]]:
-    """Return a collection of Futures as a list.
+def _of_an_actor(given: object) -> bool:
+    """Whether it is what comes of a call of an actor."""
+    actor = sys.modules.get("redist.actor")
+    return actor is not None and isinstance(given, actor.BaseActorFuture)
+
+
+def _is_there(future: _Awaited) -> bool:
+    """Whether it never was a task: what an actor's own method returned."""
+    return not hasattr(future, "_state")
+
+
+def _futures(function: str, argument: str, given: Any) -> list[Any]:
+    """Return a collection of Futures, or of what comes of calls of actors, as a list.
 
     Raises
     ------
@@ -85,7 +104,7 @@ def _futures(function: str, argument: str, given: Any) -> list[Future[Any]]:
         ) from error
     futures = list(iterator)
     for number, future in enumerate(futures):
-        if not isinstance(future, Future):
+        if not isinstance(future, Future) and not _of_an_actor(future):
             raise TypeError(
                 f"{function} takes Futures, not {type(future).__name__} {future!r:.80}, which is number {number}; {help_}"
             )
@@ -106,7 +125,7 @@ class _First(Waiter):
 
 
 def _wait(
-    client: Client, futures: list[Future[Any]], timeout: float | None, return_when: str
+    client: Client, futures: list[_Awaited], there: set[Any], timeout: float | None, return_when: str
 ) -> Operation[DoneAndNotDoneFutures]:
     states = [future._state for future in futures]
     first = return_when == FIRST_COMPLETED
@@ -114,21 +133,21 @@ def _wait(
     hung = None
     if any(future._client is not client for future in futures):
         hung = hang_across(waiter, [(future._state, future._client) for future in futures])
-        if first and any(state.status != PENDING for state in states):
+        if first and (there or any(state.status != PENDING for state in states)):
             waiter.remaining = 0
     else:
         with client.session.lock:
             pending = hang(waiter, states)
-            waiter.remaining = 0 if first and pending < len(states) else pending
+            waiter.remaining = 0 if first and (there or pending < len(states)) else pending
     if not (yield from until_ready(client, waiter, states, hung, timeout)):
         raise TimeoutError(
             f"{sum(state.status == PENDING for state in states)} Futures did not finish in time"
             f"{client._driver.links.standing()}"
         )
-    done: set[Future[Any]] = set()
-    not_done: set[Future[Any]] = set()
+    done = set(there)
+    not_done: set[Any] = set()
     for future in futures:
-        status = future.status
+        status = CANCELLED if future._cleared else future._state.status
         if status == CANCELLED:
             exception, _ = yield from error_of(client, future._state)
             raise exception
@@ -151,7 +170,7 @@ class _Collector(Collector):
 
     def __init__(self) -> None:
         super().__init__()
-        self.done: deque[Future[Any]] = deque()
+        self.done: deque[_Awaited] = deque()
         self.waited = False
 
     def ready(self) -> bool:
@@ -167,7 +186,7 @@ class as_completed:
     Parameters
     ----------
     futures : iterable of Futures, optional
-        What to wait for.
+        What to wait for, ActorFutures too.
     loop : object, optional
         Accepted for Dask's sake.
     with_results : bool
@@ -180,7 +199,7 @@ class as_completed:
 
     def __init__(
         self,
-        futures: Iterable[Future[Any]] | None = None,
+        futures: Iterable[_Awaited] | None = None,
         loop: object = None,
         with_results: bool = False,
         raise_errors: bool = True,
@@ -193,24 +212,26 @@ class as_completed:
         self._deadline = None if limit is None else time.monotonic() + limit
         self._client: Client | None = None
         self._collector = _Collector()
-        self._waiting: dict[FutureState, list[Future[Any]]] = {}
-        self._ready: list[Future[Any]] = []
+        self._waiting: dict[FutureState, list[_Awaited]] = {}
+        self._ready: list[_Awaited] = []
         self._taken = 0
         self.update(() if futures is None else futures)
 
     # --- adding -----------------------------------------------------------------------------------------------------
 
-    def add(self, future: Future[Any]) -> None:
+    def add(self, future: _Awaited) -> None:
         """Add one Future."""
         self.update((future,))
 
-    def update(self, futures: Iterable[Future[Any]]) -> None:
+    def update(self, futures: Iterable[_Awaited]) -> None:
         """Add several Futures."""
-        futures = _futures("as_completed", "futures", futures)
-        if not futures:
+        given = _futures("as_completed", "futures", futures)
+        self._collector.done.extend(future for future in given if _is_there(future))
+        futures = [future for future in given if not _is_there(future)]
+        if not given:
             return
-        client = self._the_client(futures[0])
-        groups: dict[Client, list[Future[Any]]] = {}
+        client = self._the_client(futures[0] if futures else None)
+        groups: dict[Client, list[_Awaited]] = {}
         for future in futures:
             groups.setdefault(future._client, []).append(future)
         for owner, of_owner in groups.items():
@@ -230,7 +251,7 @@ class as_completed:
         if wake is not None and (self._collector.foreign or self._collector.ready()):
             wake()
 
-    def _hang(self, futures: list[Future[Any]]) -> None:
+    def _hang(self, futures: list[_Awaited]) -> None:
         """Have the collector called for those that are pending. Under their client's lock."""
         for future in futures:
             state = future._state
@@ -244,9 +265,9 @@ class as_completed:
             else:
                 self._collector.done.append(future)
 
-    def _the_client(self, future: Future[Any] | None = None) -> Client:
+    def _the_client(self, future: _Awaited | None = None) -> Client:
         if self._client is None:
-            self._client = future.client if future is not None else default_client()
+            self._client = future._client if future is not None else default_client()
         return self._client
 
     # --- looking ----------------------------------------------------------------------------------------------------
@@ -284,7 +305,7 @@ class as_completed:
         while done:
             self._ready.append(done.popleft())
 
-    def _take(self) -> Future[Any]:
+    def _take(self) -> _Awaited:
         future = self._ready[self._taken]
         self._taken += 1
         if self._taken >= 1024:
@@ -321,7 +342,14 @@ class as_completed:
                     f"the rest of the Futures did not finish in time{client._driver.links.standing()}"
                 )
 
-    def _with_result(self, client: Client, future: Future[Any]) -> Operation[tuple[Future[Any], Any]]:
+    def _with_result(self, client: Client, future: _Awaited) -> Operation[tuple[Any, Any]]:
+        if not isinstance(future, Future):
+            try:
+                return future, (yield from future._get(self._deadline))
+            except Exception as error:
+                if self.raise_errors:
+                    raise
+                return future, (type(error), error, error.__traceback__)
         state = future._state
         if future._cleared:
             raise FutureCancelledError(future.key, "its reference was released")

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dask import delayed
 
-from redist import Client, LocalCluster, get_client, get_worker, wait
+from redist import Client, LocalCluster, as_completed, get_client, get_worker, wait
 from redist.actor import Actor, ActorFuture, BaseActorFuture
 from redist.errors import ActorLost, CancelledError, DataLost, RedistError
 from redist.memory.headers import path_of
@@ -81,6 +82,14 @@ class Counter:
 
     def end(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
+
+    def waits_for_itself(self, me: Actor) -> Any:
+        mine = [me.increment(), me.increment()]  # run at once
+        theirs = get_client().submit(pow, 2, 3)
+        assert wait([*mine, theirs]).done == {*mine, theirs}
+        assert wait(mine[0]).done == {mine[0]}
+        assert wait([*mine, get_client().submit(pow, 3, 3)], return_when="FIRST_COMPLETED").done >= set(mine)
+        return [result for _, result in as_completed(mine, with_results=True)]
 
     async def sleeps(self, x: int) -> int:
         await asyncio.sleep(0.001)
@@ -439,3 +448,122 @@ def test_a_lost_result_is_not_computed_again(client: Client) -> None:
     with pytest.raises(DataLost, match=r"counted_zeros.* is lost"):
         call.result(30)
     assert actor.n == 1
+
+
+# --- wait and as_completed ------------------------------------------------------------------------------------------
+
+
+def test_calls_are_waited_for(client: Client, tmp_path: Path) -> None:
+    actor, other = counter(client), counter(client)
+    path = str(tmp_path / "go on")
+    slow, quick = actor.until(path), other.increment()
+    done, not_done = wait([slow, quick], return_when="FIRST_COMPLETED")
+    assert (done, not_done) == ({quick}, {slow})
+    with pytest.raises(TimeoutError):
+        wait(slow, timeout=0.01)
+    future = client.submit(sum, [1, 2])
+    both = as_completed([slow, quick, future])
+    assert {next(both), next(both)} == {quick, future}
+    Path(path).touch()
+    assert next(both) is slow
+    assert both.is_empty()
+    assert wait([slow, future]).done == {slow, future}
+    with pytest.raises(TypeError, match="not Actor"):
+        wait([actor])
+
+
+def test_calls_with_results(client: Client) -> None:
+    actor = counter(client)
+    calls = [actor.increment(), actor.fail("why"), actor.increment()]
+    found = dict(as_completed(calls, with_results=True, raise_errors=False))
+    assert (found[calls[0]], found[calls[2]]) == (1, 2)
+    kind, error, traceback = found[calls[1]]
+    assert kind is ZeroDivisionError
+    assert str(error) == "why"
+    assert traceback is not None
+    with pytest.raises(ZeroDivisionError, match="why"):
+        list(as_completed(calls, with_results=True))
+
+
+def test_calls_are_waited_for_in_a_loop(cluster: LocalCluster, keys: Callable[[], list[str]]) -> None:
+    async def main() -> None:
+        async with Client(cluster, asynchronous=True) as client:
+            actor = await client.submit(Counter, actor=True)
+            calls = [actor.increment() for _ in range(3)]
+            assert (await wait(calls)).done == set(calls)
+            assert [result async for _, result in as_completed(calls, with_results=True)] == [1, 2, 3]
+            assert [await call async for call in as_completed(calls)] == [1, 2, 3]
+
+    asyncio.run(main())
+    wait_until(lambda: not keys())
+
+
+def test_calls_are_waited_for_in_tasks(client: Client) -> None:
+    def both(actor: Any, other: Any) -> list[int]:
+        calls = [actor.increment(), other.increment(5)]
+        assert wait(calls).done == set(calls)
+        return sorted(call.result() for call in as_completed(calls))
+
+    actor, other = counter(client), counter(client)
+    assert client.submit(both, actor, other).result(10) == [1, 5]
+
+
+def test_calls_of_an_actors_own_methods_are_there(client: Client) -> None:
+    actor = counter(client)
+    assert actor.waits_for_itself(actor).result(10) == [1, 2]
+
+
+# --- graphs ---------------------------------------------------------------------------------------------------------
+
+
+def test_in_graphs(client: Client) -> None:
+    @delayed
+    def add_all(n: int, actor: Any) -> None:
+        assert isinstance(actor, Actor)
+        for _ in range(n):
+            actor.increment().result()
+
+    @delayed
+    def check(actor: Any, nothing: list[None]) -> int:
+        n: int = actor.n
+        return n
+
+    made = delayed(Counter)(5)
+    final = check(made, [add_all(i, made) for i in range(5)])
+    for actors in (made, [made], made.key, [made.key]):
+        assert client.compute(final, actors=actors).result(20) == 15
+    assert client.get(dict(final.__dask_graph__()), final.key, actors=[made.key]) == 15
+
+
+def test_what_is_asked_for_is_an_actor(client: Client) -> None:
+    actor = client.compute(delayed(Counter)(1), actors=True).result(10)
+    assert isinstance(actor, Actor)
+    assert actor.increment().result() == 2
+    kept = client.persist(delayed(Counter)(2), actors=True)
+    same = client.compute(kept).result(10)
+    assert isinstance(same, Actor)
+    assert same.increment().result() == 3
+    assert client.compute(kept).result(10).increment().result() == 4
+    plain = client.persist(delayed(Counter)(2), actors=False)
+    assert isinstance(client.compute(plain, sync=True), Counter)
+
+
+def test_what_is_no_task_is_no_actor(client: Client) -> None:
+    made = delayed(Counter)(5)
+    with pytest.raises(ValueError, match="the actor 'elsewhere' is no task of the graph"):
+        client.compute(made, actors="elsewhere")
+    with pytest.raises(ValueError, match="is no task of the graph"):
+        client.compute(made, actors=delayed(5))
+
+
+def test_in_graphs_in_a_loop(cluster: LocalCluster, keys: Callable[[], list[str]]) -> None:
+    async def main() -> None:
+        async with Client(cluster, asynchronous=True) as client:
+            actor = await client.compute(delayed(Counter)(1), actors=True)
+            assert await actor.increment() == 2
+            (kept,) = client.persist([delayed(Counter)(2)], actors=True)
+            assert await (await client.compute(kept)).increment() == 3
+            del actor, kept
+
+    asyncio.run(main())
+    wait_until(lambda: not keys())

@@ -231,8 +231,8 @@ def test_wrong_arguments(client: Client) -> None:
         client.get({"x": (inc, 1)}, "x", allow_other_workers="a")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="retries"):
         client.get({"x": (inc, 1)}, "x", retries=-1)
-    with pytest.raises(NotImplementedError):
-        client.get({"x": (inc, 1)}, "x", actors=True)
+    with pytest.raises(ValueError, match="the actor 'y' is no task of the graph"):
+        client.get({"x": (inc, 1)}, "x", actors="y")
 
 
 def test_cancel(client: Client, tmp_path: Path, keys: Callable[[], list[str]]) -> None:

@@ -119,13 +119,6 @@ def test_priority(client: Client, tmp_path: Path) -> None:
     assert Path(path).read_text() == "hnl"
 
 
-def test_actors_are_not_offered(client: Client) -> None:
-    with pytest.raises(NotImplementedError):
-        client.compute(delayed(here)(), actors=True)
-    with pytest.raises(NotImplementedError):
-        client.persist(delayed(here)(), actors=True)
-
-
 def test_options_are_checked_at_the_call(client: Client) -> None:
     with pytest.raises(ValueError, match="retries"):
         client.compute(delayed(here)(), retries=-1)

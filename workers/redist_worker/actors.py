@@ -174,6 +174,13 @@ class Actors:
         """Read an attribute, whatever the actor does now."""
         return getattr(self._find(name, token).instance, attribute)
 
+    def task_name(self) -> str:
+        """Return the wire name of the calling thread's task."""
+        thread = self._places.current()
+        assert thread is not None
+        assert thread.task is not None
+        return thread.task.name
+
     def own_method(self, name: str, token: str, method: str) -> Callable[..., Any] | None:
         """Return the actor's method if the calling thread runs a method of that very actor."""
         actor = self._actors.get(name)
