@@ -307,7 +307,8 @@ def files(snapshot: Snapshot) -> Iterator[Violation]:
     from redist.errors import SegmentError
     from redist.memory.headers import file_name, is_file_name, read_header
 
-    for ordinal, _, path in _workers_here(snapshot):
+    for ordinal, worker, path in _workers_here(snapshot):
+        who = f"worker {worker.get('name', '')} (caller:{ordinal})"
         expected = {
             file_name(name, int(attempt)): (name, attempt)
             for name, attempt in snapshot.hgetall(f"has:{ordinal}").items()
@@ -318,11 +319,11 @@ def files(snapshot: Snapshot) -> Iterator[Violation]:
         except OSError:
             continue
         for entry in sorted(expected.keys() - there):
-            name, attempt = expected[entry]
+            name, _ = expected[entry]
             yield Violation(
                 "files",
                 name,
-                f"is on worker {ordinal} as attempt {attempt}, and there is no file {path}/{entry}",
+                f"should be on {who}, and there is no file {path}/{entry}",
             )
         for entry in sorted(there - expected.keys()):
             try:
@@ -333,7 +334,7 @@ def files(snapshot: Snapshot) -> Iterator[Violation]:
             yield Violation(
                 "files",
                 header.name,
-                f"has the file {path}/{entry}, which worker {ordinal} is not known to have",
+                f"has the file {path}/{entry}, which {who} is not known to have",
             )
 
 
@@ -350,7 +351,7 @@ def _notes(snapshot: Snapshot, now: float) -> Iterator[str]:
     for ordinal, deadline in sorted(snapshot.zrange("leases").items(), key=lambda item: int(item[0])):
         if deadline < now - 1000:
             caller = snapshot.hgetall(f"caller:{ordinal}")
-            who = f"{caller.get('kind', 'caller')} {caller.get('name', '')} (ordinal {ordinal})"
+            who = f"{caller.get('kind', 'caller')} {caller.get('name', '')} (caller:{ordinal})"
             yield (
                 f"{who} is {_seconds(now - deadline)} past its lease: the next heartbeat of anybody "
                 "releases what it holds, or renews the lease if it still listens"

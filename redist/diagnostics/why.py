@@ -106,7 +106,7 @@ class Holder:
     since : float or None
         Since when the holder refers to the key, seconds of the epoch, where that is known.
     detail : tuple of str
-        More about it: process and host of a client, the lines that made its Futures, the attempt of a copy.
+        More about it: process and host of a client, the lines that made its Futures, the version of a copy.
     """
 
     kind: str
@@ -252,7 +252,7 @@ def _references(reader: Reader, name: str, record: dict[str, str], ask: Ask | No
         else:
             caller = reader.hash(f"caller:{who}")
             kind, holder = "client", caller.get("name", "gone")
-            detail = [f"ordinal {who}"]
+            detail = [f"caller:{who} in Redis"]
             if caller.get("kind") == "executor":
                 kind, running = "task", _running(reader, who)
                 if running:
@@ -332,7 +332,7 @@ def _replicas(reader: Reader, record: dict[str, str]) -> Iterator[Holder]:
     for entry, attempt in record.items():
         if entry.startswith("w:"):
             worker = reader.hash(f"caller:{entry[2:]}")
-            yield Holder("replica", f"worker {worker.get('name', entry[2:])}", detail=(f"attempt {attempt}",))
+            yield Holder("replica", f"worker {worker.get('name', entry[2:])}", detail=(f"version {attempt}",))
 
 
 def _text(value: Any) -> str:

@@ -207,7 +207,7 @@ def test_why(client: Client, cluster: LocalCluster) -> None:
     client._run(bundles.of(names))
     (mine, bundle) = client.why(others[0]).holders
     assert (mine.kind, mine.name) == ("client", client.name)
-    assert str(bundle).startswith(f"container that client {client.name} is storing, ordinal ")
+    assert str(bundle).startswith(f"container that client {client.name} is storing, caller:")
     bundles.release()
     wait_until(lambda: len(client.why(others[0]).holders) == 1)
 

@@ -51,7 +51,11 @@ def test_clients_are_named_with_counts(world: World) -> None:
     first = next(holder for holder in answer.holders if holder.name == "ada")
     assert first.count == 2
     assert first.since == 1e9
-    assert first.detail == (f"ordinal {ada.ordinal}", "process 4711 on here", f"line of x in {ada.ordinal}")
+    assert first.detail == (
+        f"caller:{ada.ordinal} in Redis",
+        "process 4711 on here",
+        f"line of x in {ada.ordinal}",
+    )
     assert "client ada x2" in str(answer)
     assert answer.replicas == (Holder("replica", "the server", detail=("inline",)),)
 
@@ -61,7 +65,7 @@ def test_copies_are_named(world: World) -> None:
     ada.ok(C.commit([C.Value("x", 1, 7, w.ordinal, 8000, "ndarray")]))
     answer = ask(world, "x")
     assert (answer.nbytes, answer.state) == (8000, "memory")
-    assert [(copy.name, copy.detail) for copy in answer.replicas] == [("worker store-1", ("attempt 7",))]
+    assert [(copy.name, copy.detail) for copy in answer.replicas] == [("worker store-1", ("version 7",))]
 
 
 def test_containers_datasets_and_hand_offs(world: World) -> None:

@@ -199,10 +199,10 @@ class Executors:
         lost, self._living = list(self._living.values()), {}
         if self._closing:
             return
-        logger.error("the fork server died and its executors with it; starting another one")
+        logger.error("the process that starts executors died, and they with it; starting another one")
         self._server.start_again()
         for executor in lost:
-            self._spawn(self._bury(executor, "died with the fork server", clean=False))
+            self._spawn(self._bury(executor, "died with the process that had started it", clean=False))
 
     async def _bury(self, executor: Executor, how: str, *, clean: bool) -> None:
         running = [] if executor.blameless else [attempt for attempt, _ in executor.marks.running()]

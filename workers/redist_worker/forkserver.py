@@ -118,7 +118,7 @@ class ForkServer:
             If the server died or cannot fork.
         """
         if self._socket is None or self._loop is None:
-            raise ConnectionError("the fork server is not running")
+            raise ConnectionError("the process that starts executors is not running")
         started: asyncio.Future[int] = self._loop.create_future()
         self._starting[number] = started
         try:
@@ -155,7 +155,7 @@ class ForkServer:
         self._reap()
         for started in self._starting.values():
             if not started.done():
-                started.set_exception(ConnectionError("the fork server died"))
+                started.set_exception(ConnectionError("the process that starts executors died"))
         if self.on_lost is not None:
             self.on_lost()
 

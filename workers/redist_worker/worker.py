@@ -185,7 +185,9 @@ class Worker:
         session.on_control = control.look
         control.look()
         await self.executors.start()
-        logger.info("worker %s at %s, ordinal %d", self.name, self.address, session.ordinal)
+        logger.info(
+            "worker %s at %s is ready, in Redis as caller:%d", self.name, self.address, session.ordinal
+        )
 
     async def _meet_server(self) -> str:
         """Wait for the server, see whether it is fit, and return the token of the namespace's data servers."""
