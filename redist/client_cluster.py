@@ -372,8 +372,6 @@ class ClientCluster(ClientBase):
         """
         if self.scheduler_file:
             raise ValueError(f"this client has a scheduler file already: {self.scheduler_file}")
-        self._check_alive()
-        self.scheduler_file = scheduler_file
         return self._run(files.write_scheduler_file(self._me, scheduler_file))
 
     def dump_cluster_state(

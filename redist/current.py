@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -34,28 +35,33 @@ _current: ContextVar[Client | None] = ContextVar("redist_current_client", defaul
 _living: weakref.WeakSet[Client] = weakref.WeakSet()
 _defaults: list[weakref.ref[Client]] = []
 _of_tasks: Callable[[], Client] | None = None
+#: Held while a client comes or goes, and while all are gone over; re-entrant, as a garbage collection may end one.
+_lock = threading.RLock()
 
 
 def register(client: Client, *, default: bool) -> None:
     """Make a client known; with `default` it is the one that is meant from now on."""
-    _living.add(client)
-    offer(current_client)
-    if default:
-        _defaults[:] = [ref for ref in _defaults if ref() is not None]
-        _defaults.append(weakref.ref(client))
+    with _lock:
+        _living.add(client)
+        offer(current_client)
+        if default:
+            _defaults[:] = [ref for ref in _defaults if ref() is not None]
+            _defaults.append(weakref.ref(client))
 
 
 def unregister(client: Client) -> None:
     """Forget a client that was closed."""
-    _living.discard(client)
-    _defaults[:] = [ref for ref in _defaults if ref() not in (None, client)]
-    if not _living and _of_tasks is None:
-        withdraw()
+    with _lock:
+        _living.discard(client)
+        _defaults[:] = [ref for ref in _defaults if ref() not in (None, client)]
+        if not _living and _of_tasks is None:
+            withdraw()
 
 
 def living_clients() -> list[Client]:
     """Return all clients of this process that are not closed."""
-    return list(_living)
+    with _lock:
+        return list(_living)
 
 
 def set_task_client(make: Callable[[], Client] | None) -> None:
@@ -87,7 +93,7 @@ def current_client() -> Client | None:
         return _of_tasks()
     asyncio: Any = imported("asyncio")
     loop = asyncio._get_running_loop() if asyncio is not None else None
-    for ref in reversed(_defaults):
+    for ref in reversed(_defaults[:]):
         client = ref()
         if client is None or client.closed:
             continue
@@ -129,7 +135,7 @@ def context_client() -> Client:
 def inherited_client() -> Client | None:
     """Return a client of the process that this one was forked from: it can do nothing here but say so."""
     pid = os.getpid()
-    return next((client for client in _living if client._pid != pid), None)
+    return next((client for client in living_clients() if client._pid != pid), None)
 
 
 def get_client(address: Any = None, timeout: Any = None, resolve_address: bool = True) -> Client:
@@ -207,8 +213,15 @@ def futures_of(o: Any, client: Client | None = None) -> list[Any]:
 
 def _close_all() -> None:
     """At the interpreter's end: leave in good order, while threads and modules are still there."""
-    for client in list(_living):
+    for client in living_clients():
         client._at_exit()
 
 
+def _forked() -> None:
+    """In a forked child: nobody holds the lock."""
+    global _lock
+    _lock = threading.RLock()
+
+
 atexit.register(_close_all)
+os.register_at_fork(after_in_child=_forked)

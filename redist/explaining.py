@@ -73,7 +73,8 @@ class Inbox:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._answers: dict[str, list[tuple[str, float]]] = {}
+        #: by token, None until it comes
+        self._answers: dict[str, list[tuple[str, float]] | None] = {}
         self._arrived = threading.Condition()
 
     def ask(self, ordinal: int, name: str) -> list[tuple[str, float]]:
@@ -83,11 +84,16 @@ class Inbox:
             return self._lines(name)
         token = secrets.token_hex(8)
         message = msgpack.packb(["sites", name, client.session.ordinal, token])
-        with contextlib.suppress(RedistError), self._arrived:
+        self._answers[token] = None
+        try:
             client._post_from_thread(calls.send([ordinal], message))
-            if self._arrived.wait_for(lambda: token in self._answers, _PATIENCE):
-                return self._answers.pop(token)
-        return []
+            with self._arrived:
+                self._arrived.wait_for(lambda: self._answers[token] is not None, _PATIENCE)
+        except RedistError:
+            pass
+        finally:
+            answer = self._answers.pop(token)
+        return answer or []
 
     def look(self) -> None:
         """Read the inbox and act on it; blocks, not under the lock."""
@@ -106,8 +112,9 @@ class Inbox:
                 self._client._post_from_thread(calls.send([asker], answer))
             case ["made", str(token), *lines]:
                 with self._arrived:
-                    self._answers[token] = [(str(line), float(since)) for line, since in lines]
-                    self._arrived.notify_all()
+                    if token in self._answers:  # else it is late
+                        self._answers[token] = [(str(line), float(since)) for line, since in lines]
+                        self._arrived.notify_all()
             case ["ran", str(token), int(executor), int(ok), bytes(data)]:
                 self._client._runs.answered(token, executor, (bool(ok), data))
             case ["unknown", str(token), int(executor)]:

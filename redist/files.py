@@ -31,7 +31,12 @@ def write_scheduler_file(client: Client, path: str) -> Operation[None]:
         Path(unfinished).write_text(json.dumps({**info, "namespace": client.namespace}, indent=2))
         os.replace(unfinished, path)
 
-    yield Run(write)
+    client.scheduler_file, before = path, client.scheduler_file
+    try:
+        yield Run(write)
+    except BaseException:
+        client.scheduler_file = before  # it may be tried again
+        raise
 
 
 def read_scheduler_file(path: str, timeout: float) -> tuple[str, str]:

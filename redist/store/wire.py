@@ -240,10 +240,18 @@ class Wire:
         hiredis.ReplyError
             If the reply is an error.
         ConnectionLost
-            If the connection is broken, or no reply came within `timeout` (which closes it).
+            If the connection is broken, or no reply came within `timeout`.
+
+        Notes
+        -----
+        Both close it, as a Ctrl-C does: the reply would be taken for that of the next command.
         """
-        self.send(pack_command(args))
-        reply = self.read_reply()
+        try:
+            self.send(pack_command(args))
+            reply = self.read_reply()
+        except BaseException:
+            self.close()
+            raise
         if isinstance(reply, hiredis.ReplyError):
             raise reply
         return reply

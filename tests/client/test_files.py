@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import os
+import sys
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgpack
 import numpy as np
 import pytest
 import yaml
 
-from redist import Client, Future, LocalCluster, get_client
+from redist import Client, Future, LocalCluster, current, get_client
 from redist.errors import DatasetExists, DatasetNotFound, NoScheduler
 from servers import wait_until
 
@@ -41,6 +44,14 @@ def test_a_client_finds_the_cluster_by_a_file(client: Client, tmp_path: Path) ->
         Client(client.url, scheduler_file=path)
     with pytest.raises(TypeError, match="options of a local cluster"):
         Client(scheduler_file=path, n_workers=2)
+
+
+def test_a_file_that_could_not_be_written_is_written_elsewhere(client: Client, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        client.write_scheduler_file(str(tmp_path / "no directory" / "file"))
+    client.write_scheduler_file(str(tmp_path / "file"))
+    with pytest.raises(ValueError, match="has a scheduler file already"):
+        client.write_scheduler_file(str(tmp_path / "another"))
 
 
 def test_the_file_is_waited_for(client: Client, tmp_path: Path) -> None:
@@ -161,6 +172,44 @@ def test_current_clients(client: Client, new_client: Callable[..., Client]) -> N
         return Client.current() is get_client()
 
     assert client.submit(inside).result()
+
+
+def test_clients_that_come_and_go_in_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Some:
+        closed = asynchronous = False
+        _pid = os.getpid()
+
+    monkeypatch.setattr(current, "_living", weakref.WeakSet())
+    monkeypatch.setattr(current, "_defaults", [])
+    monkeypatch.setattr(current, "_of_tasks", lambda: None)  # Dask's settings stay
+    stay: list[Any] = [[Some() for _ in range(300)] for _ in range(4)]
+    errors: list[BaseException] = []
+
+    def come(clients: list[Any]) -> None:
+        try:
+            for client in clients:
+                current.register(client, default=True)
+                current.register(passing := cast(Any, Some()), default=True)
+                current.living_clients()
+                current.inherited_client()
+                current.unregister(passing)
+        except BaseException as error:
+            errors.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=come, args=(clients,)) for clients in stay]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert errors == []
+    everybody = {client for clients in stay for client in clients}
+    assert set(current.living_clients()) == everybody
+    assert {ref() for ref in current._defaults} == everybody
 
 
 def test_futures_and_what_is_not_there(client: Client) -> None:

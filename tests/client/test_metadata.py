@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from redist import Client, LocalCluster
+from redist.store.wire import Wire
 from servers import wait_until
 
 
@@ -116,3 +117,22 @@ def test_a_restart_forgets_it() -> None:
         client.restart()
         assert client.get_metadata("x", default=None) is None
         assert client.get_metadata([]) == {}
+
+
+def test_interrupted_while_it_is_read(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one that is read is not answered with this one."""
+    client.set_metadata("x", 1)
+    client.set_metadata("y", 2)
+    assert client.get_metadata("y") == 2
+    receive = Wire.receive
+
+    def interrupted(self: Wire, timeout: float | None = None) -> bool:
+        if threading.current_thread() is threading.main_thread():
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+        return receive(self, timeout)
+
+    monkeypatch.setattr(Wire, "receive", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        client.get_metadata("x")
+    assert [client.get_metadata("y") for _ in range(3)] == [2, 2, 2]

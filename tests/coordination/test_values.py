@@ -363,3 +363,11 @@ def test_a_restart_drops_messages(world: World, ada: Caller, bob: Caller) -> Non
     ada.generation += 1
     announce(ada, b"2")
     assert hark(bob, "b", last)[1] == [b"2"]
+
+
+def test_who_subscribed_and_left_is_not_subscribed_by_a_repeat(world: World, ada: Caller) -> None:
+    hark(ada, "a")
+    said = ada.n
+    leave(ada, "a")
+    assert ada.send(K.hark("a", "x"), said)[0] == b"REPEAT"  # both answers were lost with a connection
+    nothing_is_left(world)

@@ -337,6 +337,8 @@ def test_a_client_that_does_not_answer_is_named_all_the_same(cluster: LocalClust
         (holder,) = ada.why("silent").holders
         assert holder.name == "mute"
         assert time.monotonic() - began < 5
+        ada._inbox.obey(["made", "a token", ["file:1", 1.0]])  # its answer, late: nobody waits for it
+        assert not ada._inbox._answers
         mute.do(C.close())
         world.drain()
         store.close()

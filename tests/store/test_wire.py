@@ -196,3 +196,16 @@ def test_writers_and_a_reader_in_threads(valkey: Server) -> None:
         mine = [reply for reply in replies if reply.startswith(b"%d." % name)]
         assert mine == [b"%d.%d" % (name, i) for i in range(300)]
     wire.close()
+
+
+def test_an_interrupted_call_takes_its_reply_along(valkey: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(self: Wire, timeout: float | None = None) -> bool:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    wire = valkey.endpoint("x").open()
+    monkeypatch.setattr(Wire, "receive", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        wire.call("ECHO", "1")
+    with pytest.raises(ConnectionLost):
+        wire.call("ECHO", "2")

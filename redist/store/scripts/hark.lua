@@ -10,7 +10,9 @@ local MOST, BYTES = 100, 2 ^ 20 -- of one reply
 local token, name, last = a[BODY], a[BODY + 1], a[BODY + 2]
 local member = ME .. ' ' .. token
 local known = call('ZSCORE', P .. 'subscribers:' .. name, member)
-if not known then
+if repeated and not known then
+  return { 'REPEAT', 0, last } -- it was left since
+elseif not known then
   last = S.asked()
   S.note(ME, token, 'sub', '', { name })
 else
