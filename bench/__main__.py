@@ -14,9 +14,21 @@ from pathlib import Path
 
 import click
 
-from bench.figures import FIGURES, Numbers
+from bench import figures as of_tasks
+from bench import payloads as of_payloads
+from bench.figures import Numbers
 from bench.systems import SYSTEMS, Unsupported
 
+FIGURES = of_tasks.FIGURES | of_payloads.FIGURES
+LESS_IS_BETTER = (
+    " ms",
+    " s",
+    "plain sums",
+    "beyond the array",
+    "to 10,000",
+    "per cent of a core",
+    "small key",
+)
 PACKAGES = {"redist": "redist", "dask": "distributed", "ray": "ray", "pool": "concurrent.futures"}
 
 
@@ -119,7 +131,7 @@ def report(medians: dict[str, dict[str, float]], systems: list[str]) -> None:
             value = by.get(system)
             text = "" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
             if value and ours and system != "redist":
-                ratio = value / ours if figure.endswith((" ms", " s")) else ours / value
+                ratio = value / ours if figure.endswith(LESS_IS_BETTER) else ours / value
                 text += f"  ({ratio:.3g}x)"
             row.append(text)
         table.add_row(*row)

@@ -21,6 +21,18 @@ def inc(x: int) -> int:
     return x + 1
 
 
+def doubles(mib: int) -> Any:
+    """Return `mib` MiB of doubles."""
+    import numpy as np
+
+    return np.ones(mib << 17)
+
+
+def total(array: Any) -> float:
+    """Return the sum of an array: a task that reads all of it."""
+    return float(array.sum())
+
+
 class System(Protocol):
     """One system under test, with two worker processes of one thread."""
 
@@ -32,6 +44,10 @@ class System(Protocol):
     def round_trip(self, x: int) -> int: ...
     def chain(self, n: int) -> int: ...
     def gather(self, futures: list[Any]) -> list[Any]: ...
+    def put(self, value: Any) -> Any: ...
+    def get(self, reference: Any) -> Any: ...
+    def make(self, mib: int, place: int) -> Any: ...
+    def total(self, reference: Any, place: int) -> float: ...
 
 
 class _WithClient:
@@ -51,6 +67,27 @@ class _WithClient:
     def gather(self, futures: list[Any]) -> list[Any]:
         return list(self.client.gather(futures))
 
+    def put(self, value: Any) -> Any:
+        return self.client.scatter(value, hash=False, direct=True)
+
+    def get(self, reference: Any) -> Any:
+        return self.client.gather(reference, direct=True)
+
+    @property
+    def places(self) -> list[str]:
+        return sorted(self.client.scheduler_info()["workers"])
+
+    def make(self, mib: int, place: int) -> Any:
+        future = self.client.submit(doubles, mib, workers=[self.places[place]], pure=False)
+        self.wait([future])
+        return future
+
+    def total(self, reference: Any, place: int) -> float:
+        return float(self.client.submit(total, reference, workers=[self.places[place]], pure=False).result())
+
+    def wait(self, futures: list[Any]) -> None:
+        raise NotImplementedError
+
 
 class Redist(_WithClient):
     """redist on its embedded server."""
@@ -67,11 +104,14 @@ class Redist(_WithClient):
         self.client.close()
 
     def map_wait(self, n: int, pure: bool) -> list[Any]:
+        futures: list[Any] = self.client.map(inc, range(n), pure=pure)
+        self.wait(futures)
+        return futures
+
+    def wait(self, futures: list[Any]) -> None:
         from redist import wait
 
-        futures: list[Any] = self.client.map(inc, range(n), pure=pure)
         wait(futures)
-        return futures
 
 
 class Dask(_WithClient):
@@ -91,12 +131,15 @@ class Dask(_WithClient):
         self.client.cluster.close()
 
     def map_wait(self, n: int, pure: bool) -> list[Any]:
+        futures = self.client.map(inc, range(n), pure=pure)
+        self.wait(futures)
+        return list(futures)
+
+    def wait(self, futures: list[Any]) -> None:
         import distributed
 
         wait: Any = distributed.wait
-        futures = self.client.map(inc, range(n), pure=pure)
         wait(futures)
-        return list(futures)
 
 
 class Ray:
@@ -111,6 +154,7 @@ class Ray:
         self.ray = ray
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         self.inc = ray.remote(inc)
+        self.sum = ray.remote(total)
         self.gather(self.map_wait(200, False))
 
     def stop(self) -> None:
@@ -134,6 +178,22 @@ class Ray:
 
     def gather(self, futures: list[Any]) -> list[Any]:
         return list(self.ray.get(futures))
+
+    def put(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return [self.ray.put(item) for item in value]
+        return self.ray.put(value)
+
+    def get(self, reference: Any) -> Any:
+        return self.ray.get(reference)
+
+    def make(self, mib: int, place: int) -> Any:
+        reference = self.ray.remote(doubles).remote(mib)
+        self.ray.wait([reference], fetch_local=False)
+        return reference
+
+    def total(self, reference: Any, place: int) -> float:
+        return float(self.ray.get(self.sum.remote(reference)))
 
 
 class Pool:
@@ -163,6 +223,17 @@ class Pool:
 
     def gather(self, futures: Iterable[Any]) -> list[Any]:
         return [future.result() for future in futures]
+
+    def put(self, value: Any) -> Any:
+        raise Unsupported
+
+    get = put
+
+    def make(self, mib: int, place: int) -> Any:
+        raise Unsupported
+
+    def total(self, reference: Any, place: int) -> float:
+        raise Unsupported
 
 
 SYSTEMS: dict[str, Callable[[], System]] = {

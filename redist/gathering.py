@@ -173,15 +173,15 @@ def values_of(
     while rest:
         fetch = [i for i in rest if not states[i].where]
         found = {i: states[i].where for i in rest if states[i].where}
-        replies = yield from ask_by(
-            deadline,
-            *(
-                calls.states([states[i].name for i in fetch[k : k + SLICE]], full=True)
-                for k in range(0, len(fetch), SLICE)
-            ),
-        )
         done: set[int] = set()
         if fetch:
+            replies = yield from ask_by(
+                deadline,
+                *(
+                    calls.states([states[i].name for i in fetch[k : k + SLICE]], full=True)
+                    for k in range(0, len(fetch), SLICE)
+                ),
+            )
             read = [state for reply in replies for state in parse_states(reply)]
             with as_current(client):
                 for i, told in zip(fetch, read):
@@ -259,10 +259,13 @@ def result_of(
         yield from wait_for(client, [state], deadline, stop_on_error=True)
     if state.status != FINISHED:
         yield from raise_error(client, state, deadline)
-    value = state.value
-    if value:
-        with as_current(client):
-            return loads_inline(value)
+    with as_current(client):
+        if state.value:
+            return loads_inline(state.value)
+        # as `values_of` would, without what several values and those of other hosts need
+        here, value = client._segments.load_here(state.name, state.where, copy, writable)
+        if here:
+            return value
     return (yield from values_of(client, [state], deadline, copy=copy, writable=writable))[0]
 
 
@@ -428,4 +431,4 @@ def _load(path: str, copy: bool, writable: bool) -> Any:
     from redist.memory.reader import open_segment
 
     mapping = open_segment(path, writable=writable)
-    return loads(mapping.view, owner=mapping, copy=copy, writable=writable)
+    return loads(mapping.view, copy=copy, writable=writable)

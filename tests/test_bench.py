@@ -35,3 +35,15 @@ def test_figures_with_small_counts() -> None:
     numbers = json.loads(run("-c", code).splitlines()[-1])
     assert len(numbers) == 9
     assert all(number > 0 for number in numbers.values())
+
+
+def test_figures_of_payloads_with_small_values() -> None:
+    code = (
+        "import json; from bench import payloads; from bench.__main__ import measure\n"
+        "payloads.LARGE, payloads.REPEATS, payloads.SMALL, payloads.ROWS, payloads.PAUSE = 2, 2, 200, 1_000, 0\n"
+        "payloads.SIZES = {'1 MB': 1_000_000}\n"
+        "print(json.dumps(measure('redist', ['put-fresh', 'put', 'get', 'get-sum', 'task-sum', 'frame', 'table', 'small'])))"
+    )
+    numbers = json.loads(run("-c", code).splitlines()[-1])
+    assert len(numbers) == 14
+    assert all(number > 0 for number in numbers.values())

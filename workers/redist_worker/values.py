@@ -168,7 +168,7 @@ class Values:
 
     def _load(self, path: str) -> Any:
         mapping = open_segment(path)
-        return loads(mapping.view, owner=mapping)
+        return loads(mapping.view)
 
     def _plan_fetch(
         self,
