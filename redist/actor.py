@@ -163,7 +163,7 @@ class Actor:
         return self._reference().client
 
     def __repr__(self) -> str:
-        return f"<Actor: {self._label}, key={self.key}>"
+        return f"<Actor: {self._label}, key={self.key!s}>"
 
     def __dir__(self) -> list[str]:
         public = (name for name in self._known() if not name.startswith("_"))

@@ -133,7 +133,7 @@ class Client(ClientGraphs, ClientCluster):
         *args, **kwargs
             Its arguments. Futures in them, at any depth of lists, tuples, dicts and sets, arrive as values; what is large
             becomes a payload by itself.
-        key : str or tuple, optional
+        key : str, tuple, number or bytes, optional
             The result's key; default: made of function and arguments.
         workers : str or iterable of str, optional
             Names, addresses or hosts of the workers that may run it.

@@ -39,7 +39,7 @@ class ClientGraphs(ClientBase):
         dsk : dict, HighLevelGraph or expression
             The graph.
         keys : key, or nested lists of keys
-            What to compute; a key is a str, or a tuple.
+            What to compute; a key is a str, a tuple, a number, or bytes.
         sync : bool
             Whether to wait for the values; otherwise Futures are returned.
         workers, allow_other_workers, resources, retries, priority

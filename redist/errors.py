@@ -170,7 +170,7 @@ class DatasetExists(RedistError, KeyError):
 
 
 class InvalidKey(RedistError, TypeError):
-    """A key, or the name of a dataset, that is neither a str nor a tuple of plain values, or is too long."""
+    """A key that is no str, number, bytes or tuple of plain values, or a name that is no str or tuple; or is too long."""
 
 
 class WorkerGone(RedistError, OSError):

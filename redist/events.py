@@ -39,13 +39,13 @@ def event_call(topic: str | Collection[str], msg: Any) -> Call:
         If it is not plain data.
     """
     topics = [topic] if isinstance(topic, str) else list(topic)
-    return beside.log_event(pack_plain(msg, "an event"), [encode_key(name) for name in topics])
+    return beside.log_event(pack_plain(msg, "an event"), [encode_key(name, "topic") for name in topics])
 
 
 def get_events(client: Client, topic: str | None) -> Operation[Any]:
     """Return the events of a topic that are kept, or those of all topics."""
     if topic is not None:
-        return _events((yield Ask(beside.events(encode_key(topic), 0))))
+        return _events((yield Ask(beside.events(encode_key(topic, "topic"), 0))))
     names: dict[str, str] = yield Run(client._peers.fields, ("logs",))
     found = {}
     for name in names:
@@ -82,7 +82,7 @@ class Topics:
 
     def subscribe(self, topic: str, handler: Callable[[Event], Any]) -> None:
         """Have `handler` called with every event that is logged from now on."""
-        name = encode_key(topic)
+        name = encode_key(topic, "topic")
         client = self._client
         client._check_alive()
         with client.session.lock:
@@ -102,7 +102,7 @@ class Topics:
         ValueError
             If there never was a handler.
         """
-        name = encode_key(topic)
+        name = encode_key(topic, "topic")
         client = self._client
         client._check_alive()
         with client.session.lock:

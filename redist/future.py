@@ -39,7 +39,7 @@ class Future(Generic[T]):
 
     Parameters
     ----------
-    key : str or tuple
+    key : str, tuple, number or bytes
         Its key.
     client : Client, optional
         The client that holds the reference; default: the current one.
@@ -144,7 +144,7 @@ class Future(Generic[T]):
     def __repr__(self) -> str:
         type_ = f" type: {self._state.type}," if self._state.type else ""
         status = "unbound" if isinstance(self._client, Unbound) else self.status
-        return f"<Future: {status},{type_} key: {self.key}>"
+        return f"<Future: {status},{type_} key: {self.key!s}>"
 
     def _repr_html_(self) -> str:
         from html import escape

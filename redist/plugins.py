@@ -124,7 +124,7 @@ def checked(plugin: Any, name: str | None) -> str:
 
 def register(client: Client, plugin: Any, name: str) -> Operation[dict[str, dict[str, str]]]:
     """Have a plugin set up in all executors."""
-    wire_name = encode_key(name)
+    wire_name = encode_key(name, "plugin's name")
     data = dump_whole(plugin)
     once = bool(getattr(plugin, "idempotent", False))
     reply = yield Ask(beside.put_plugin(wire_name, data, once=once))
@@ -135,7 +135,7 @@ def register(client: Client, plugin: Any, name: str) -> Operation[dict[str, dict
 
 def unregister(client: Client, name: str) -> Operation[dict[str, dict[str, str]]]:
     """Have a plugin torn down in all executors."""
-    wire_name = encode_key(name)
+    wire_name = encode_key(name, "plugin's name")
     try:
         yield Ask(beside.drop_plugin(wire_name))
     except Refused:

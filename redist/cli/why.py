@@ -9,6 +9,7 @@ import click
 
 from redist.cli.common import fail, meet, parse_address
 from redist.cli.options import URL_HELP, namespace_option, url_argument
+from redist.store.keys import Key
 
 __all__ = ["command"]
 
@@ -20,7 +21,8 @@ __all__ = ["command"]
 def command(key: str, url: str, namespace: str | None) -> None:
     """Name every holder of KEY at the server at URL: Futures, containers, dependents, and where its value is.
 
-    A tuple key is written as in Python: redist why "('x', 0)". Exits with 1 where the key is not known.
+    A tuple key is written as in Python: redist why "('x', 0)"; a number or bytes in parentheses: "(5)". Exits with 1 where
+    the key is not known.
     """
     from redist.diagnostics.why import explain
     from redist.errors import InvalidKey
@@ -35,12 +37,12 @@ def command(key: str, url: str, namespace: str | None) -> None:
     sys.exit(1 if found.state == "forgotten" else 0)
 
 
-def _parse(text: str) -> str | tuple[object, ...]:
+def _parse(text: str) -> Key:
     if text.startswith("("):
         try:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError):
             return text
-        if isinstance(value, tuple):
+        if isinstance(value, tuple | int | float | bytes):
             return value
     return text

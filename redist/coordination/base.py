@@ -43,7 +43,7 @@ class Named:
     def __init__(self, name: Any, client: Client | None, kind: str) -> None:
         self.name = name if name is not None and name != "" else f"{kind}-{secrets.token_hex(16)}"
         self._client = client
-        self._wire_name = encode_key(self.name)
+        self._wire_name = encode_key(self.name, "name")
 
     @property
     def client(self) -> Client | None:

@@ -47,7 +47,7 @@ class MultiLock(Named):
         super().__init__(None, client, "multi-lock")
         self.names = names or []
         # `@`: no wire name of a user's begins with it
-        self._wire_names = list(dict.fromkeys(f"@{encode_key(name)}" for name in self.names))
+        self._wire_names = list(dict.fromkeys(f"@{encode_key(name, 'name')}" for name in self.names))
         if len(self._wire_names) > _MOST:
             raise ValueError(f"a MultiLock has {_MOST} names at most, not {len(self._wire_names)}")
         self._token = ""

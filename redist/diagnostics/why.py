@@ -208,7 +208,7 @@ def explain(endpoint: Endpoint, key: Key) -> Why:
     ----------
     endpoint : Endpoint
         The server and namespace.
-    key : str or tuple
+    key : str, tuple, number or bytes
         The user's key.
 
     Raises

@@ -4,9 +4,11 @@ All Redis keys of a namespace begin with ``redist:{NAMESPACE}:``; the braces are
 namespace in one slot. What each key holds is drawn in ``docs/redis-schema.md``; the scripts derive the keys in
 ``scripts/include/names.lua``.
 
-A user's key is a str or a tuple, and travels as a *wire name*, a str without control characters: a str as itself, a tuple
-as its ``repr``. Three first characters are taken (``(`` a tuple, ``@`` a record of redist's own, ``\\`` an escape), so a
-str that begins with one of them, or has a control character or backslash anywhere, is escaped.
+A user's key is a str, a tuple, a number or bytes, and travels as a *wire name*, a str without control characters: a str
+as itself, a tuple as its ``repr``, numbers and bytes as theirs in parentheses: ``(5)``, where the tuple is ``(5,)``. The
+key 5.0 is the key 5, as it is in a dict. Three first characters are taken (``(`` what is no str, ``@`` a record of redist's
+own, ``\\`` an escape), so a str that begins with one of them, or has a control character or backslash anywhere, is escaped.
+Names of other things than keys are strs and tuples only.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ __all__ = [
     "prefix_of",
 ]
 
-Key: TypeAlias = "str | tuple[object, ...]"
+Key: TypeAlias = "str | bytes | int | float | tuple[object, ...]"
 
 SCHEMA = 1
 """Version of the key schema, compared with ``meta`` at every registration."""
@@ -44,7 +46,9 @@ MAX_KEY_BYTES = 16 * 1024
 _NEEDS_ESCAPE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\\]")
 _TAKEN_FIRST = "(@\\"
 _ESCAPED = re.compile(r"\\(x[0-9a-f]{2}|u[0-9a-f]{4}|.)")
+_DECODED = (tuple, int, float, bytes)
 _NAMESPACE = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
+_KEY = "key"
 _PLAIN = (str, int, float, bytes, bool, type(None))
 
 
@@ -66,13 +70,14 @@ def prefix_of(namespace: str) -> str:
     return f"redist:{{{check_namespace(namespace)}}}:"
 
 
-def encode_key(key: Key, what: str = "key") -> str:
-    """Return the wire name of a user's key, or of what else is named so; errors say `what` it is.
+def encode_key(key: Key, what: str = _KEY) -> str:
+    """Return the wire name of a user's key, or of what else is named by a str or tuple; errors say `what` it is.
 
     Raises
     ------
     InvalidKey
-        If `key` is neither a str nor a tuple of plain values (nested tuples are fine), or is longer than `MAX_KEY_BYTES`.
+        If `key` is neither a str nor a tuple of plain values (nested tuples are fine), nor, as a key, a number or bytes; or
+        if it is longer than `MAX_KEY_BYTES`.
     """
     if type(key) is str or isinstance(key, str):
         name = str(key)
@@ -83,13 +88,14 @@ def encode_key(key: Key, what: str = "key") -> str:
         if name[0] in _TAKEN_FIRST and name[:2] not in ("\\x", "\\u", "\\\\"):
             name = "\\" + name
     elif isinstance(key, tuple):
-        name = repr(_plain_tuple(key, what))
+        name = _literal(_plain_tuple(key, what), what)
         if _NEEDS_ESCAPE.search(name.replace("\\", "")):
             name = ascii(_plain_tuple(key, what))
+    elif what is _KEY and (plain := _scalar(key)) is not None:
+        name = f"({_literal(plain, what)})"
     else:
-        raise InvalidKey(
-            f"a {what} is a str or a tuple of plain values, not {type(key).__name__}: {key!r:.80}"
-        )
+        kinds = "a str, a number, bytes, or a tuple" if what is _KEY else "a str or a tuple"
+        raise InvalidKey(f"a {what} is {kinds} of plain values, not {type(key).__name__}: {key!r:.80}")
     if len(name) > MAX_KEY_BYTES or len(name.encode()) > MAX_KEY_BYTES:
         raise InvalidKey(
             f"the {what} {name[:40]!r}... is longer than {MAX_KEY_BYTES} bytes; use a shorter one"
@@ -105,7 +111,7 @@ def decode_key(name: str) -> Key:
             value = ast.literal_eval(name)
         except (ValueError, SyntaxError):  # no key that `encode_key` made
             return name
-        return value if isinstance(value, tuple) else name
+        return value if type(value) in _DECODED else name
     if "\\" in name:
         return _ESCAPED.sub(_unescape, name)
     return name
@@ -127,6 +133,21 @@ def _escape(match: re.Match[str]) -> str:
 def _unescape(match: re.Match[str]) -> str:
     text = match[1]
     return chr(int(text[1:], 16)) if len(text) > 1 else text
+
+
+def _scalar(key: object) -> int | float | bytes | None:
+    """Return `key` if it is a number or bytes, and its equal that is an int where there is one."""
+    item = key.item() if _is_numpy_scalar(key) else key
+    if type(item) is float:
+        return int(item) if item.is_integer() else item if math.isfinite(item) else None
+    return item if type(item) in (int, bytes) else None  # type: ignore[return-value]
+
+
+def _literal(key: object, what: str) -> str:
+    try:
+        return repr(key)
+    except ValueError as error:  # Python writes no number of so many digits
+        raise InvalidKey(f"the {what} cannot be written: {error}") from None
 
 
 def _plain_tuple(key: tuple[object, ...], what: str) -> tuple[object, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dask import delayed
 from dask._task_spec import Alias, DataNode, Dict, List, Task, TaskRef
 from dask.highlevelgraph import HighLevelGraph
 
@@ -41,6 +42,25 @@ def test_simple(client: Client) -> None:
         1,
     ]
     assert client.get({"x": (inc, 1)}, []) == []
+
+
+def test_keys_that_are_no_strs(client: Client) -> None:
+    graph: dict[Any, Any] = {1: (inc, 0), 2.5: (add, 1, "two"), "two": 2, b"x": (inc, 2.5), "1": 10}
+    # Dask takes bytes in the old form of a task for a value.
+    graph["t", 1] = Task(("t", 1), add, TaskRef(b"x"), TaskRef(1))
+    assert client.get(graph, [1, 2.5, [b"x", ("t", 1)], "1"]) == [1, 3, [4, 5], 10]
+    (future,) = client.get(graph, [1.0], sync=False)
+    assert future.key == 1
+    assert future.result() == 1
+    assert client.get({"y": (inc, 1)}, "y") == 2  # here 1 is a number
+    assert client.get({"z": Task("z", inc, TaskRef(1))}, "z") == 2  # known from before
+    known = client.scatter({7: "seven", b"8": "eight"})
+    assert client.gather(known) == {7: "seven", b"8": "eight"}
+    assert client.who_has(known[7]) == {7: ()}
+    assert client.compute(delayed(str.upper)(known[7])).result() == "SEVEN"
+    assert client.submit(inc, 5, key=5).key == 5
+    assert [f.key for f in client.map(inc, [1, 2], key=[3, 4.5])] == [3, 4.5]
+    assert str(client.why(future.key)).startswith("(1): in memory")
 
 
 def test_futures(client: Client) -> None:

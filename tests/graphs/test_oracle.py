@@ -21,7 +21,12 @@ def combined(*args: Any, **kwargs: Any) -> Any:
 
 
 KEYS = st.sampled_from(
-    [*"abcdefgh", *(f"name-{i}" for i in range(8)), *(("t-x", i, j) for i in range(3) for j in range(3))]
+    [
+        *"abcdefgh",
+        *(f"name-{i}" for i in range(8)),
+        *(("t-x", i, j) for i in range(3) for j in range(3)),
+        *(100, 101, "100", (100,), 1.5, b"bytes"),
+    ]
 )
 LITERALS = st.one_of(
     st.integers(-5, 5), st.text("xyz", max_size=3), st.none(), st.lists(st.integers(0, 3), max_size=3)
