@@ -181,6 +181,10 @@ class NameTaken(RedistError, ValueError):
     """A living worker has this name already; the message says which process it is."""
 
 
+class ConfigurationError(RedistError, ValueError):
+    """Settings that do not go together, or a file that a setting names and that cannot be used."""
+
+
 class NoScheduler(RedistError, NotImplementedError):
     """What was asked for needs a scheduler process, and there is none; the message says what to use instead."""
 

@@ -416,7 +416,9 @@ class Segments:
         from redist.memory.data_client import DataClient
 
         if self._remote is None:
-            self._remote = DataClient(client.session.secret)
+            from redist.tls import client_context
+
+            self._remote = DataClient(client.session.secret, tls=client_context())
         self._remote.token = client.session.secret  # a server that lost its memory has made another one
         return self._remote
 

@@ -117,7 +117,7 @@ class DataClient(DataExchanges["_Connection"]):
                 error = raised
 
     def _open(self, address: str) -> _Connection:
-        connection = _Connection(address, self._tls, self.timeout)
+        connection = _Connection(address, self._context(address), self.timeout)
         try:
             self._run(self._greet(connection))
         except BaseException:

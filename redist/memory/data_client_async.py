@@ -72,12 +72,13 @@ class AsyncDataClient(DataExchanges["_AsyncConnection"]):
     async def _open(self, address: str) -> _AsyncConnection:
         host, port = split_address(address)
         loop = asyncio.get_running_loop()
+        tls = self._context(address)
         connecting = loop.create_connection(
             lambda: _AsyncConnection(address, self.timeout),
             host,
             port,
-            ssl=self._tls,
-            server_hostname=host if self._tls is not None else None,
+            ssl=tls,
+            server_hostname=host if tls is not None else None,
         )
         _, connection = await asyncio.wait_for(connecting, self.timeout)
         try:

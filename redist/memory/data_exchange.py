@@ -108,6 +108,23 @@ class DataExchanges(Generic[C]):
             for connection in connections:
                 connection.close()
 
+    def _context(self, address: str) -> ssl.SSLContext | None:
+        """Return the context for a connection to `address`, None for a plain one.
+
+        Raises
+        ------
+        TransferError
+            If only one of the two sides uses TLS.
+        """
+        encrypted = address.startswith("tls://")
+        if encrypted and self._tls is None:
+            raise TransferError(
+                f"{address}: the worker wants TLS: set tls.ca-file, tls.cert and tls.key here too"
+            )
+        if self._tls is not None and not encrypted:
+            raise TransferError(f"{address}: the worker does not use TLS, which is set here")
+        return self._tls
+
     def _greet(self, connection: C) -> Operation[C, None]:
         """Let server and client prove that they know the token."""
         address = connection.address

@@ -87,7 +87,7 @@ class DataServer:
         self._listening: socket.socket | None = None
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
-        """Listen, and return the address (``tcp://host:port``) for peers; see `ip_towards` for a wildcard host."""
+        """Listen, and return the address for peers, ``tcp://`` or ``tls://host:port``; see `ip_towards` for a wildcard."""
         self._loop = asyncio.get_running_loop()
         infos = await self._loop.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -108,7 +108,8 @@ class DataServer:
         self._door = ThreadPoolExecutor(2, thread_name_prefix="redist-data-hello")
         self._loop.add_reader(listening.fileno(), self._accept)
         host, port = listening.getsockname()[:2]
-        return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+        scheme = "tcp" if self._tls is None else "tls"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     async def close(self) -> None:
         """Stop listening and close all connections."""

@@ -71,14 +71,14 @@ class HolderPlan:
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """Return host and port of ``tcp://host:port``.
+    """Return host and port of ``tcp://host:port`` or ``tls://host:port``.
 
     Raises
     ------
     TransferError
         If it is no such address.
     """
-    rest = address.removeprefix("tcp://")
+    rest = address.removeprefix("tcp://").removeprefix("tls://")
     host, colon, port = rest.rpartition(":")
     if not colon or not port.isdecimal() or not 0 < int(port) < 65536 or not host:
         raise TransferError(f"{address!r:.80} is no address of a data server (tcp://host:port)")

@@ -361,8 +361,13 @@ def test_tls(directory: SegmentDirectory, loop: Loop, certificate: tuple[str, st
     (refused,) = distrusting.get(worker.address, [("x", 1)])
     assert isinstance(refused, TransferError)
     assert "TLS" in str(refused)
-    plain = DataClient(TOKEN, timeout=2)
-    assert isinstance(plain.get(worker.address, [("x", 1)])[0], TransferError)
+    assert worker.address.startswith("tls://")
+    (refused,) = DataClient(TOKEN, timeout=2).get(worker.address, [("x", 1)])
+    assert isinstance(refused, TransferError)
+    assert "wants TLS: set tls.ca-file" in str(refused)
+    (refused,) = client.get(worker.address.replace("tls:", "tcp:"), [("x", 1)])
+    assert isinstance(refused, TransferError)
+    assert "does not use TLS" in str(refused)
 
     async def main() -> None:
         asynchronous = AsyncDataClient(TOKEN, tls=client_context, timeout=10)

@@ -24,6 +24,7 @@ from redist.session.session import Session
 from redist.store import calls
 from redist.store.calls import Result
 from redist.store.side import Side
+from redist.tls import client_context, server_context
 from redist_worker.control import Control
 from redist_worker.executor import Options as ExecutorOptions
 from redist_worker.executors import Executor, Executors
@@ -129,13 +130,13 @@ class Worker:
         if warning:
             logger.warning("%s", warning)
 
-        client = DataClient(secret)
+        client = DataClient(secret, tls=client_context())
         replicas = Replicas(home.directory, self.side, self._post)
         fetcher = Fetcher(home.directory, client, on_fetched=replicas.fetched)
         self._parts.push_async_callback(fetcher.close)
         broker = Broker(home.directory, fetch=fetcher.fetch)
         self._parts.push_async_callback(broker.close)
-        data_server = DataServer(home.directory, secret)
+        data_server = DataServer(home.directory, secret, tls=server_context())
         self._parts.push_async_callback(data_server.close)
         socket_path = await broker.start()
         host = options.host or self._address_towards_server()
