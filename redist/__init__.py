@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from redist.current import default_client, fire_and_forget, futures_of, get_client
     from redist.errors import CancelledError, FutureCancelledError, KilledWorker, Reschedule
     from redist.future import Future
+    from redist.not_recorded import get_task_metadata, get_task_stream, performance_report, span
     from redist.plugins import UploadFile, WorkerPlugin
+    from redist.progress_bar import progress
     from redist.waiting import ALL_COMPLETED, FIRST_COMPLETED, as_completed, wait
     from redist_worker.local import get_worker, rejoin, secede, worker_client
 
@@ -56,9 +58,14 @@ __all__ = [
     "fire_and_forget",
     "futures_of",
     "get_client",
+    "get_task_metadata",
+    "get_task_stream",
     "get_worker",
+    "performance_report",
+    "progress",
     "rejoin",
     "secede",
+    "span",
     "wait",
     "worker_client",
 ]
@@ -91,6 +98,11 @@ _HOMES = {
     "fire_and_forget": "redist.current",
     "futures_of": "redist.current",
     "get_client": "redist.current",
+    "get_task_metadata": "redist.not_recorded",
+    "get_task_stream": "redist.not_recorded",
+    "performance_report": "redist.not_recorded",
+    "progress": "redist.progress_bar",
+    "span": "redist.not_recorded",
     "UploadFile": "redist.plugins",
     "WorkerPlugin": "redist.plugins",
     "get_worker": "redist_worker.local",
