@@ -1,18 +1,18 @@
 """Datasets: values under names, versioned, for any client of the namespace.
 
-The Futures in a version are pinned as long as it lives; a reader takes a hand-off on the version until it has bound them.
+The Futures in a version are pinned as long as it lives; a reader's request keeps the version until it has bound them.
 """
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import AsyncIterator, Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any
 
+from redist.coordination.base import Request
 from redist.errors import DatasetExists, DatasetNotFound, DependencyUnknown
 from redist.named_values import enclose, open_up
 from redist.session.lane import Refused
-from redist.session.operations import Ask, Operation, Post, Run
+from redist.session.operations import Ask, Operation, Run
 from redist.store import calls
 from redist.store.keys import Key, decode_key, encode_key
 from redist.store.replies import parse_dataset
@@ -54,20 +54,20 @@ def publish(client: Client, items: dict[Key, Any], override: bool) -> Operation[
 
 def get(client: Client, name: Key, default: Any = _ABSENT) -> Operation[Any]:
     """Return the value that is published under `name`."""
-    token = secrets.token_hex(8)
-    try:
-        reply = yield Ask(calls.get_dataset(wire_name(name), token))
-    except Refused:
-        if default is not _ABSENT:
-            return default
-        raise DatasetNotFound(
-            f"no dataset {name!r} is published; list_datasets() names those that are"
-        ) from None
-    record, data = parse_dataset(reply)
-    value = yield from open_up(client, data)
-    # What the version holds is counted by now, on the same lane.
-    yield Post(calls.drop_handoffs([(token, record)]))
-    return value
+    request = Request(client, None)
+    with request.leaving():
+        try:
+            reply = yield Ask(calls.get_dataset(wire_name(name), request.token))
+        except Refused:
+            if default is not _ABSENT:
+                return default
+            raise DatasetNotFound(
+                f"no dataset {name!r} is published; list_datasets() names those that are"
+            ) from None
+        _, data = parse_dataset(reply)
+        value = yield from open_up(client, data)
+        request.leave()  # what the version holds is counted by now, on the same lane
+        return value
 
 
 def unpublish(client: Client, name: Key) -> Operation[None]:

@@ -8,8 +8,7 @@ from redist.coordination.base import Awaitable, Request
 from redist.errors import DependencyUnknown
 from redist.named_values import enclose, open_up
 from redist.session.lane import Refused
-from redist.session.operations import Ask, Operation, Post
-from redist.store.calls import drop_handoffs
+from redist.session.operations import Ask, Operation
 from redist.store.coordination import delete_variable, get_variable, set_variable
 from redist.store.keys import decode_key
 from redist.timeouts import seconds
@@ -93,11 +92,9 @@ class Variable(Awaitable):
             if reply is None:
                 request.leave()
                 raise TimeoutError(f"{self!r} got no value in time")
-            try:
-                return (yield from open_up(client, reply[3]))
-            finally:
-                # What the value holds is counted by now, on the same lane.
-                yield Post(drop_handoffs([(request.token, reply[2].decode())]))
+            value = yield from open_up(client, reply[3])
+            request.leave()  # what the value holds is counted by now, on the same lane
+            return value
 
     def delete(self) -> None:
         """Take its value away, for everybody; it can be set again."""

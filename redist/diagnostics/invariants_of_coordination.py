@@ -61,7 +61,7 @@ def _requests(space: Namespace, asks: dict[str, _Ask]) -> Iterator[Violation]:
             places = [("waits", f"{kind} {names[0]}")]
         elif kind == "sub":
             places = [("subscribers", names[0])]
-        elif kind in ("got", "in", "done", "open"):  # who closes a semaphore takes all openers away
+        elif kind in ("got", "in", "done", "open", "read"):  # who closes a semaphore takes all openers away
             continue
         else:
             yield Violation("asks", member, f"is of the kind {kind!r}")

@@ -436,7 +436,7 @@ def unpublish(name: str) -> Call:
 
 
 def get_dataset(name: str, token: str) -> Call:
-    """Read a dataset; a hand-off `token` (no spaces) keeps that version until `drop_handoffs`. ``NO unknown``."""
+    """Read a dataset; the request `token` keeps that version until it is left. ``NO unknown``."""
     return Call(load("get_dataset"), [name, token], grows=True)
 
 

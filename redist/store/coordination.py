@@ -76,7 +76,7 @@ def set_variable(name: str, value: bytes, contains: Sequence[str] = ()) -> Call:
 
 
 def get_variable(token: str, name: str, *, wait: bool = True) -> Call:
-    """Read a variable: answers its record and value, under a hand-off of the token; nothing while it has none."""
+    """Read a variable: answers its record and value, kept until the request is left; nothing while it has none."""
     return Call(load("get_variable"), [token, name, int(wait)])
 
 

@@ -1,4 +1,4 @@
-"""Synchronous clients in event loops, as in tasks that are coroutines: what is awaited there, and given up."""
+"""What is awaited and given up, above all by synchronous clients in event loops, as in tasks that are coroutines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from coordination.test_locks import in_line, wait_in_loop
-from redist import Client, LocalCluster, Lock, MultiLock, Pub, Semaphore, Sub, as_completed
+from redist import Client, LocalCluster, Lock, MultiLock, Pub, Semaphore, Sub, Variable, as_completed
 from servers import wait_until
 
 MANY = 40  # more than a loop's own pool has threads
@@ -145,5 +145,26 @@ def test_a_release_that_never_begins_takes_nothing_away(
             other = make()
             assert await other.acquire(timeout=LONG) is True
             await other.release()
+
+    asyncio.run(main())
+
+
+def test_reads_that_are_given_up_keep_nothing(
+    cluster: LocalCluster, client: Client, keys: Callable[[], list[str]]
+) -> None:
+    client.publish_dataset(data=client.submit(abs, -1))
+    Variable("v").set(client.submit(abs, -2))
+
+    async def main() -> None:
+        async with Client(cluster, asynchronous=True) as reader:
+            for read in (lambda: reader.get_dataset("data"), Variable("v", client=reader).get) * 10:
+                task = asyncio.ensure_future(read())
+                await asyncio.sleep(0)  # it is asked for
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            client.unpublish_dataset("data")
+            Variable("v").delete()
+            await wait_in_loop(lambda: not keys())
 
     asyncio.run(main())

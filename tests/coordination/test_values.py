@@ -83,7 +83,7 @@ def read(caller: Caller, token: str, **options: Any) -> bytes | None:
     reply = caller.ok(K.get_variable(token, "x", **options))
     if len(reply) == 2:
         return None
-    caller.ok(C.drop_handoffs([(token, reply[2].decode())]))
+    leave(caller, token)
     value: bytes = reply[3]
     return value
 
@@ -109,9 +109,10 @@ def test_what_a_variable_holds_lives(world: World, ada: Caller, bob: Caller) -> 
     let_go(ada, "v")
     reply = bob.ok(K.get_variable("b", "x"))
     ada.ok(K.set_variable("x", b"other"))
+    assert bob.ok(K.get_variable("b", "x"))[2:] == reply[2:]  # asked again: the same
     assert world.state("v") == "memory"  # the reader has not bound it yet
     bob.ok(C.ledger([("v", 1)]))
-    bob.ok(C.drop_handoffs([("b", reply[2].decode())]))
+    leave(bob, "b")
     assert world.state("v") == "memory"
     let_go(bob, "v")
     assert world.state("v") == "gone"

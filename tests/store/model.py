@@ -92,6 +92,7 @@ class Machine(RuleBasedStateMachine):
         self.outbox: dict[int, list[tuple[C.Call, int, Callable[[list[Any]], None], bool]]] = {}
         self.tokens = 0
         self.handed: list[tuple[str, str]] = []
+        self.readers: dict[str, int] = {}  # token -> who reads a dataset under it
         self.attempts: set[int] = set()
         self.ahead: set[tuple[int, str]] = (
             set()
@@ -537,8 +538,10 @@ class Machine(RuleBasedStateMachine):
     def get_dataset(self, who: int, which: int) -> None:
         self._step("get dataset")
         name = f"s{which % 2}"
+        client = self._pick(self.clients, who)
         self.tokens += 1
         token = f"k{self.tokens}"
+        self.readers[token] = client.ordinal
 
         def effect(reply: list[Any]) -> None:
             record = self.model.datasets.get(name)
@@ -549,7 +552,7 @@ class Machine(RuleBasedStateMachine):
                 self.model.keys[record].tokens.add(token)
                 self.handed.append((token, record))
 
-        self._post(self._pick(self.clients, who), C.get_dataset(name, token), effect, now=True)
+        self._post(client, C.get_dataset(name, token), effect, now=True)
 
     @event(3, who=NUMBER, much=one_of(range(1, 5 + 1)))
     def flush(self, who: int, much: int) -> None:
@@ -723,6 +726,10 @@ class Machine(RuleBasedStateMachine):
         self._remove(client, self.clients)
         self.outbox[client.ordinal].clear()
         self.model.gone_client(client.ordinal)
+        for token, name in [pair for pair in self.handed if self.readers.get(pair[0]) == client.ordinal]:
+            self.handed.remove((token, name))  # what it read goes with it
+            if name in self.model.keys:
+                self.model.keys[name].tokens.discard(token)
         if closed:
             client.do(C.close())
         else:

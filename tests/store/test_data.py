@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from redist.store import calls as C
+from redist.store import coordination as K
 from redist.store import replies as R
 from store.kit import Caller, World
 from store.test_tasks import F, finish, submit, task
@@ -183,7 +184,11 @@ def test_datasets(world: World, client: Caller, worker: Caller) -> None:
     client.ok(C.ledger([("b", 0)]))
     assert world.state("a") == "memory"  # the reader has not bound it yet
     reader.ok(C.ledger([("a", 1)]))
-    reader.ok(C.drop_handoffs([("t1", record)]))
+    assert R.parse_dataset(reader.ok(C.get_dataset("ds", "t1"))) == (
+        record,
+        b"x" * 100,
+    )  # asked again: the same
+    reader.ok(K.leave(["t1"]))
     assert world.state(record) == "gone"
     assert world.state("a") == "memory"
     reader.ok(C.ledger([("a", 0)]))
@@ -283,6 +288,34 @@ def test_a_lost_container_is_revived_from_what_only_it_pinned(
     finish(x, "b", b"")
     finish(x, "c", b"")
     assert world.state("a") == "released"
+
+
+@pytest.mark.parametrize("how", ["left", "closed", "dead"])
+def test_what_was_read_goes_with_its_reader(world: World, client: Caller, how: str) -> None:
+    reader = world.client()
+    client.ok(C.commit([C.Value("v", 1, 0, 0, 1, "int", b"v")]))
+    client.ok(C.publish("ds", b"x", ["v"]))
+    client.ok(K.set_variable("x", b"x", ["v"]))
+    client.ok(C.ledger([("v", 0)]))
+    reader.ok(C.get_dataset("ds", "t1"))
+    first = reader.n
+    reader.ok(K.get_variable("t2", "x"))
+    client.ok(C.unpublish("ds"))
+    client.ok(K.delete_variable("x"))
+    assert world.state("v") == "memory"
+    if how == "left":  # nothing was heard of the answers: the reader was interrupted
+        reader.ok(K.leave(["t1", "t2"]))
+        assert reader.send(C.get_dataset("ds", "t1"), first)[0] == b"NO"
+        assert reader.send(K.get_variable("t2", "x"), first + 1) == [b"REPEAT", 0]
+    elif how == "closed":
+        reader.do(C.close())
+    else:
+        reader.deaf()
+        world.callers.remove(reader)
+        world.expire(reader, client)
+    world.drain()
+    assert world.state("v") == "gone"
+    assert world.command("EXISTS", "handoffs") == 0
 
 
 @pytest.mark.parametrize("name", ["a b c", "../x", "ключ", "('t', 1)", "x" * 3000, "a:b 7.8", "%d\\n"])

@@ -1,6 +1,6 @@
 -- @include lane
 -- @include freeing
--- @include sweep
+-- @include callers
 -- End hand-offs before their time.
 -- KEYS[1] META
 -- ARGV[1] header, then pairs: token, name

@@ -1,5 +1,6 @@
 -- @include coordination
 -- @include containers
+-- @include reading
 -- @lazy
 -- Values of variables, queues and topics: each is a record `@@KIND@NAME@ID` that holds its Futures as any container does, and
 -- is held by `refs:c` until it is taken, replaced or deleted.

@@ -52,18 +52,3 @@ function S.sweep()
     end
   end
 end
-
--- A hand-off ends: `TOKEN NAME`.
-function S.drop_handoff(member)
-  if call('ZREM', P .. 'handoffs', member) == 1 then
-    local name = match(member, '^%S+ (.*)$')
-    local h = rec(name)
-    if h then
-      if tonumber(h['refs:h'] or 0) <= 1 then
-        S.let_go(name, h, 'refs:h')
-      else
-        S.bump(name, h, 'refs:h', -1)
-      end
-    end
-  end
-end
