@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from redist.diagnostics.invariants import Violation, check
 from redist.diagnostics.reading import Fields, Snapshot
+from redist.diagnostics.staying import what_stays
 
 if TYPE_CHECKING:
     from redist.store.connect import Endpoint
@@ -191,6 +192,7 @@ class _Examination:
                 *notes,
                 *_notes(snapshot, self._now()),
                 *_lost_datasets(snapshot, known),
+                *what_stays(snapshot),
                 *self._left_behind(),
                 *self._limits(),
             ),
