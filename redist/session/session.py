@@ -82,6 +82,8 @@ class Session:
         heartbeat's answer.
     on_lost : callable or None
         Called when the server lost this caller; returns the calls that bring what it has besides counts and tasks.
+    on_failure : callable or None
+        Called with the error for which the session can never work again.
     contained : callable or None
         Called after a loss with an inline value; returns the wire names of the keys whose Futures are inside.
     bundles : mapping of FutureState
@@ -115,7 +117,7 @@ class Session:
         self.failure: BaseException | None = None
         self.secret = ""
         self.adopted = False
-        #: of a worker: its first registration is refused while a living one has its name
+        #: of a worker: a registration is refused while another living one has its name
         self.alone = False
         self.attempt = 0
         self.states = States()
@@ -148,6 +150,7 @@ class Session:
         self.on_generation: Callable[[int], object] | None = None
         self.on_beat: Callable[[Beat], object] | None = None
         self.on_lost: Callable[[], Iterable[Call]] | None = None
+        self.on_failure: Callable[[BaseException], object] | None = None
         self.contained: Callable[[bytes], Sequence[str]] | None = None
         self.bundles: WeakKeyDictionary[FutureState, Sequence[str]] = WeakKeyDictionary()
         #: Set by the driver: the command connection leads to the wrong server.
@@ -265,7 +268,7 @@ class Session:
         call = calls.register(
             self.kind, self.name, ordinal=lane.ordinal, parent=self.parent, attempt=self.attempt,
             generation=lane.generation, lease_ms=int(self.lease * 1000), named=self.named, lost=lane.lost_writes,
-            again=self._registering, alone=self.alone and not self._was_registered, secret=self.secret,
+            again=self._registering, alone=self.alone, secret=self.secret,
             details=self.details,
         )  # fmt: skip
         self._registering = True
@@ -326,6 +329,8 @@ class Session:
         """Give up for good: everything that waits hears why."""
         if self.failure is None:
             self.failure = error
+            if self.on_failure is not None:
+                self.on_failure(error)
         for entry in self.lane.unregister(self.lane.incarnation) + self.submissions.holding.drop():
             if entry.on_error is not None:
                 entry.on_error(error)

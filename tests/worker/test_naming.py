@@ -1,5 +1,8 @@
 """Two living workers never share a name; a dead one's is free at once where its death can be seen."""
 
+import contextlib
+import os
+import signal
 import socket
 import time
 
@@ -91,3 +94,22 @@ def test_of_two_at_one_moment_one_is_refused(start, client):
     assert "a living worker has the name 'same'" in refused.text()
     until(lambda: list(client.ordinals("workers")) == ["same"])
     refused.process.returncode = 0
+
+
+def test_one_that_was_believed_dead_ends_when_its_name_has_gone(start, client):
+    start("--lease", "1", name="other")
+    paused = start("--lease", "1", name="same")
+    pids = [paused.pid, *paused.descendants()]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        until(lambda: "same" not in client.ordinals("workers"))
+        Elsewhere(client, lease=300.0)
+    finally:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+    assert paused.process.wait(20) == 78
+    assert "a living worker has the name 'same': process 77 on far" in paused.text()
+    assert "Traceback" not in paused.text()
+    paused.process.returncode = 0

@@ -43,6 +43,8 @@ __all__ = ["Worker"]
 
 logger = logging.getLogger("redist.worker")
 
+#: Exit code of a worker that would only fail again.
+_REFUSED = 78
 _GOODBYE = 1.0  # s that the server has to answer the last call
 _HAND_OVER = 3.0  # s that others get to bring payloads, at least
 
@@ -176,6 +178,7 @@ class Worker:
         self.driver = AsyncioDriver(session, self.endpoint, check=False)
         await self.driver.start(timeout=options.connect_timeout)
         self._parts.push_async_callback(self.driver.close, _GOODBYE)
+        session.on_failure = self._failed
         self._ordinal = session.ordinal
         self._remember()
         self.executors.generation = session.generation
@@ -311,6 +314,14 @@ class Worker:
             # Heartbeats that are answered say that the server counts leases.
             self._sweeping = asyncio.get_running_loop().run_in_executor(None, self._sweeper.look)
 
+    def _failed(self, error: BaseException) -> None:
+        """End: the server does not take this worker any more, and nobody would hear of what it does."""
+        if self.stopping.is_set():
+            return
+        logger.error("%s", error)
+        self.exit_code = _REFUSED
+        self.stop()
+
     def _lost_registration(self, replicas: Replicas) -> list[Call]:
         """Return what the server is to hear after it lost this worker."""
         for bearer in self._bearers:
@@ -399,6 +410,6 @@ def serve(options: WorkerOptions, server: ForkServer) -> int:
         return 69
     except RedistError as error:
         logger.error("%s", error)
-        return 78
+        return _REFUSED
     finally:
         server.close()
