@@ -294,13 +294,10 @@ class Client(ClientGraphs, ClientCluster):
     def _cancel(self, names: list[str], force: bool, reason: str, msg: str | None) -> Operation[None]:
         session = self.session
         with session.lock:
-            until = session.clock() + 2 * session.lease
             session.flush(everything=True)
             for name in names:
                 state = session.states.get(name)
                 if state is not None:
-                    # Our own push comes later, maybe after a new life of the name began.
-                    session.notifications.doubtful[name] = until
                     session.ledger.forfeit(state)
                     state.cancel(reason, FutureCancelledError(decode_key(name), reason, msg))
         told = f"{reason}: {msg}" if msg else reason

@@ -89,7 +89,6 @@ class Heart:
         if self._beating or not self._lane.open:
             return
         self._beating = True
-        self._notifications.forget_doubts(now)
         ledger, lane = self._ledger, self._lane
         if self.make is not None:
             call = self.make()

@@ -147,6 +147,7 @@ class Lane:
         self._untold: tuple[Callable[[Any], object], Any] | None = None
         self._telling = False
         self._born = 0  # the round in which this incarnation began
+        self._used = 0  # the number of the registration: that of the first is 0
         self._with_text: set[str] = set()
         self._resume_at: float | None = None
         self._backoff = _FIRST_BACKOFF
@@ -258,12 +259,17 @@ class Lane:
             self._resume()
 
     def unregister(self, incarnation: str) -> list[Entry]:
-        """Begin a new incarnation: numbers start again. Return the entries that were unanswered."""
+        """Begin a new incarnation. Return the entries that were unanswered.
+
+        Numbers go on, and the registration takes one, so that a push tells under which it was sent.
+        """
         self.round += 1
         self._born = self.round
         old = list(self.unanswered)
         self.unanswered.clear()
-        self.n = 0
+        if self.registered:
+            self._used = self.n + 1
+        self.n = self._used
         self.registered = False
         self.incarnation = incarnation
         self._resume_at = None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import zlib
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from redist.session.states import CANCELLED, PENDING, FutureState, States
 
@@ -37,6 +37,12 @@ def checksum(pairs: Iterable[tuple[str, int]]) -> int:
     return total & _MASK
 
 
+class Numbers(Protocol):
+    """The lane, of which the ledger has to know which number was given out last."""
+
+    n: int
+
+
 class Ledger:
     """Counts of references and what of them the server has still to hear.
 
@@ -44,6 +50,8 @@ class Ledger:
     ----------
     states : States
         The records that hold the counts.
+    lane : Numbers
+        What the counts leave on.
     wake : callable
         Called without arguments, from any thread and inside garbage collections too, when the first release since the last
         drain came in. It must not take a lock.
@@ -56,10 +64,13 @@ class Ledger:
         Counts of records of an older generation concern nobody.
     """
 
-    __slots__ = ("_dirty", "_queue", "_states", "armed", "checksum", "generation", "keys", "total", "wake")
+    __slots__ = (
+        "_dirty", "_lane", "_queue", "_states", "armed", "checksum", "generation", "keys", "total", "wake",
+    )  # fmt: skip
 
-    def __init__(self, states: States, wake: Callable[[], object] | None = None) -> None:
+    def __init__(self, states: States, lane: Numbers, wake: Callable[[], object] | None = None) -> None:
         self._states = states
+        self._lane = lane
         self._queue: deque[FutureState] = deque()
         self._dirty: dict[FutureState, None] = {}
         self.armed = False
@@ -86,9 +97,17 @@ class Ledger:
         self._dirty[state] = None
 
     def settled(self, state: FutureState, count: int) -> None:
-        """Note that another call than `ledger` brings `count` of the key of `state`; what differs from it follows later."""
+        """Note that the next call, another than `ledger`, brings `count` of the key of `state`; what differs follows later.
+
+        It has the server say how the key stands, whatever that said before.
+        """
+        state.born = self._lane.n + 1
         self.sent(state, count)
-        if state.count == count:
+        self.unsettled(state)
+
+    def unsettled(self, state: FutureState) -> None:
+        """Note that no other call brings the count of the key of `state`."""
+        if state.count == state.sent:
             self._dirty.pop(state, None)
         else:
             self._dirty[state] = None
@@ -142,9 +161,12 @@ class Ledger:
         for state in later:
             del dirty[state]
         generation, discard, note = self.generation, self._states.discard, self.sent
+        born = self._lane.n + 1
         for state in dirty:
             count, before = state.count, state.sent
             if count != before and state.status != CANCELLED and state.generation == generation:
+                if not before:
+                    state.born = born
                 (grown if count > before else shrunk).append((state.name, count))
                 note(state, count)
             if count <= 0:
@@ -195,6 +217,7 @@ class Ledger:
             elif not before and state.status == PENDING and state.task is None and state not in dirty:
                 continue
             elif state.status != CANCELLED:
+                state.born = self._lane.n + 1
                 self.sent(state, state.count)
                 result.append((state.name, state.count))
         return result

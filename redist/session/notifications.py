@@ -1,7 +1,8 @@
 """What is pushed to a caller: decoded, counted, and asked for again when something is missing.
 
 Messages with states are numbered a caller. Whoever misses one, or subscribed anew, asks for the states of all its
-unfinished keys; nothing else is lost with a message.
+unfinished keys; nothing else is lost with a message. Each says as well which of our calls was the last to be applied before
+it: what it tells of a key that we let go, and referred to again in a later call, is of the key's life before.
 """
 
 from __future__ import annotations
@@ -43,15 +44,13 @@ class Notifications:
         Called with a record that the server let go of by itself.
     on_miss : callable
         Called without arguments when the states of unfinished keys have to be asked for.
-    on_doubt : callable
-        Called with a record whose cancellation may be an old one.
 
     Attributes
     ----------
     number : int
         The number of the last message, -1 if unknown.
-    doubtful : dict
-        Names that this caller cancelled itself lately: their ``cancelled`` may arrive after a new life of the name began.
+    since : int
+        The number of our registration, behind which what earlier messages may have told is asked for.
     """
 
     def __init__(
@@ -59,15 +58,13 @@ class Notifications:
         states: States,
         on_forfeit: Callable[[FutureState], object],
         on_miss: Callable[[], object],
-        on_doubt: Callable[[FutureState], object],
     ) -> None:
         self.number = -1
-        self.doubtful: dict[str, float] = {}
+        self.since = 0
         self.suspect: tuple[int, float] | None = None
         self._states = states
         self._on_forfeit = on_forfeit
         self._on_miss = on_miss
-        self._on_doubt = on_doubt
 
     # --- numbers ----------------------------------------------------------------------------------------------------
 
@@ -83,11 +80,6 @@ class Notifications:
         elif pushed > self.number and self.suspect is None:
             self.suspect = (pushed, now + _LATE)
 
-    def forget_doubts(self, now: float) -> None:
-        """Forget which names were cancelled too long ago for their pushes to be on the way."""
-        for name in [name for name, until in self.doubtful.items() if until < now]:
-            del self.doubtful[name]
-
     @property
     def deadline(self) -> float | None:
         """When `tick` has something to do, or None."""
@@ -102,8 +94,13 @@ class Notifications:
                 self.number = pushed
                 self._on_miss()
 
-    def numbered(self, number: int) -> bool:
-        """Take note of a message's number; return False for a repeat: what it says may be old."""
+    def numbered(self, number: int, applied: int) -> bool:
+        """Take note of a message's number, sent when our call `applied` was the last; return False if it may be old.
+
+        A repeat is, and one that was sent under an earlier registration, maybe by a server that has begun to count anew.
+        """
+        if applied < self.since:
+            return False
         expected = self.number + 1
         if number != expected:
             if self.number >= 0 and number < expected:
@@ -119,12 +116,13 @@ class Notifications:
 
     def states(self, message: list[Any]) -> None:
         """Apply an ``s`` message."""
-        if not self.numbered(message[1]):
+        applied = int(message[2])
+        if not self.numbered(message[1], applied):
             return
         get = self._states.records.get
-        for i in range(2, len(message), 7):
+        for i in range(3, len(message), 7):
             state = get(message[i].decode())
-            if state is None:
+            if state is None or applied < state.born:
                 continue
             word = message[i + 1]
             if word == b"memory":
@@ -170,11 +168,8 @@ class Notifications:
                 self._on_forfeit(state)
             state.err(type_, where, value)
         elif word == "cancelled":
-            if state.name in self.doubtful:
-                self._on_doubt(state)
-            else:
-                self._on_forfeit(state)
-                state.cancel(value.decode(errors="replace") or "cancelled")
+            self._on_forfeit(state)
+            state.cancel(value.decode(errors="replace") or "cancelled")
         elif word == "forgotten":
             self._on_forfeit(state)
             state.cancel(

@@ -1,4 +1,4 @@
-"""Reading the states of keys whose pushes may have been missed, or may be old."""
+"""Reading the states of keys whose pushes may have been missed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from redist.session.lane import Lane
-from redist.session.states import PENDING, FutureState, States
+from redist.session.states import PENDING, States
 from redist.session.submissions import SLICE, Submissions
 from redist.store import calls
 from redist.store.replies import State, parse_states
@@ -53,11 +53,6 @@ class Reads:
                 if n not in unsent and (state := get(n)) is not None and state.status == PENDING
             ]
         )
-
-    def doubtful(self, state: FutureState) -> None:
-        """Read the state of a key whose push may be an old one."""
-        if state.name not in self._submissions.names():
-            self._ask([state.name])
 
     def _ask(self, names: Sequence[str]) -> None:
         get = self._states.get

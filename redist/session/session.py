@@ -121,18 +121,16 @@ class Session:
         self.alone = False
         self.attempt = 0
         self.states = States()
-        self.ledger = Ledger(self.states)
         sharded = endpoint.subscribe == "SSUBSCRIBE"
         self.lane = Lane(
             endpoint.prefix, clock, self._register, self.set_generation, self._moved, sharded=sharded
         )
+        self.ledger = Ledger(self.states, self.lane)
         self.subscription = Subscription(endpoint)
         self.submissions = Submissions(self.lane, self.ledger)
         self.reads = Reads(self.lane, self.states, self.submissions)
         self.waits = Waits()
-        self.notifications = Notifications(
-            self.states, self.ledger.forfeit, self._missed, self.reads.doubtful
-        )
+        self.notifications = Notifications(self.states, self.ledger.forfeit, self._missed)
         self.reads.apply = self.notifications.read
         self.heart = Heart(
             self.lane, self.ledger, self.notifications, lease, clock, self._register, self._beat_answered
@@ -268,8 +266,7 @@ class Session:
         call = calls.register(
             self.kind, self.name, ordinal=lane.ordinal, parent=self.parent, attempt=self.attempt,
             generation=lane.generation, lease_ms=int(self.lease * 1000), named=self.named, lost=lane.lost_writes,
-            again=self._registering, alone=self.alone, secret=self.secret,
-            details=self.details,
+            again=self._registering, alone=self.alone, secret=self.secret, n=lane.n, details=self.details,
         )  # fmt: skip
         self._registering = True
         lane.transmit_registration(call, self._registered, self._register_failed)
@@ -287,6 +284,7 @@ class Session:
             self.set_generation(registered.generation)
         kept, self._kept = self._kept, []
         kept += self.lane.unregister(self.lane.incarnation)
+        self.notifications.since = self.lane.n
         self._taking_up = self._taking_up or (self.adopted and not anew)
         if (anew or kept) and not self._taking_up:
             bring(self, kept)
@@ -405,8 +403,8 @@ class Session:
         if kind == b"s":
             self.notifications.states(message)
         elif kind == b"y":
-            self.notifications.numbered(message[1])
-            self.waits.heard([token.decode() for token in message[2:]])
+            self.notifications.numbered(message[1], int(message[2]))
+            self.waits.heard([token.decode() for token in message[3:]])
         elif kind == b"t":
             if self.on_tasks is not None:
                 if len(message) == 2 and message[1] > 0:  # there may be something in so many ms

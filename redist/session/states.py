@@ -25,6 +25,8 @@ Status = Literal["pending", "finished", "error", "lost", "cancelled"]
 Site: TypeAlias = tuple[str, int, float]
 #: Lines that a record remembers.
 MOST_SITES = 8
+#: Above the number of every call.
+_NOT_YET = 1 << 53
 
 PENDING: Status = "pending"
 FINISHED: Status = "finished"
@@ -138,6 +140,9 @@ class FutureState:
         References of this process, less those whose release waits in the ledger's queue.
     sent : int
         The count that was last put on the lane; 0 also when the server let go by itself.
+    born : int
+        The number of the call that made the server count us, and told it of the task or the value. What it says of the key
+        as of an earlier call is of an earlier life, or said again.
     fn : str
         Hash of the function that computes the key, empty for data.
     task : Task or None
@@ -159,8 +164,8 @@ class FutureState:
     """
 
     __slots__ = (
-        "__weakref__", "cache", "count", "fn", "generation", "name", "nbytes", "sent", "sites", "status", "task", "type",
-        "value", "waiters", "where",
+        "__weakref__", "born", "cache", "count", "fn", "generation", "name", "nbytes", "sent", "sites", "status", "task",
+        "type", "value", "waiters", "where",
     )  # fmt: skip
 
     def __init__(self, name: str, generation: int, fn: str = "") -> None:
@@ -169,6 +174,7 @@ class FutureState:
         self.generation = generation
         self.count = 0
         self.sent = 0
+        self.born = _NOT_YET
         self.fn = fn
         self.task: Task | None = None
         self.value: bytes | None = None

@@ -206,7 +206,7 @@ class Submissions:
                 break
             taken += 1
             if state.status != PENDING:
-                settled(state, state.sent)
+                self._ledger.unsettled(state)
                 continue  # cancelled, or known, before it left
             # One that was dropped before it left is counted for this moment, and the release follows.
             count = state.count if state.count > 0 else 1

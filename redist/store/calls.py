@@ -108,6 +108,7 @@ def register(
     again: bool = False,
     alone: bool = False,
     secret: str = "",
+    n: int = 0,
     details: Mapping[str, str] | None = None,
 ) -> Call:
     """Register a caller under the header's incarnation; unnumbered, and the header's other fields are ignored.
@@ -136,11 +137,14 @@ def register(
         Refuse a worker (``NO name``) while another whose lease has not run out has its name.
     secret : str
         What the server of before answered; one that has another lost its memory.
+    n : int
+        The number of the registration, above all that the caller has used before; the next call has the one behind it.
     details : mapping of str
         Further fields of ``caller:ORD``.
     """
     known = int(lost) + 2 * int(again) + 4 * int(alone)
-    body: list[Any] = [kind, name, ordinal, parent, attempt, generation, lease_ms, int(named), known, secret]
+    body: list[Any] = [kind, name, ordinal, parent, attempt, generation, lease_ms, int(named), known]
+    body += (secret, n)
     for field, value in (details or {}).items():
         body += (field, value)
     return Call(load("register"), body, numbered=False, grows=True)

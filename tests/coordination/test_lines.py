@@ -34,7 +34,7 @@ def leave(caller: Caller, *tokens: str, taken: bool = False) -> int:
 
 def told(caller: Caller) -> list[str]:
     """Tokens of which the caller was told."""
-    return [token.decode() for m in caller.listen_up() if m[0] == b"y" for token in m[2:]]
+    return [token.decode() for m in caller.listen_up() if m[0] == b"y" for token in m[3:]]
 
 
 def standing(caller: Caller, kind: str, name: str) -> int:

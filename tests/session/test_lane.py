@@ -214,9 +214,24 @@ def test_unknown_registers_anew(bench: Bench) -> None:
     assert bench.sent() == []
     bench.lane.register(9)
     bench.lane.resume()
-    assert [header[:4] for _, header in bench.sent_headers()] == [[9, "i2", 1, 1], [9, "i2", 1, 2]]
+    assert [header[:4] for _, header in bench.sent_headers()] == [[9, "i2", 1, 4], [9, "i2", 1, 5]]
     bench.reply(OK, OK)
     assert [name for name, _ in bench.answers] == ["a", "b"]
+
+
+def test_numbers_never_come_again(bench: Bench) -> None:
+    """Those that were given out while nothing is registered were never used, whatever is enqueued anew."""
+    bench.call("a")
+    bench.lane.unregister("i2")
+    bench.call("b")
+    bench.call("c")
+    assert bench.lane.n == 4
+    kept = bench.lane.unregister("i3")
+    assert [entry.n for entry in kept] == [3, 4]
+    assert bench.lane.n == 2  # that of the registration
+    bench.lane.register(7)
+    bench.call("d")
+    assert bench.lane.n == 3
 
 
 def test_old_answers_do_not_settle_new_calls(bench: Bench) -> None:

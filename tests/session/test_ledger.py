@@ -12,6 +12,12 @@ from redist.session.ledger import Ledger, checksum
 from redist.session.states import FutureState, States
 
 
+class Lane:
+    """What gives out numbers."""
+
+    n = 0
+
+
 @pytest.fixture
 def states() -> States:
     return States()
@@ -19,7 +25,7 @@ def states() -> States:
 
 @pytest.fixture
 def ledger(states: States) -> Ledger:
-    return Ledger(states)
+    return Ledger(states, Lane())
 
 
 def test_simple(ledger: Ledger, states: States) -> None:
@@ -74,6 +80,31 @@ def test_dropped_before_its_submission_left(ledger: Ledger, states: States) -> N
     assert ledger.take() == [("a", 0)]
 
 
+def test_a_life_begins_with_the_call_that_has_the_server_count(states: States) -> None:
+    lane = Lane()
+    ledger = Ledger(states, lane)
+    lane.n = 6
+    first = ledger.up("a")
+    assert first.born > 2**52
+    ledger.take()
+    assert first.born == 7
+    lane.n = 9
+    ledger.up("a")
+    ledger.take()
+    assert first.born == 7
+    ledger.release(first)
+    ledger.release(first)
+    ledger.drain()
+    ledger.take()
+    lane.n = 12
+    second = ledger.up("a")
+    ledger.settled(second, 1)
+    assert (first.born, second.born) == (7, 13)
+    lane.n = 20
+    assert ledger.pairs() == [("a", 1)]
+    assert second.born == 21  # registered anew
+
+
 def test_forfeit(ledger: Ledger) -> None:
     """What the server let go of by itself is not released again."""
     state = ledger.up("a")
@@ -123,7 +154,7 @@ def test_checksum_tells_sets_apart() -> None:
 
 def test_wakes_once_until_drained(states: States) -> None:
     woken: list[int] = []
-    ledger = Ledger(states, lambda: woken.append(1))
+    ledger = Ledger(states, Lane(), lambda: woken.append(1))
     a = ledger.up("a")
     ledger.bind(a)
     ledger.release(a)

@@ -20,6 +20,7 @@ class Lane:
     """Keeps what is put on it."""
 
     def __init__(self) -> None:
+        self.n = 0
         self.sent: list[tuple[Call, Callable[[Any], object] | None, Callable[[Any], object] | None]] = []
         self.unanswered: deque[Any] = deque()
 
@@ -35,7 +36,7 @@ class Rig:
     def __init__(self) -> None:
         self.lane = Lane()
         self.states = States()
-        self.ledger = Ledger(self.states)
+        self.ledger = Ledger(self.states, self.lane)
         self.submissions = Submissions(self.lane, self.ledger)  # type: ignore[arg-type]
 
     def add(self, name: str, deps: list[str]) -> FutureState:

@@ -24,7 +24,7 @@ class Bench:
         self.lane.register(7)
         self.lane.connect()
         self.states = States()
-        self.ledger = Ledger(self.states)
+        self.ledger = Ledger(self.states, self.lane)
         self.submissions = Submissions(self.lane, self.ledger)
         self.reads = Reads(self.lane, self.states, self.submissions)
         self.read: list[State] = []
@@ -71,8 +71,6 @@ def test_what_the_server_has_not_heard_of_is_not_asked_for(bench: Bench) -> None
     collected.count = 1
     bench.submissions.add(collected, Task("collected", "f", b""))
     bench.reads.unsettled()
-    bench.reads.doubtful(stored)
-    bench.reads.doubtful(collected)
     bench.reads.unfinished(["counted", "stored", "collected", "unknown"])
     assert not bench.lane.outgoing
 

@@ -23,7 +23,7 @@ class Bench:
         self.lane.register(1)
         self.lane.connect()
         self.states = States()
-        self.submissions = Submissions(self.lane, Ledger(self.states))
+        self.submissions = Submissions(self.lane, Ledger(self.states, self.lane))
         self.submissions.add_function("f", PICKLE)
         self.submissions.add_class(EligibilityClass("c", "w1", ""))
 

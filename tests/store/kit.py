@@ -165,7 +165,7 @@ class Caller:
                 self.evicted += [(name.decode(), int(a)) for name, a in zip(message[::2], message[1::2])]
             elif message[0] == b"s":
                 self.numbers.append(int(message[1]))
-                for s in R.parse_push(message):
+                for s in R.parse_push(message, 3):
                     self.told[s.name] = Push(s.state, s.attempt, s.nbytes, s.type, s.where, s.value)
             elif message[0] == b"t":
                 self.tasks += R.parse_tasks(message, 2)

@@ -2,17 +2,18 @@
 -- @include publish
 -- @include clock
 -- @include growing
--- Register a caller, or register it anew: a new incarnation, whose lane begins with n = 1.
+-- Register a caller, or register it anew: a new incarnation, whose lane goes on behind the n that it brings.
 -- Everything that the caller's connection must be allowed to do is done once before anything is kept.
 -- KEYS[1] META
 -- ARGV[1] (0, incarnation, 0, 0, 0,) kind, name, ordinal held before or 0, parent worker or 0, highest attempt and generation
 --   seen, lease in ms, 1 for a named session, what the caller knows (1: the server lost writes, 2: an earlier registration of
 --   this process was not answered, and may have been carried out, 4: a worker of this name whose lease has not run out is
---   in the way), the secret of the server that it knew or '', then pairs: further fields of caller:ORD
+--   in the way), the secret of the server that it knew or '', the n of the registration, above all that it used before, then
+--   pairs: further fields of caller:ORD
 -- Reply OK 0 ordinal generation attempt adopted secret | NO code message
 local a = cmsgpack.unpack(ARGV[1])
 local incarnation = a[2]
-local kind, name, ordinal, parent, attempt, generation, lease, named, missed, secret = unpack(a, 6, 15)
+local kind, name, ordinal, parent, attempt, generation, lease, named, missed, secret, n = unpack(a, 6, 16)
 local GRACE = 10000 -- ms: all who live have heard of a loss by then; a named session's lease may be hours
 local now = int(S.now())
 local alone, again = missed >= 4, math.floor(missed / 2) % 2 == 1
@@ -34,7 +35,7 @@ if kind == 'executor' and call('HEXISTS', P .. 'workers', int(parent)) == 0 then
 end
 
 local details = {}
-for i = 16, #a, 2 do
+for i = 17, #a, 2 do
   details[a[i]] = a[i + 1]
 end
 local own = false -- ordinal of the earlier registration of this process
@@ -106,9 +107,9 @@ local function note_resources(factor)
   end
 end
 note_resources(-1)
-local fields = { 'kind', kind, 'name', name, 'inc', incarnation, 'n', '0', 'since', now, 'seen', now,
+local fields = { 'kind', kind, 'name', name, 'inc', incarnation, 'n', int(n), 'since', now, 'seen', now,
   'lease', int(lease) }
-for i = 16, #a do
+for i = 17, #a do
   fields[#fields + 1] = a[i]
 end
 if parent > 0 then

@@ -71,7 +71,7 @@ if express then
     for k = 1, #holders do
       local m = messages[holders[k]]
       if not m then
-        m = { 's', 0 }
+        m = { 's', 0, 0 }
         messages[holders[k]] = m
       end
       local n = #m
@@ -86,7 +86,9 @@ if express then
     call('UNLINK', unpack(spent))
   end
   for ordinal, m in pairs(messages) do
-    m[2] = call('HINCRBY', P .. 'caller:' .. ordinal, 'pushed', 1)
+    local caller = P .. 'caller:' .. ordinal
+    m[2] = call('HINCRBY', caller, 'pushed', 1)
+    m[3] = call('HGET', caller, 'n') or 0
     call('PUBLISH', P .. 'to:' .. ordinal, cmsgpack.pack(m))
   end
   if plain == results and want >= 0 and call('EXISTS', P .. 'queues') == 0 then

@@ -39,10 +39,10 @@ end
 
 closers[#closers + 1] = function()
   for ordinal, tokens in pairs(heard) do
-    local inc = call('HGET', P .. 'caller:' .. ordinal, 'inc')
-    if inc and inc ~= '' then
+    local c = call('HMGET', P .. 'caller:' .. ordinal, 'inc', 'n')
+    if c[1] and c[1] ~= '' then
       local number = call('HINCRBY', P .. 'caller:' .. ordinal, 'pushed', 1)
-      S.publish('to:' .. ordinal, { 'y', number, unpack(tokens) })
+      S.publish('to:' .. ordinal, { 'y', number, c[2], unpack(tokens) })
     end
   end
 end

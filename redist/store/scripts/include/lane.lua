@@ -3,6 +3,7 @@
 -- What the scripts of a lane share.
 epoch = epoch or call('HMGET', META, 'generation', 'wiping', 'recovering')
 local recovering = epoch[3]
+S.me, S.n = ME, N
 
 -- Changes to this caller's own sum are stored with n; what concerns another caller is handed back.
 function S.own_sum(ordinal, by)

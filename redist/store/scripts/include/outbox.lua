@@ -3,7 +3,8 @@
 -- @include fields
 -- @lazy
 -- What the script tells others: states to clients, payloads to drop to workers, void attempts to executors. One message a
--- receiver, sent at the end.
+-- receiver, sent at the end. States come with the number of the message and that of the receiver's last call that was
+-- applied, this one too: so it knows whether they are of a life of the key that it has ended since.
 local pushes, evictions, skips = {}, {}, {}
 
 -- How a state travels: state, attempt, nbytes, type, where, value. Values above `limit` bytes are left out.
@@ -29,7 +30,7 @@ end
 function S.push(ordinal, name, state, attempt, nbytes, kind, where, value)
   local m = pushes[ordinal]
   if not m then
-    m = { 's', 0 }
+    m = { 's', 0, 0 }
     pushes[ordinal] = m
   end
   local n = #m
@@ -79,7 +80,9 @@ end
 
 closers[#closers + 1] = function()
   for ordinal, m in pairs(pushes) do
-    m[2] = call('HINCRBY', P .. 'caller:' .. ordinal, 'pushed', 1)
+    local caller = P .. 'caller:' .. ordinal
+    m[2] = call('HINCRBY', caller, 'pushed', 1)
+    m[3] = ordinal == rawget(S, 'me') and S.n or call('HGET', caller, 'n') or 0
     S.publish('to:' .. ordinal, m)
   end
   for worker, m in pairs(evictions) do
