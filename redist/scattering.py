@@ -23,6 +23,7 @@ from redist.committing import Written, commit, give_up
 from redist.describing import workers_changed
 from redist.errors import KeyTaken, NoWorkers, RedistError, StoreError, TransferError
 from redist.future import Future
+from redist.inlining import inline_limit
 from redist.protocol import Payload, dumps
 from redist.session.lane import Refused
 from redist.session.operations import Ask, AskAll, Operation, Run, Until
@@ -64,8 +65,10 @@ def prepare(
     A value may be a payload already. One without a name is named after its content, or, with `unique`, like no other.
     `borrowing` is to live until the values are stored; `bound` gets the record of each reference as it is counted.
     """
+    limit = inline_limit()
     payloads = [
-        value if type(value) is Payload else dumps(value, name_of=borrowing.name_of) for value in values
+        value if type(value) is Payload else dumps(value, inline_limit=limit, name_of=borrowing.name_of)
+        for value in values
     ]
     chosen = [name or _name_of(payload, unique) for payload, name in zip(payloads, names)]
     session = client.session

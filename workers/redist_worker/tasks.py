@@ -19,6 +19,7 @@ from redist.errors import (
     ServerRefused,
     TransferError,
 )
+from redist.inlining import inline_limit
 from redist.protocol.arguments import unpack_arguments
 from redist.protocol.functions import load_function, may_hold_futures
 from redist.protocol.names import type_name
@@ -61,6 +62,7 @@ class Tasks:
         self._side = side
         self._values = values
         self._broker = broker
+        self._inline_limit = inline_limit()
         self._functions: dict[str, Callable[..., Any]] = {}
         # functions that hold Futures are loaded for each task, for as long as they are known the values would stay
         self._pickles: dict[str, bytes] = {}
@@ -97,7 +99,7 @@ class Tasks:
         finally:
             args = kwargs = function = ()  # type: ignore[assignment]
         try:
-            payload: Payload = dumps(value, name_of=_name_of)
+            payload: Payload = dumps(value, inline_limit=self._inline_limit, name_of=_name_of)
             contains: Sequence[str] = payload.contains
             kept: object = value
             if len(contains) > MOST_CONTAINED:
