@@ -12,6 +12,7 @@ from redist.protocol.inside import names_inside
 from redist.protocol.keys_of_calls import key_of_call
 from redist.protocol.names import function_label, type_name
 from redist.protocol.payload import Payload, dumps, loads, loads_inline
+from redist.protocol.serialize import Serialize, deserialize, register_serialization, serialize, to_serialize
 from redist.protocol.signing import use_secret
 from redist.protocol.sizes import INLINE_LIMIT, format_bytes, sizeof
 from redist.protocol.specs import Spec, pack_spec, unpack_spec
@@ -25,9 +26,11 @@ __all__ = [
     "PackedCall",
     "Payload",
     "RemoteTraceback",
+    "Serialize",
     "Spec",
     "StandIn",
     "collect",
+    "deserialize",
     "dumps",
     "format_bytes",
     "function_label",
@@ -42,7 +45,10 @@ __all__ = [
     "pack_error",
     "pack_spec",
     "register_future_type",
+    "register_serialization",
+    "serialize",
     "sizeof",
+    "to_serialize",
     "type_name",
     "unpack_arguments",
     "unpack_error",

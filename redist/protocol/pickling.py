@@ -19,7 +19,7 @@ from redist.protocol.futures import Collector, future_reducers
 from redist.protocol.reducers import reducer_of, register_imported, waiting
 from redist.protocol.sizes import OUT_OF_BAND
 
-__all__ = ["BufferSink", "Pickled", "goes_by_value", "pickle_object"]
+__all__ = ["BufferSink", "Pickled", "by_value_markers", "goes_by_value", "pickle_object"]
 
 # A frame of the pickler ends soon after 64 KiB; longer chunks are a user's bytes, passed through uncopied.
 _LONGEST_FRAME = 256 * 1024
@@ -167,14 +167,14 @@ def _run(
 
 def goes_by_value(chunks: Sequence[bytes | memoryview]) -> bool:
     """Return whether a plain pickle refers to something that another process could not import."""
-    for marker in _by_value_markers():
+    for marker in by_value_markers():
         for chunk in chunks:
             if len(chunk) <= _LONGEST_FRAME and marker in bytes(chunk):
                 return True
     return False
 
 
-def _by_value_markers() -> list[bytes]:
+def by_value_markers() -> list[bytes]:
     """Return byte strings that a pickle contains if it refers to something that has to go by value."""
     if "__mp_main__" in sys.modules:  # the name under which multiprocessing's children know the main script
         import cloudpickle

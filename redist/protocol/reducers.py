@@ -13,7 +13,7 @@ from typing import Any
 
 from redist.imported import imported
 
-__all__ = ["Reducer", "reducer_of", "register_imported", "waiting"]
+__all__ = ["Reducer", "reducer_of", "register", "register_imported", "waiting"]
 
 Reducer = Callable[[Any, Any], Any]
 """Takes an object and the `BufferSink`, if there is one, that takes large buffers.
@@ -39,6 +39,12 @@ waiting = ["numpy", "pandas", "pyarrow"]
 
 #: the reducer for instances of exactly a class, or None
 reducer_of = _reducers.get
+
+
+def register(cls: type, reducer: Reducer) -> None:
+    """Have instances of exactly `cls` reduced by `reducer`, instead of ours if there is one."""
+    register_imported()
+    _reducers[cls] = reducer
 
 
 def register_imported() -> None:

@@ -194,3 +194,13 @@ def test_repr(client: Client, tmp_path: Path) -> None:
     waiting.cancel()
     assert repr(waiting) == "<Future: cancelled, key: p>"
     (tmp_path / "go").touch()
+
+
+def test_futures_in_nested_data_are_found(client: Client) -> None:
+    from redist.utils_comm import pack_data, unpack_remotedata
+
+    one, two = client.submit(inc, 1), client.submit(inc, 2)
+    data, found = unpack_remotedata({"a": [one, (two, 5)]})
+    assert data == {"a": [one.key, (two.key, 5)]}
+    assert found == {one, two}
+    assert pack_data(data, {future.key: future.result() for future in found}) == {"a": [2, (3, 5)]}
