@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from redist.diagnostics.invariants_of_callers import callers, functions, hand_outs
 from redist.diagnostics.invariants_of_coordination import coordination, persistent
+from redist.diagnostics.invariants_of_copies import copies, replicas
 from redist.diagnostics.namespace import Namespace, Violation
 from redist.diagnostics.reading import KINDS, OF_CALLERS, Fields, Reader
 
@@ -20,7 +21,7 @@ __all__ = ["Violation", "check"]
 _STATE = re.compile(r"waiting|queued \d+|processing e\d+\.\d+|memory|erred|released|forgetting")
 _FIELD = re.compile(
     r"state|refs:(\d+|d|h|c)|pins|missing|needed|deps|w:\d+|data|nbytes|type|fn|retries|deaths|class|prio|home|cause|keep|meta|contains|"
-    r"attempt|lost|fan|reviving|linking|ahead"
+    r"attempt|lost|fan|reviving|linking|ahead|c:\d+|copies|branching|tries"
 )
 _COUNTS = (
     "pins",
@@ -33,6 +34,9 @@ _COUNTS = (
     "attempt",
     "nbytes",
     "contains",
+    "copies",
+    "branching",
+    "tries",
 )
 _UNFINISHED = ("waiting", "queued", "processing")
 _OF_RECORDS = ("data", "error", "deps", "waiters", "users", "dependents", "containers")
@@ -63,7 +67,8 @@ def check(read: Reader, *, quiescent: bool = False, closed: bool = False) -> lis
         *_records(space),
         *_references(space),
         *_datasets(space),
-        *_replicas(space),
+        *replicas(space),
+        *copies(space, settled),
         *_pins(space),
         *_edges(space, settled),
         *hand_outs(space, settled),
@@ -193,23 +198,6 @@ def _datasets(space: Namespace) -> Iterator[Violation]:
     for record in space.read.smembers("holds:d") - current:
         if not space.wiping:
             yield Violation("datasets", record, "is held as published, and is not")
-
-
-def _replicas(space: Namespace) -> Iterator[Violation]:
-    """Check copies against the indices of workers."""
-    has = {ordinal: space.read.hgetall(f"has:{ordinal}") for ordinal in space.keys["has:"]}
-    for name, h in space.known.items():
-        if h.get("state") == "forgetting":
-            continue
-        for field, attempt in h.items():
-            if field.startswith("w:") and has.get(field[2:], {}).get(name) != attempt:
-                said = has.get(field[2:], {}).get(name)
-                yield Violation("replicas", name, f"{field}={attempt}, has:{field[2:]} says {said}")
-    for ordinal, names in has.items():
-        for name, attempt in names.items():
-            h = space.known.get(name, {})
-            if h.get(f"w:{ordinal}") != attempt or h.get("state") != "memory":
-                yield Violation("replicas", name, f"is in has:{ordinal} as {attempt}, the record says {h}")
 
 
 def _pins(space: Namespace) -> Iterator[Violation]:
@@ -360,7 +348,7 @@ def _when_closed(space: Namespace) -> Iterator[Violation]:
 _OF_NAMED = (
     "meta", "datasets", "key", "data", "error", "deps", "waiters", "users", "dependents", "fns", "fn", "class",
     "queues", "queue", "events", "variables", "items", "limits",
-    "metadata", "logs", "log", "plugins",
+    "metadata", "logs", "log", "plugins", "short",
 )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ KINDS: Mapping[str, str] = {
     "inbox": "list", "answers": "hash", "hosts": "hash",
     "asks": "hash", "lock": "zset", "waits": "zset", "limits": "hash", "openers": "set", "events": "set",
     "variables": "hash", "items": "zset", "topic": "zset", "subscribers": "zset",
-    "metadata": "hash", "logs": "hash", "log": "list", "plugins": "hash",
+    "metadata": "hash", "logs": "hash", "log": "list", "plugins": "hash", "short": "zset",
 }  # fmt: skip
 """Type of every Redis key, by the first word of its name (``executors:W`` is a set, ``executors`` a hash)."""
 

@@ -231,7 +231,10 @@ class World:
         return self.store.command(args[0], self.key(args[1]), *args[2:])
 
     def record(self, name: str) -> dict[str, str]:
-        flat = self.command("HGETALL", f"key:{name}")
+        return self.record_of(f"key:{name}")
+
+    def record_of(self, key: str) -> dict[str, str]:
+        flat = self.command("HGETALL", key)
         pairs = flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2])
         return {f.decode(): v.decode("utf-8", "replace") for f, v in pairs}
 

@@ -64,6 +64,9 @@ while i <= #a do
   elseif current then
     S.set(name, h, 'w:' .. ME, attempt)
     call('HSET', P .. 'has:' .. ME, name, attempt)
+    if h['c:' .. ME] then
+      S.arrived(name, h, ME)
+    end
     if recovering and kind ~= '' and (h.type or '') == '' then
       S.set(name, h, 'nbytes', nbytes, 'type', kind)
     end

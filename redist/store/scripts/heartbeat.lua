@@ -1,6 +1,7 @@
 -- @include reader
 -- @include freeing
 -- @include sweep
+-- @include status
 -- Renew a caller's lease, compare its counts with the server's, and do a share of the sweep.
 -- KEYS[1] META
 -- ARGV[1] header (its n is not used), lease in ms, last n sent, keys (client) or files (worker), sum and checksum of the counts,
@@ -8,7 +9,7 @@
 -- Reply OK more generation pushed n agree
 local ME = int(a[1])
 local me = P .. 'caller:' .. ME
-local c = call('HMGET', me, 'inc', 'kind', 'n', 'sum', 'pushed', 'status')
+local c = call('HMGET', me, 'inc', 'kind', 'n', 'sum', 'pushed', 'status', 'retired')
 if c[1] ~= a[2] then
   return { 'UNKNOWN' }
 end
@@ -25,17 +26,11 @@ local agree = 1
 if kind == 'worker' then
   agree = call('HLEN', P .. 'has:' .. ME) == count and 1 or 0
   call('HSET', me, 'metrics', metrics)
+  if c[7] and status ~= '' then
+    status = 'closing' -- it may not have read yet that it is
+  end
   if status ~= '' and status ~= c[6] then
-    call('HSET', me, 'status', status)
-    for _, x in ipairs(call('SMEMBERS', P .. 'executors:' .. ME)) do
-      if status == 'running' then
-        call('HDEL', P .. 'caller:' .. x, 'paused')
-      else
-        call('HSET', P .. 'caller:' .. x, 'paused', '1')
-        call('ZREM', P .. 'idle', x)
-      end
-      S.publish('to:' .. x, { 't', 0 })
-    end
+    S.set_status(ME, status)
   end
 elseif tonumber(c[3]) == last_n then
   agree = call('SCARD', P .. 'holds:' .. ME) == count and tonumber(c[4] or 0) == total and 1 or 0

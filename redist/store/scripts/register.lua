@@ -132,6 +132,9 @@ end
 call('HSET', P .. kind .. 's', ord, name)
 if kind == 'executor' then
   call('SADD', P .. 'executors:' .. int(parent), ord)
+  if call('HGET', P .. 'caller:' .. int(parent), 'status') == 'closing' then
+    call('HSET', me, 'paused', '1')
+  end
 else
   call('ZADD', P .. 'leases', int(S.now() + lease), ord)
 end
@@ -143,6 +146,10 @@ if kind == 'worker' then
     end
   end
   call('HSET', me, 'status', 'running')
+  call('HDEL', me, 'retired')
+  if call('EXISTS', P .. 'short') == 1 then
+    call('RPUSH', P .. 'work', 'look_anew 0 0')
+  end
   call('HSET', P .. 'hosts', ord, call('HGET', me, 'memory') or '')
 end
 S.publish('all', { 'w', ord })

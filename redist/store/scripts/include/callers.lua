@@ -62,6 +62,10 @@ local function strike(kind, ordinal)
   end
   call('ZREM', P .. 'leases', ordinal)
   call('HSET', P .. 'caller:' .. ordinal, 'inc', '')
+  local c = S.caller(ordinal)
+  if c then
+    c.inc = ''
+  end
   if call('EXISTS', P .. 'asks:' .. ordinal) == 1 then
     S.later('quit 0 ' .. ordinal .. ' -')
   end
@@ -133,6 +137,9 @@ function S.gone_worker(w, reason)
   call('HDEL', P .. 'hosts', w)
   call('HSET', P .. 'caller:' .. w, 'lost', sub(format('worker %s (%s)', record and record.name or w, reason), 1, COMPACT))
   S.later('strip 0 ' .. w)
+  if call('EXISTS', P .. 'short') == 1 then
+    S.later('look_anew 0 ' .. w)
+  end
   S.publish('all', { 'w', w })
 end
 

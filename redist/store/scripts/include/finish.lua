@@ -72,9 +72,13 @@ function S.remember(name, h, attempt, worker, nbytes, kind, value, names)
     if h.deps then
       S.part_from_all(name, h)
     end
+    S.unset(name, h, 'copies', 'branching')
   else
     S.set(name, h, 'state', 'memory', 'nbytes', nbytes, 'type', kind, 'attempt', attempt, 'w:' .. worker, attempt)
     call('HSET', P .. 'has:' .. worker, name, attempt)
+    if h.copies then
+      S.fewer(name, h)
+    end
     if h.class and S.class(h.class).executor then
       once_only(name, h)
     elseif h.deps then

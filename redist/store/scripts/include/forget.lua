@@ -1,5 +1,6 @@
 -- @include work
 -- @include functions
+-- @include copies
 -- @lazy
 -- How a key that nothing wants goes, and what goes with it.
 
@@ -143,6 +144,9 @@ end
 
 -- A value goes: its copies, and what it held.
 function S.drop_value(name, h)
+  if h.tries then
+    S.enough(name, h)
+  end
   S.drop_replicas(name, h)
   if h.contains then
     S.later('unpin ' .. h.contains .. ' ' .. name)

@@ -150,7 +150,13 @@ function S.lose(name, h, worker, what)
   S.unset(name, h, 'w:' .. worker)
   call('HDEL', P .. 'has:' .. worker, name)
   if word(h.state) ~= 'memory' or S.where(h) then
+    if h.copies or h.tries then
+      S.fewer(name, h)
+    end
     return
+  end
+  if h.tries then
+    S.enough(name, h)
   end
   local contained = h.contains
   S.unset(name, h, 'contains')

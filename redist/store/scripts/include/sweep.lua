@@ -1,5 +1,6 @@
 -- @include callers
 -- @include clock
+-- @include copies
 -- @lazy
 -- The share of the sweep that every heartbeat carries out.
 local ABSENT = 6000       -- ms without any sweep after which nobody expires until a lease has passed
@@ -38,6 +39,7 @@ function S.sweep()
   for _, member in ipairs(call('ZRANGEBYSCORE', P .. 'handoffs', '-inf', int(now), 'LIMIT', 0, 50)) do
     S.drop_handoff(member)
   end
+  S.look_for_copies()
   if recovering and now >= tonumber(recovering) then
     recovering = false
     call('HDEL', META, 'recovering')

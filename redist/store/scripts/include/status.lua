@@ -1,0 +1,20 @@
+-- @include eligible
+-- @include publish
+-- @lazy
+-- What a worker says of itself: executors of one that is closing are paused, and get nothing more.
+function S.set_status(w, status)
+  call('HSET', P .. 'caller:' .. w, 'status', status)
+  local c = S.caller(w)
+  if c then
+    c.status = status
+  end
+  for _, x in ipairs(call('SMEMBERS', P .. 'executors:' .. w)) do
+    if status == 'running' then
+      call('HDEL', P .. 'caller:' .. x, 'paused')
+    else
+      call('HSET', P .. 'caller:' .. x, 'paused', '1')
+      call('ZREM', P .. 'idle', x)
+    end
+    S.publish('to:' .. x, { 't', 0 })
+  end
+end
