@@ -372,6 +372,8 @@ class Client(ClientGraphs, ClientCluster):
         hash: bool = True,  # noqa: A002 - Dask's word
         timeout: Any = NO_DEFAULT,
         asynchronous: bool | None = None,
+        *,
+        replicas: int = 1,
     ) -> Any:
         """Store values in the cluster and return Futures.
 
@@ -381,12 +383,15 @@ class Client(ClientGraphs, ClientCluster):
             Several values, by key in a dict, or one.
         workers : str or iterable of str, optional
             Which workers may hold it.
-        broadcast : bool
-            Whether every host gets a copy.
+        broadcast : bool or int
+            Whether every host gets a copy, or on how many hosts there is to be one. Workers of a host share its memory.
         hash : bool
             Whether equal values are one key; otherwise each gets a key of its own.
         timeout : float or str, optional
             Time to wait for a worker, and for each reply of the server; default: the client's.
+        replicas : int
+            How many workers are to have each value that is not small, on several hosts if there are some. The number is kept
+            when workers die; while there are fewer workers, they all have it.
 
         Returns
         -------
@@ -400,14 +405,16 @@ class Client(ClientGraphs, ClientCluster):
             If the server did not reply in time. Nothing is kept then: what it may yet take in is released behind that.
         """
         limit = None if timeout is NO_DEFAULT else seconds(timeout)
-        return self._run(scattering.scatter(self, data, workers, broadcast, hash, limit))
+        count = integer("replicas", replicas, 1)
+        return self._run(scattering.scatter(self, data, workers, broadcast, hash, limit, count))
 
     def publish_dataset(
-        self, *args: Any, name: Key | None = None, override: bool = False, **kwargs: Any
+        self, *args: Any, name: Key | None = None, override: bool = False, replicas: int = 1, **kwargs: Any
     ) -> Any:
         """Publish a value, or several by keyword, under a name for all clients.
 
-        With `override` a dataset of that name is replaced; who reads the old version keeps it until done.
+        With `override` a dataset of that name is replaced; who reads the old version keeps it until done. Of what it holds
+        there are `replicas` copies from now on, as in `scatter`.
 
         Raises
         ------
@@ -428,7 +435,7 @@ class Client(ClientGraphs, ClientCluster):
             )
         if not items:
             raise ValueError("there is nothing to publish")
-        return self._run(datasets.publish(self, items, override))
+        return self._run(datasets.publish(self, items, override, integer("replicas", replicas, 1)))
 
     def get_dataset(self, name: Key, default: Any = datasets._ABSENT, **kwargs: Any) -> Any:
         """Return a published value; raises DatasetNotFound without `default`, ConnectionLost if there is no reply."""

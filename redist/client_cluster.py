@@ -18,7 +18,8 @@ from redist import (
     restarting,
     running,
 )
-from redist.client_base import NO_DEFAULT, ClientBase
+from redist.client_base import NO_DEFAULT
+from redist.client_copies import ClientCopies
 from redist.current import futures_of
 from redist.errors import NoScheduler, NotOffered
 from redist.future import Future
@@ -31,7 +32,7 @@ __all__ = ["ClientCluster"]
 _ON_ERROR = ("raise", "return", "ignore")
 
 
-class ClientCluster(ClientBase):
+class ClientCluster(ClientCopies):
     """Looks at, and prepares, the processes of a cluster; see `Client`."""
 
     # --- functions beside tasks -------------------------------------------------------------------------------------

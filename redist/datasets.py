@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from redist.coordination.base import Request
 from redist.errors import DatasetExists, DatasetNotFound, DependencyUnknown
 from redist.named_values import enclose, open_up
+from redist.replicating import keep
 from redist.session.lane import Refused
 from redist.session.operations import Ask, Operation, Run
 from redist.store import calls
@@ -36,11 +37,13 @@ def wire_name(name: Key) -> str:
     return encode_key(name, "dataset's name")
 
 
-def publish(client: Client, items: dict[Key, Any], override: bool) -> Operation[None]:
+def publish(client: Client, items: dict[Key, Any], override: bool, replicas: int = 1) -> Operation[None]:
     """Publish values under names."""
     for name, value in items.items():
         try:
             with (yield from enclose(client, value)) as enclosed:
+                if replicas > 1:
+                    yield from keep(client, enclosed.names, replicas)
                 yield Ask(calls.publish(wire_name(name), enclosed.data, enclosed.contains, override=override))
         except Refused as refused:
             if refused.code == "exists":

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from redist.store.guard import pidfd, wait_for_end
 
-__all__ = ["Launcher", "WorkerProcess", "WorkerSettings", "cores", "import_path"]
+__all__ = ["RETIRED", "Launcher", "WorkerProcess", "WorkerSettings", "cores", "import_path"]
 
 #: A worker that dies is started again at once, then after pauses that double, in seconds.
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0
@@ -29,6 +29,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0
 STABLE = 60.0
 #: Exit codes of a worker that would only fail again: 2 for wrong arguments, 78 for a server that refuses it.
 HOPELESS = frozenset({2, 78})
+#: Exit code of a worker that has retired: it is not to be started again.
+RETIRED = 79
 #: How often processes are looked at where the kernel cannot tell of their end, in seconds.
 _LOOK = 0.1
 
@@ -344,6 +346,11 @@ class Launcher:
     def _died(self, worker: WorkerProcess, now: float) -> None:
         lived = now - worker._started
         self._ended(worker)
+        if worker.status == RETIRED:
+            del self.workers[worker.name]
+            worker.status = 0
+            self._report(worker, "has retired")
+            return
         if not self.restart or worker.status in HOPELESS:
             self._report(worker, worker.describe_end())
             return

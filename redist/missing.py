@@ -8,8 +8,7 @@ __all__ = ["NOT_YET", "check_options", "not_yet"]
 
 NOT_YET = frozenset(
     {
-        "benchmark_hardware", "rebalance", "recreate_error_locally", "recreate_task_locally",
-        "register_worker_plugin", "replicate", "retire_workers",
+        "benchmark_hardware", "recreate_error_locally", "recreate_task_locally", "register_worker_plugin",
     }
 )  # fmt: skip
 """Methods of Dask's client that this one lacks. What only a scheduler process could do is not among them."""

@@ -33,12 +33,13 @@ _ANY = 1 << 29
 
 
 class Enclosed(NamedTuple):
-    """What is sent: the pickle, the names of the Futures in it, and what keeps them until the call was answered."""
+    """What is sent: the pickle, what it contains (`names`, or bundles of them), and what keeps that until the answer."""
 
     data: bytes
     contains: Sequence[str]
     kept: object
     bundles: Bundles
+    names: Sequence[str]
 
     def __enter__(self) -> Enclosed:
         return self
@@ -79,7 +80,7 @@ def enclose(client: Client, value: Any) -> Operation[Enclosed]:
         except BaseException:
             bundles.release()
             raise
-    return Enclosed(payload.inline, contains, (borrowing, future), bundles)
+    return Enclosed(payload.inline, contains, (borrowing, future), bundles, payload.contains)
 
 
 def _check_known(names: Sequence[str]) -> Operation[None]:

@@ -15,8 +15,7 @@ from math import inf
 from threading import Lock, Thread, current_thread
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgpack
-
+from redist import replicating
 from redist.belonging import Borrowing
 from redist.bundling import Bundles
 from redist.committing import Written, commit, give_up
@@ -26,12 +25,12 @@ from redist.future import Future
 from redist.inlining import inline_limit
 from redist.protocol import Payload, dumps
 from redist.session.lane import Refused
-from redist.session.operations import Ask, AskAll, Operation, Run, Until
+from redist.session.operations import Ask, Operation, Run, Until
 from redist.session.states import CANCELLED, PENDING, Condition, FutureState, Waiter
 from redist.store import calls
 from redist.store.calls import MOST_CONTAINED
 from redist.store.keys import decode_key, encode_key
-from redist.store.replies import parse_place, parse_states
+from redist.store.replies import parse_place
 from redist.submitting import call_site, worker_names
 
 if TYPE_CHECKING:
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Item", "prepare", "scatter", "store", "store_soon", "wait_for_drops"]
 
-_SLICE = 500
 #: s that what was given up may go on to be written, before it is dropped
 _LONGEST_WRITE = 300.0
 
@@ -298,7 +296,13 @@ def _put(client: Client, worker: int, batch: list[tuple[str, int, Payload]]) -> 
 
 
 def scatter(
-    client: Client, data: Any, workers: Any, broadcast: bool | int, hash_: bool, timeout: float | None
+    client: Client,
+    data: Any,
+    workers: Any,
+    broadcast: bool | int,
+    hash_: bool,
+    timeout: float | None,
+    replicas: int = 1,
 ) -> Operation[Any]:
     """Store `data` and return Futures in the same shape."""
     deadline = None if timeout is None else time.monotonic() + timeout
@@ -333,55 +337,17 @@ def scatter(
         for future in futures:
             future.release()  # not only when the traceback goes, which holds this frame
         raise
+    stored = [item.state.name for item in items]
+    if replicas > 1:
+        yield from replicating.keep(client, stored, replicas, timeout)
     if broadcast:
-        yield from _broadcast(client, [item.state for item in items], wanted, deadline, timeout)
+        most = None if broadcast is True else int(broadcast)
+        yield from replicating.broadcast(client, stored, wanted, most, timeout)
     if isinstance(data, Mapping):
         return dict(zip(data, futures))
     if isinstance(data, list | tuple | set | frozenset):
         return futures if isinstance(data, list) else type(data)(futures)
     return futures[0]
-
-
-def _broadcast(
-    client: Client,
-    states: list[FutureState],
-    workers: list[str],
-    deadline: float | None,
-    timeout: float | None,
-) -> Operation[None]:
-    """Have one worker of every other host bring a copy of each segment, and wait until they did."""
-    peers = yield Run(client._peers.workers)
-    if workers:
-        peers = [peer for peer in peers if {peer.name, peer.address, str(peer.ordinal)} & set(workers)]
-    by_host = {peer.fields.get("memory", ""): peer for peer in peers}
-    everyone = {peer.ordinal: peer for peer in peers}
-    wanted: list[tuple[FutureState, int]] = []
-    for state in states:
-        for place in state.where.split()[:1]:
-            worker, _, attempt = place.partition(".")
-            source = everyone.get(int(worker)) or (yield Run(client._peers.worker, (int(worker),)))
-            if source is None:
-                continue
-            for host, peer in by_host.items():
-                if host != source.fields.get("memory", ""):
-                    message = msgpack.packb(["fetch", state.name, int(attempt), source.address])
-                    yield Ask(calls.send([peer.ordinal], message), timeout)
-                    wanted.append((state, peer.ordinal))
-    until = time.monotonic() + (client._timeout if deadline is None else deadline - time.monotonic())
-    while wanted:
-        names = sorted({state.name for state, _ in wanted})
-        slices = [names[i : i + _SLICE] for i in range(0, len(names), _SLICE)]
-        replies = yield AskAll([calls.states(part) for part in slices], timeout)
-        where = {read.name: read.where for reply in replies for read in parse_states(reply)}
-        wanted = [
-            (state, ordinal)
-            for state, ordinal in wanted
-            if str(ordinal) not in {place.partition(".")[0] for place in where.get(state.name, "").split()}
-        ]
-        if wanted:
-            if time.monotonic() > until:
-                raise TimeoutError(f"{len(wanted)} copies were not made in time")
-            yield Until(Waiter(1), 0.05)
 
 
 def store_soon(client: Client, items: Sequence[Item], borrowing: Borrowing) -> None:

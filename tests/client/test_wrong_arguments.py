@@ -42,8 +42,10 @@ def test_an_argument_that_a_client_has_not(cluster: LocalCluster) -> None:
 
 
 def test_methods_of_dask_that_are_not_there_yet(client: Client) -> None:
-    with pytest.raises(AttributeError, match=r"redist's Client has no `replicate` yet \(docs/dask-api"):
-        client.replicate([])
+    with pytest.raises(
+        AttributeError, match=r"redist's Client has no `recreate_error_locally` yet \(docs/dask-api"
+    ):
+        client.recreate_error_locally(None)
     for name in NOT_YET:
         assert not hasattr(client, name)
         assert name not in dir(client)

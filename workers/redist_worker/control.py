@@ -2,14 +2,15 @@
 
 A message is a msgpack list, put there by `redist.store.calls.send`:
 
-============================================= =======================================================================
+=================================================== =================================================================
 ``["kill", executor ordinal...]``             kill these executors, or all; successors are started
 ``["replace", executor ordinal...]``          the same; nobody is blamed for what runs
 ``["interrupt", executor ordinal, attempt]``  kill this executor if it runs this attempt; nobody is blamed
 ``["restart"]``                               replace the executors that were started before the last restart
 ``["close"]``                                 stop in good order
-``["fetch", name, attempt, address...]``      bring a copy here from one of these data servers
-============================================= =======================================================================
+``["copy", name, attempt, nbytes, addresses, ...]``  bring copies here, each from one of these data servers
+``["retire", close]``                         get no more tasks, and if `close` end when all is done
+=================================================== =================================================================
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 
 from redist.errors import RedistError
+from redist.store.copying import Order, not_copied, parse_order
+from redist.store.portions import portions
 
 if TYPE_CHECKING:
     from redist.memory.fetcher import Fetcher
@@ -33,6 +36,8 @@ __all__ = ["Control"]
 logger = logging.getLogger("redist.worker")
 
 _AT_A_TIME = 100
+#: Bytes of copies that are brought and reported together, and what each counts at least.
+_BULK, _EACH = 64 << 20, 64 << 10
 _START_SECONDS = 2.0
 _LOOKS = (0.02, 0.1, 0.5, 2.0, 0.0)  # s until it is looked again whether what is to be interrupted runs
 
@@ -95,9 +100,11 @@ class Control:
             self._worker.executors.renew(self._worker.session.generation)
         elif op == "close":
             self._worker.stop()
-        elif op == "fetch":
-            name, attempt, *addresses = rest
-            self._spawn(self._fetch(name, int(attempt), addresses))
+        elif op == "copy":
+            for part in portions(parse_order(rest), _BULK, lambda order: order.nbytes + _EACH):
+                self._spawn(self._copy(part))
+        elif op == "retire":
+            self._worker.retire(close=bool(rest[0]))
         else:
             logger.warning("a control message of unknown kind %r", op)
 
@@ -122,7 +129,20 @@ class Control:
                 return
             await asyncio.sleep(pause)
 
-    async def _fetch(self, name: str, attempt: int, addresses: list[str]) -> None:
-        for outcome in await self._fetcher.fetch([(name, attempt, addresses)]):
+    async def _copy(self, orders: list[Order]) -> None:
+        files = self._worker.home.directory.files
+        here = {order for order in map(_copy_of, orders) if order in files}
+        wanted = [(order.name, order.attempt, order.addresses) for order in orders]
+        failed = []
+        for order, outcome in zip(orders, await self._fetcher.fetch(wanted)):
             if outcome is not None:
-                logger.warning("a copy of %s could not be made here: %s", name, outcome)
+                logger.info("a copy of %s could not be made here: %s", order.name, outcome)
+                failed.append(order.name)
+            elif _copy_of(order) in here:  # else it was reported when it came
+                self._worker.replicas.fetched(order.name, order.attempt, order.nbytes)
+        if failed:
+            self._worker.post(not_copied(failed))
+
+
+def _copy_of(order: Order) -> tuple[str, int]:
+    return order.name, order.attempt

@@ -1,134 +1,132 @@
-"""What a worker that stops in good order does for payloads of which it has the only copy: others are asked to bring them."""
+"""What a closing worker does for payloads of which it has the last copies: others are asked to make some."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-import msgpack
-
+from redist.errors import RedistError
 from redist.memory.space import format_size
-from redist.store import calls
+from redist.store import copying
+from redist.store.copying import Sole
 from redist.store.keys import decode_key
 
 if TYPE_CHECKING:
-    from redist.store.calls import Call
+    from redist.session.asyncio_driver import AsyncioDriver
     from redist.store.side import Side
 
-__all__ = ["hand_over"]
+__all__ = ["hand_over", "retire"]
 
 logger = logging.getLogger("redist.worker")
 
-_LOOK_EVERY = 0.05
-_FIRST_ANSWER = 1.0
-
-Copy = tuple[str, int]
-
-
-class Sole(NamedTuple):
-    """A payload of which this worker has the only copy; those that nothing can compute again come first."""
-
-    again: bool
-    name: str
-    attempt: int
-    nbytes: int
-
-    @property
-    def copy(self) -> Copy:
-        """What `fetch` is told."""
-        return self.name, self.attempt
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.25
+#: s that the server has to answer
+_ANSWER = 5.0
+#: s after which it is looked at all that the worker has anew
+_A_ROUND = 5.0
 
 
-async def hand_over(
-    side: Side, post: Callable[[Call], None], ordinal: int, address: str, seconds: float
-) -> None:
-    """Have other running workers bring payloads that only this one has; return when they did, or cannot.
+async def hand_over(driver: AsyncioDriver, ordinal: int, seconds: float, answer: float = _ANSWER) -> None:
+    """Have other running workers copy what they have too few copies of; return when they did, or cannot.
 
     The log says how much there is, and what goes with this worker.
 
     Parameters
     ----------
-    side : Side
-        For reading.
-    post : callable
-        Puts a call on the worker's lane.
+    driver : AsyncioDriver
+        Of the worker's session.
     ordinal : int
         The worker's.
-    address : str
-        Its data server.
     seconds : float
         How long it waits for them.
+    answer : float
+        How long the server has for its first answer, s: one that hangs is not waited for.
     """
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + seconds
-    # a server that hangs is not waited for
-    helpers = await asyncio.wait_for(asyncio.to_thread(_running, side, ordinal), _FIRST_ANSWER)
-    sole = await asyncio.to_thread(_sole, side, ordinal, await asyncio.to_thread(_all, side, ordinal))
-    if not sole:
+    await driver.call(copying.retire([ordinal]), answer)
+    before = await _sole(driver, ordinal)
+    if not before.values:
         return
-    before = _total(sole)
-    if helpers:
+    if before.running:
         logger.info(
             "of what is still needed only this worker has %s; %s asked to take it over",
-            before, "another worker is" if len(helpers) == 1 else f"{len(helpers)} other workers are",
-        )  # fmt: skip
-    asked: dict[Copy, int] = {}
-    while sole and helpers and loop.time() < deadline:
-        for index, each in enumerate(sole):
-            # one that was asked may have begun to stop, too
-            if asked.get(each.copy) not in helpers:
-                asked[each.copy] = helper = helpers[index % len(helpers)]
-                post(calls.send([helper], msgpack.packb(["fetch", *each.copy, address])))
-        await asyncio.sleep(_LOOK_EVERY)
-        sole = await asyncio.to_thread(_sole, side, ordinal, [each.copy for each in sole])
-        helpers = await asyncio.to_thread(_running, side, ordinal)
-    if not sole:
-        logger.info("handed over %s", before)
+            _total(before),
+            "another worker is" if before.running == 1 else f"{before.running} other workers are",
+        )
+    left = await _others_have_it(driver, ordinal, seconds)
+    if not left.values:
+        logger.info("handed over %s", _total(before))
         return
-    why = f"nobody has taken it over within {seconds:g} s" if helpers else "no other worker is there"
+    why = f"nobody has taken it over within {seconds:g} s" if left.running else "no other worker is there"
     logger.warning(
         "gone with this worker, since %s: %s of which nobody else has a copy; %s",
         why,
-        _total(sole),
-        _fate(sole),
+        _total(left),
+        _fate(left),
     )
 
 
-def _total(sole: Sequence[Sole]) -> str:
-    return f"{len(sole):,} value{'s' if len(sole) != 1 else ''} ({format_size(sum(each.nbytes for each in sole))})"
+async def retire(driver: AsyncioDriver, side: Side, ordinal: int) -> None:
+    """Return when the tasks of a retiring worker are done and others have copies of all that it has.
+
+    Parameters
+    ----------
+    driver : AsyncioDriver
+        Of the worker's session.
+    side : Side
+        For reading.
+    ordinal : int
+        The worker's.
+    """
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            busy = await asyncio.to_thread(_busy, side, ordinal)
+            await driver.call(copying.retire([ordinal]), _ANSWER)
+            left = await _others_have_it(driver, ordinal, _A_ROUND)
+            if not busy and not left.left:
+                return
+        except RedistError as error:
+            logger.info("it is not known what is left of the work of this worker: %s", error)
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
 
 
-def _fate(sole: Sequence[Sole]) -> str:
-    lost = [each.name for each in sole if not each.again]
-    if not lost:
+async def _others_have_it(driver: AsyncioDriver, ordinal: int, seconds: float) -> Sole:
+    """Wait until others have enough copies of all that a closing worker has, or nobody runs; return what is left."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    pause = _FIRST_PAUSE
+    while True:
+        left = await _sole(driver, ordinal)
+        if not left.left or not left.running or loop.time() > deadline:
+            return left
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+async def _sole(driver: AsyncioDriver, ordinal: int) -> Sole:
+    found = Sole.nothing()
+    while True:
+        found = found.add(await driver.call(copying.sole(ordinal, found.cursor), _ANSWER))
+        if found.cursor == 0:
+            return found
+
+
+def _busy(side: Side, ordinal: int) -> bool:
+    """Tell whether an executor has tasks that it has not handed in."""
+    prefix = side.endpoint.prefix
+    executors = side.members(f"executors:{ordinal}")
+    return any(side.command("EXISTS", f"{prefix}batches:{executor}") for executor in executors)
+
+
+def _total(sole: Sole) -> str:
+    return f"{sole.values:,} value{'s' if sole.values != 1 else ''} ({format_size(sole.nbytes)})"
+
+
+def _fate(sole: Sole) -> str:
+    if not sole.lost:
         return "what is needed of it is computed again"
-    named = ", ".join(repr(decode_key(name)) for name in lost[:3])
-    text = f"{len(lost):,} cannot be computed again ({named}{', ...' if len(lost) > 3 else ''})"
-    return text if len(lost) == len(sole) else f"{text}, the others can"
-
-
-def _running(side: Side, ordinal: int) -> list[int]:
-    """Return the other workers that are not about to stop."""
-    found = []
-    for other in map(int, side.fields("workers")):
-        record = side.fields(f"caller:{other}") if other != ordinal else {}
-        if record.get("inc") and record.get("status") == "running":
-            found.append(other)
-    return found
-
-
-def _all(side: Side, ordinal: int) -> list[Copy]:
-    return [(name, int(attempt)) for name, attempt in side.fields(f"has:{ordinal}").items()]
-
-
-def _sole(side: Side, ordinal: int, copies: Iterable[Copy]) -> list[Sole]:
-    """Return those of this worker's copies that nobody else has."""
-    found = []
-    for name, attempt in copies:
-        record = side.fields(f"key:{name}")
-        holders = [field for field in record if field.startswith("w:")]
-        if holders == [f"w:{ordinal}"] and record[f"w:{ordinal}"] == str(attempt):
-            found.append(Sole(bool(record.get("fn")), name, attempt, int(record.get("nbytes", "0"))))
-    return sorted(found)
+    named = ", ".join(repr(decode_key(name)) for name in sole.names[:3])
+    text = f"{sole.lost:,} cannot be computed again ({named}{', ...' if sole.lost > 3 else ''})"
+    return text if sole.lost == sole.values else f"{text}, the others can"

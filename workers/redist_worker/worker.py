@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import hiredis
 
 from redist.errors import ConnectionLost, RedistError, ServerRefused
+from redist.launch import RETIRED
 from redist.memory.broker import Broker
 from redist.memory.data_client import DataClient
 from redist.memory.data_server import DataServer, ip_towards
@@ -28,7 +29,7 @@ from redist.tls import client_context, server_context
 from redist_worker.control import Control
 from redist_worker.executor import Options as ExecutorOptions
 from redist_worker.executors import Executor, Executors
-from redist_worker.handing_over import hand_over
+from redist_worker.handing_over import hand_over, retire
 from redist_worker.naming import await_name
 from redist_worker.replicas import Replicas
 from redist_worker.segments import Home, Sweeper, find_home
@@ -47,6 +48,7 @@ logger = logging.getLogger("redist.worker")
 _REFUSED = 78
 _GOODBYE = 1.0  # s that the server has to answer the last call
 _HAND_OVER = 3.0  # s that others get to bring payloads, at least
+_FIRST_ANSWER = 1.0  # s that the server has to answer when a worker ends
 
 
 class Worker:
@@ -72,7 +74,9 @@ class Worker:
         self._ordinal = 0
         self._remembered = (0, "")
         self._orphaned = False
+        self._retiring: asyncio.Task[None] | None = None
         self.home: Home
+        self.replicas: Replicas
         self.session: Session
         #: who know the token of the namespace's data servers
         self._bearers: tuple[DataClient, DataServer]
@@ -97,15 +101,28 @@ class Worker:
                 await starting
                 await stopped
         finally:
-            for task in (starting, stopped):
+            ending = [task for task in (starting, stopped, self._retiring) if task is not None]
+            for task in ending:
                 task.cancel()
-            await asyncio.gather(starting, stopped, return_exceptions=True)
+            await asyncio.gather(*ending, return_exceptions=True)
             await self._parts.aclose()
         return self.exit_code
 
     def stop(self) -> None:
         """End in good order."""
         self.stopping.set()
+
+    def retire(self, *, close: bool) -> None:
+        """Get no more tasks, and with `close` end when all is done and nothing would be lost."""
+        if self._retiring is None:
+            self._retiring = asyncio.get_running_loop().create_task(self._retire(close))
+            logger.info("this worker retires")
+
+    async def _retire(self, close: bool) -> None:
+        await retire(self.driver, self.side, self.session.ordinal)
+        if close:
+            self.exit_code = RETIRED if self.options.parent_fd >= 0 else 0
+            self.stop()
 
     def _parent_gone(self) -> None:
         asyncio.get_running_loop().remove_reader(self.options.parent_fd)
@@ -133,7 +150,7 @@ class Worker:
             logger.warning("%s", warning)
 
         client = DataClient(secret, tls=client_context())
-        replicas = Replicas(home.directory, self.side, self._post)
+        self.replicas = replicas = Replicas(home.directory, self.side, self.post)
         fetcher = Fetcher(home.directory, client, on_fetched=replicas.fetched)
         self._parts.push_async_callback(fetcher.close)
         broker = Broker(home.directory, fetch=fetcher.fetch)
@@ -252,7 +269,7 @@ class Worker:
         await replicas.settle(ordinal, kept=ordinal == home.ordinal)
         for member in await asyncio.to_thread(command, "SMEMBERS", f"{prefix}executors:{ordinal}"):
             running = (home.blamed or {}).get(int(member), [])
-            self._post(
+            self.post(
                 calls.lost_executor(int(member), f"worker {self.name} died with its executors", running)
             )
 
@@ -273,7 +290,8 @@ class Worker:
 
     # --- life -------------------------------------------------------------------------------------------------------
 
-    def _post(self, call: Call) -> None:
+    def post(self, call: Call) -> None:
+        """Put a call on the worker's lane."""
         self.driver.post(call)
 
     def _heartbeat(self) -> Call:
@@ -298,7 +316,7 @@ class Worker:
                 for e in self.executors
             ],
         }
-        status = "closing" if self.stopping.is_set() else "running"
+        status = "closing" if self.stopping.is_set() or self._retiring else "running"
         return calls.worker_heartbeat(
             len(directory.files),
             self.session.lane.n,
@@ -350,15 +368,15 @@ class Worker:
         self._broker.disconnect(executor.pid)
         finished = executor.tails.finished()
         if finished and executor.ordinal:
-            self._post(calls.hand_in_for(executor.ordinal, finished))
+            self.post(calls.hand_in_for(executor.ordinal, finished))
         ordinals = [executor.ordinal] if executor.ordinal else await self._strangers()
         for ordinal in ordinals:
-            self._post(calls.lost_executor(ordinal, reason, running))
+            self.post(calls.lost_executor(ordinal, reason, running))
 
     async def _taken(self, executor: Executor, attempts: list[int], finished: list[Result]) -> None:
         """Hand in for an executor that does not come to it: what it will not start, and what it has finished."""
         if finished:
-            self._post(calls.hand_in_for(executor.ordinal, finished))
+            self.post(calls.hand_in_for(executor.ordinal, finished))
         if not attempts:
             return
         key = f"{self.endpoint.prefix}batches:{executor.ordinal}"
@@ -371,7 +389,7 @@ class Worker:
             if attempt in taken
         ]
         logger.info("%s does not come to %d of its tasks, others get them", executor.name, len(tasks))
-        self._post(calls.hand_in_for(executor.ordinal, tasks))
+        self.post(calls.hand_in_for(executor.ordinal, tasks))
 
     async def _strangers(self) -> list[int]:
         """Return executors that the server counts as ours and we do not know: dead before they could say their ordinal."""
@@ -385,7 +403,7 @@ class Worker:
 
     async def _stop_executors(self) -> None:
         with contextlib.suppress(RedistError):
-            self._post(self._heartbeat())  # paused: nothing more is handed out
+            self.post(self._heartbeat())  # paused: nothing more is handed out
         loop = asyncio.get_running_loop()
         until = loop.time() + self.options.grace
         await self.executors.stop(self.options.grace)
@@ -393,9 +411,9 @@ class Worker:
             return
         seconds = max(until - loop.time(), _HAND_OVER)
         try:
-            work = hand_over(self.side, self._post, self.session.ordinal, self.address, seconds)
+            work = hand_over(self.driver, self.session.ordinal, seconds, _FIRST_ANSWER)
             await asyncio.wait_for(work, seconds + 1.0)
-        except (RedistError, hiredis.ReplyError, TimeoutError) as error:
+        except (RedistError, TimeoutError) as error:
             logger.warning("what only this worker has was not handed over to others: %r", error)
 
 
