@@ -360,14 +360,12 @@ class Segments:
 
     def load_here(self, name: str, where: str, copy: bool, writable: bool) -> tuple[bool, Any]:
         """Return (True, value) if a copy lies on this host, else (False, None)."""
-        from redist.memory.headers import path_of
-
         for place in where.split():
             worker, _, attempt = place.partition(".")
             peer = self._peers.worker(int(worker))
             if peer is not None and peer.here:
                 try:
-                    return True, _load(path_of(peer.segments, name, int(attempt)), copy, writable)
+                    return True, _load(peer.segments, name, int(attempt), copy, writable)
                 except SegmentGone:
                     continue
         return False, None
@@ -376,8 +374,6 @@ class Segments:
         self, client: Client, wanted: Sequence[tuple[str, str]], copy: bool, writable: bool
     ) -> list[Any]:
         """Bring payloads from other hosts: for each a tuple with the value, or what kept it away."""
-        from redist.memory.headers import path_of
-
         far: list[tuple[str, int, list[str]]] = []
         for name, where in wanted:
             sources: dict[int, list[str]] = {}
@@ -395,7 +391,7 @@ class Segments:
                 for (name, attempt_, _), outcome in zip(there, self._broker.fetch(there) if there else ()):
                     if outcome is None:
                         try:
-                            outcomes[name] = (_load(path_of(self._own, name, attempt_), copy, writable),)
+                            outcomes[name] = (_load(self._own, name, attempt_, copy, writable),)
                         except SegmentGone as error:
                             outcomes[name] = _Trouble(error)
                     else:
@@ -429,8 +425,8 @@ class Segments:
             self._remote = None
 
 
-def _load(path: str, copy: bool, writable: bool) -> Any:
-    from redist.memory.reader import open_segment
+def _load(segments: str, name: str, attempt: int, copy: bool, writable: bool) -> Any:
+    from redist.memory.payloads import open_payload
 
-    mapping = open_segment(path, writable=writable)
+    mapping = open_payload(segments, name, attempt, writable=writable)
     return loads(mapping.view, copy=copy, writable=writable)

@@ -306,8 +306,9 @@ def checksums(snapshot: Snapshot) -> Iterator[Violation]:
 
 def files(snapshot: Snapshot) -> Iterator[Violation]:
     """Compare the payload files of living workers on this host with the keys that they are for."""
-    from redist.errors import SegmentError
+    from redist.errors import SegmentError, SegmentGone
     from redist.memory.headers import file_name, is_file_name, read_header
+    from redist.memory.payloads import list_payloads
 
     for ordinal, worker, path in _workers_here(snapshot):
         who = f"worker {worker.get('name', '')} (caller:{ordinal})"
@@ -318,8 +319,13 @@ def files(snapshot: Snapshot) -> Iterator[Violation]:
         }
         try:
             there = {entry for entry in os.listdir(path) if is_file_name(entry)}
-        except OSError:
+            small = list_payloads(path)
+        except (OSError, SegmentGone):
             continue
+        except SegmentError as error:
+            yield Violation("files", path, f"has a damaged arena: {error}")
+            continue
+        there |= small.keys()
         for entry in sorted(expected.keys() - there):
             name, _ = expected[entry]
             yield Violation(
@@ -329,7 +335,7 @@ def files(snapshot: Snapshot) -> Iterator[Violation]:
             )
         for entry in sorted(there - expected.keys()):
             try:
-                header = read_header(f"{path}/{entry}")
+                header = small.get(entry) or read_header(f"{path}/{entry}")
             except SegmentError as error:
                 yield Violation("files", f"{path}/{entry}", f"is no payload: {error}")
                 continue

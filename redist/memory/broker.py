@@ -17,7 +17,18 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from redist.errors import RedistError, SegmentCorrupt, SegmentError, SegmentsFull
-from redist.memory.broker_messages import ABORT, COMMIT, DROP, FETCH, RESERVE, STAT, Wanted
+from redist.memory.broker_messages import (
+    ABORT,
+    ARENA,
+    COMMIT,
+    DROP,
+    FETCH,
+    LEAVE,
+    RESERVE,
+    STAT,
+    STORED,
+    Wanted,
+)
 from redist.memory.directory import SegmentDirectory
 from redist.memory.frames import FrameParser, error_fields, pack_frame
 from redist.memory.local_sockets import bind
@@ -141,6 +152,22 @@ class Broker:
                 grant = peer.grants.pop(_number(item), None)
                 if grant is not None:
                     self.directory.cancel_grant(grant.path, grant.reserved)
+        elif kind == STORED:
+            self._stored(peer, _number(items[2]), _number(items[3]), items[4:])
+        elif kind == ARENA:
+            try:
+                peer.send(
+                    [
+                        number,
+                        None,
+                        self.directory.path,
+                        self.directory.arenas.grant(peer, self.directory.largest),
+                    ]
+                )
+            except SegmentError as error:
+                peer.send([number, error_fields(error)])
+        elif kind == LEAVE:
+            self.directory.arenas.leave(peer, _number(items[2]))
         elif kind == FETCH:
             self._spawn(self._fetch_for(peer, number, [_wanted(*item) for item in items[2:]]))
         elif kind == STAT:
@@ -154,10 +181,10 @@ class Broker:
             ]
             peer.send([number, None, *counters])
         elif kind == DROP:
-            for at in range(2, len(items), 2):
-                name, attempt, _ = _wish(items[at], items[at + 1], 0)
-                self.directory.drop(name, attempt)
-                if self._on_dropped is not None:
+            dropped = [_wish(items[at], items[at + 1], 0)[:2] for at in range(2, len(items), 2)]
+            self.directory.drop_all(dropped)
+            if self._on_dropped is not None:
+                for name, attempt in dropped:
                     self._on_dropped(name, attempt)
         else:
             raise SegmentCorrupt(f"request {kind!r:.40} is unknown")
@@ -200,6 +227,17 @@ class Broker:
             except FileNotFoundError:
                 pass
 
+    def _stored(self, peer: _Peer, arena: int, start: int, items: list[Any]) -> None:
+        records = []
+        for at in range(0, len(items), 3):
+            name, attempt, length = _wish(*items[at : at + 3])
+            records.append(((name, attempt), length))
+        stored = self.directory.arenas.store(peer, arena, start, records)
+        if self._on_committed is not None:
+            sizes = dict(records)
+            for key in stored:
+                self._on_committed(*key, sizes[key])
+
     async def _fetch_for(self, peer: _Peer, number: int, wanted: list[Wanted]) -> None:
         if self._fetch is None:
             peer.send([number, error_fields(SegmentError("this worker fetches nothing"))])
@@ -213,6 +251,7 @@ class Broker:
 
     def _lost(self, peer: _Peer) -> None:
         self._peers.discard(peer)
+        self.directory.arenas.leave(peer)
         grants, peer.grants = peer.grants, {}
         if not grants:
             return

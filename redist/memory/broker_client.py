@@ -17,12 +17,17 @@ from types import TracebackType
 from typing import Any
 
 from redist.errors import RedistError, TransferError
+from redist.memory.arena import is_small
+from redist.memory.arena_writer import ArenaWriter, SmallWriter
 from redist.memory.broker_conversation import Answer, Conversation, GrantHolder
 from redist.memory.broker_messages import (
+    ARENA,
     DROP,
     FETCH,
+    LEAVE,
     RESERVE,
     STAT,
+    STORED,
     Grant,
     Stat,
     Wanted,
@@ -35,6 +40,7 @@ from redist.memory.broker_messages import (
 )
 from redist.memory.frames import pack_frame
 from redist.memory.headers import Header
+from redist.memory.index import Index
 from redist.memory.local_sockets import address_of
 from redist.memory.writer import PayloadLike, SegmentWriter, header_for
 
@@ -69,6 +75,7 @@ class BrokerClient(GrantHolder):
         self._all: weakref.WeakSet[_Connection] = weakref.WeakSet()
         self._mutex = threading.Lock()
         self._closed = False
+        self._small = SmallWriter(_Arenas(self))
 
     def put(self, items: Sequence[tuple[str, int, PayloadLike]]) -> None:
         """Write payloads into the worker's segments: reserve, write, publish, commit.
@@ -88,10 +95,17 @@ class BrokerClient(GrantHolder):
         used: list[_Connection] = []
         grants: list[Grant] = []
         published: list[Grant] = []
+        all_items = [(header_for(name, attempt, payload), payload) for name, attempt, payload in items]
+        small = [item for item in all_items if is_small(item[0])]
+        large = all_items if not small else [item for item in all_items if not is_small(item[0])]
         try:
-            headers = [header_for(name, attempt, payload) for name, attempt, payload in items]
-            grants = self._reserve(headers, used)
-            for grant, (_, _, payload) in zip(grants, items, strict=True):
+            if small:
+                # what no arena can be had for gets a file
+                large += small[self._small.put([(header, payload.chunks()) for header, payload in small]) :]
+                if not large:
+                    return
+            grants = self._reserve([header for header, _ in large], used)
+            for grant, (_, payload) in zip(grants, large, strict=True):
                 published.append(grant)
                 with SegmentWriter(grant.path, grant.header) as writer:
                     writer.write(payload.chunks())
@@ -99,6 +113,9 @@ class BrokerClient(GrantHolder):
             self.commit(grants)
         except BaseException as error:
             self._undo(error, used, grants, published)
+            if small:
+                with contextlib.suppress(RedistError):
+                    self.drop([(header.name, header.attempt) for header, _ in small])
             raise
 
     def _undo(
@@ -173,6 +190,7 @@ class BrokerClient(GrantHolder):
 
     def close(self) -> None:
         """Close all connections; what was granted and not committed returns."""
+        self._small.close()
         self._closed = True
         _living.discard(self)
         with self._mutex:
@@ -240,6 +258,27 @@ class BrokerClient(GrantHolder):
         else:
             with self._mutex:
                 self._idle.append(connection)
+
+
+class _Arenas:
+    """Arenas that the worker grants."""
+
+    def __init__(self, client: BrokerClient) -> None:
+        self._client = weakref.proxy(client)
+        self._index: Index | None = None
+
+    def grant(self) -> ArenaWriter:
+        connection, (segments, number) = self._client._ask(ARENA, (), self._client.timeout)
+        if self._index is None:
+            self._index = Index(segments, writable=True)
+        return ArenaWriter(segments, number, self._index, connection)
+
+    def store(self, writer: ArenaWriter, start: int, records: Sequence[tuple[tuple[str, int], int]]) -> None:
+        told = [field for (name, attempt), length in records for field in (name, attempt, length)]
+        writer.connection.send([STORED, 0, writer.number, start, *told])
+
+    def leave(self, writer: ArenaWriter) -> None:
+        writer.connection.send([LEAVE, 0, writer.number])
 
 
 class _Connection:

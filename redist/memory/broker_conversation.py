@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from redist.errors import TransferError
-from redist.memory.broker_messages import ABORT, COMMIT, RESERVE, Grant
+from redist.memory.broker_messages import ABORT, ARENA, COMMIT, LEAVE, RESERVE, Grant
 from redist.memory.frames import FrameParser, error_of
 
 __all__ = ["Answer", "Conversation", "GrantHolder"]
@@ -55,6 +55,8 @@ class Answer(NamedTuple):
         """Return the message to be sent if nobody waits for the answer any more, None if there is nothing to undo."""
         if self.kind == RESERVE and self.fields[0] is None:
             return [ABORT, 0, *self.fields[1::2]]
+        if self.kind == ARENA and self.fields[0] is None:
+            return [LEAVE, 0, *self.fields[2:]]
         return None
 
 

@@ -9,10 +9,15 @@ ABORT    [3, 0, grant...]                                               nothing
 FETCH    [4, id, [name, attempt, [address...]]...]                      [id, None, None or [error, text]...]
 STAT     [5, id]                                                        [id, None, files, bytes, limit, used, granted]
 DROP     [6, 0, name, attempt, (the two again)...]                      nothing
+ARENA    [7, id]                                                        [id, None, segment directory, arena]
+STORED   [8, 0, arena, offset, name, attempt, length of the record,     nothing
+         (the three again)...]
+LEAVE    [9, 0, arena]                                                  nothing
 ======== ============================================================== ==========================================
 
 A refused request is answered ``[id, [error, text]]``. Grants belong to the connection: when it closes, those that were
-not committed return. What one connection sends is obeyed in order.
+not committed return. What one connection sends is obeyed in order. An arena belongs to the connection in the same way; the
+records that it is told of are those that lie there from `offset` on.
 """
 
 from __future__ import annotations
@@ -28,7 +33,7 @@ from redist.memory.headers import Header, path_of
 
 __all__ = ["Grant", "Stat", "Wanted"]
 
-RESERVE, COMMIT, ABORT, FETCH, STAT, DROP = range(1, 7)
+RESERVE, COMMIT, ABORT, FETCH, STAT, DROP, ARENA, STORED, LEAVE = range(1, 10)
 
 Wanted = tuple[str, int, Sequence[str]]
 """A payload to fetch: name, attempt, addresses of the data servers that have it, the best first."""

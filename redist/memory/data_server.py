@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import select
 import socket
 import ssl
@@ -24,7 +25,7 @@ from redist.memory.directory import SegmentDirectory
 from redist.memory.frames import MAX_FRAME, FrameParser, error_fields, pack_frame
 from redist.memory.headers import Header, header_of
 from redist.memory.hello import HELLO_LIMIT, check_client, new_nonce, server_hello, server_proof
-from redist.memory.reader import open_segment
+from redist.memory.payloads import open_payload
 from redist.memory.receive import PIECE, SegmentSink, Target
 
 __all__ = ["DataServer", "ip_towards"]
@@ -217,8 +218,9 @@ class DataServer:
         elif kind == PUT:
             self._receive(connection, [header_of(fields, "a request") for fields in items[1:]])
         elif kind == DROP:
-            for name, attempt in _pairs(items):
-                self.directory.drop(name, attempt)
+            dropped = _pairs(items)
+            self.directory.drop_all(dropped)
+            for name, attempt in dropped:
                 if self._on_dropped is not None:
                     self._call_in_loop(self._on_dropped, name, attempt)
             connection.socket.sendall(pack_frame([0]))
@@ -229,10 +231,10 @@ class DataServer:
         gathered: list[bytes] = []
         waiting = 0
         for name, attempt in wanted:
-            path = self.directory.path_of(name, attempt)
+            path = self.directory.path
             mapping = None
             try:
-                mapping = open_segment(path)
+                mapping = open_payload(path, name, attempt)
                 header = mapping.header()
             except SegmentError as error:
                 # the path is this host's affair
@@ -379,5 +381,5 @@ def _pairs(items: list[Any]) -> list[tuple[str, int]]:
     return list(zip(names, attempts, strict=True))
 
 
-def _without_path(error: Exception, path: str) -> str:
-    return str(error).replace(f"{path}: ", "")
+def _without_path(error: Exception, segments: str) -> str:
+    return re.sub(rf"{re.escape(segments)}/[^\s:]+: ", "", str(error))

@@ -9,6 +9,8 @@
             space                 the counters of `redist.memory.space`
             grant-RANDOM-N        being written
             HASH.ATTEMPT          a payload, see `redist.memory.headers`
+            arena-NUMBER          many small payloads, see `redist.memory.arena`
+            index                 where each of them lies, see `redist.memory.index`
             socket                the worker's local socket
 
 Segments outlive the process that wrote them. A directory whose lock is free belonged to a worker that is gone: a
@@ -17,31 +19,31 @@ restarted worker adopts it, or anybody sweeps it.
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import logging
 import os
 import secrets
 import stat as statmode
 import threading
+import time
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from heapq import nlargest
 
 from redist.errors import SegmentCorrupt, SegmentError, SegmentGone, SegmentsFull
+from redist.memory.arenas import Arenas
 from redist.memory.headers import Header, footprint, is_file_name, path_of, read_header
 from redist.memory.holes import LARGE, give_back, punch
 from redist.memory.host import ID_FILE, new_host_id, read_host_id
 from redist.memory.locks import (
-    BEING_MADE,
-    LOCK_FILE,
     default_parent,
     lock_if_free,
     remove_empty_parent,
     remove_tree,
     try_lock,
 )
+from redist.memory.making import make_directory, write_file
 from redist.memory.pool import POOL_FILE, Pool
 from redist.memory.space import Space, format_size
 
@@ -84,19 +86,20 @@ class SegmentDirectory:
     path: str
     hostid: str
     space: Space
-    #: (name, attempt) -> bytes of memory that the file takes
+    #: (name, attempt) -> bytes of memory that the payload takes
     files: dict[tuple[str, int], int]
-    #: the highest attempt of which there was a payload
-    newest: int
+    #: the small ones of them
+    arenas: Arenas
 
     def __init__(self, path: str, lock_fd: int) -> None:
         self.path = path
         self.hostid = read_host_id(path) or ""
         self.space = Space(os.path.join(path, SPACE_FILE))
         self.files = {}
-        self.newest = 0
+        self._newest = 0
         self._lock_fd = lock_fd
         self._mutex = threading.Lock()
+        self.arenas = Arenas(path, self.space, self.files, self._mutex)
         # a client may still write into a grant of the dead worker whose directory this was
         self._grant_prefix = f"{path}/{_GRANT}{secrets.token_hex(4)}-"
         self._grants = itertools.count(1)
@@ -129,9 +132,9 @@ class SegmentDirectory:
         given = parent is not None
         parent = os.path.abspath(default_parent() if parent is None else parent)
         path = os.path.join(parent, secrets.token_hex(16))
-        lock_fd = _make(parent, path, log=given)
+        lock_fd = make_directory(parent, path, log=given)
         directory = cls(path, lock_fd)
-        directory._take(limit, owner)
+        directory._take(0, limit, owner)
         return directory
 
     @classmethod
@@ -155,18 +158,18 @@ class SegmentDirectory:
             os.close(lock_fd)
             raise
         if not directory.hostid:
-            _write_file(os.path.join(path, ID_FILE), new_host_id().encode())
+            write_file(os.path.join(path, ID_FILE), new_host_id().encode())
             directory.hostid = read_host_id(path) or ""
         for entry in os.scandir(path):
             if entry.name.startswith((_GRANT, POOL_FILE)):
                 os.unlink(entry.path)
             elif is_file_name(entry.name):
                 directory._take_found(entry.path)
-        directory._take(limit, owner)
+        directory._take(directory._total + directory.arenas.adopt(), limit, owner)
         return directory
 
-    def _take(self, limit: int, owner: str) -> None:
-        self.space.reset(self._total, limit)
+    def _take(self, used: int, limit: int, owner: str) -> None:
+        self.space.reset(used, limit)
         self.pool.cap = (limit or self.space.available_on_disk()) // _POOLED
         text = f"{owner}\n{os.getpid()}\n".encode()
         os.ftruncate(self._lock_fd, 0)
@@ -184,7 +187,7 @@ class SegmentDirectory:
             return
         size = footprint(stat.st_size)
         self.files[header.name, header.attempt] = size
-        self.newest = max(self.newest, header.attempt)
+        self._newest = max(self._newest, header.attempt)
         self._total += size
 
     # --- space and grants -------------------------------------------------------------------------------------------
@@ -246,8 +249,8 @@ class SegmentDirectory:
         try:
             self.space.reserve(need, self.largest)
         except SegmentsFull:
-            # what is pooled is needed less
-            if not self._trim(need):
+            # what is pooled, and what arenas have reserved and not written, is needed less
+            if not self._trim(need) + self.arenas.seal_idle(0.0):
                 raise
             self.space.reserve(need, self.largest)
         return need
@@ -300,7 +303,7 @@ class SegmentDirectory:
         with self._mutex:
             before = self.files.get((name, attempt), 0)
             self.files[name, attempt] = size
-            self.newest = max(self.newest, attempt)
+            self._newest = max(self._newest, attempt)
             self._total += size - before
             if size >= LARGE:
                 self._writers[name, attempt] = writer
@@ -323,6 +326,8 @@ class SegmentDirectory:
         bool
             Whether there was such a file.
         """
+        if self.arenas.has(name, attempt):
+            return bool(self.arenas.drop([(name, attempt)]))
         path = self.path_of(name, attempt)
         with self._mutex:
             size = self.files.pop((name, attempt), 0)
@@ -332,6 +337,7 @@ class SegmentDirectory:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError:
             self.space.release(size)
+            self.arenas.drop([(name, attempt)])  # written, and not told of yet
             return False
         file = _Lingering(fd, path, size, writer, recycle)
         mapped = not try_lock(fd)
@@ -365,16 +371,29 @@ class SegmentDirectory:
         self.space.release(file.size)
         return file.size
 
+    def drop_all(self, payloads: Iterable[tuple[str, int]]) -> None:
+        """Remove several payloads, the small ones together."""
+        small = []
+        for name, attempt in payloads:
+            if self.arenas.has(name, attempt):
+                small.append((name, attempt))
+            else:
+                self.drop(name, attempt)
+        self.arenas.drop(small)
+
     def reap(self) -> int:
         """Give back the memory of dropped payloads that nobody maps any more, and pooled memory that nobody used.
 
         Call it now and then.
+
+        Arenas that nobody writes to any more give back what they do not need, which is not counted.
 
         Returns
         -------
         int
             Bytes given back.
         """
+        self.arenas.seal_idle()
         with self._mutex:
             looked, self._lingering = self._lingering, []
         kept = []
@@ -391,7 +410,12 @@ class SegmentDirectory:
     @property
     def total(self) -> int:
         """Bytes of memory that the payloads take."""
-        return self._total
+        return self._total + self.arenas.total
+
+    @property
+    def newest(self) -> int:
+        """The highest attempt of which there was a payload."""
+        return max(self._newest, self.arenas.newest)
 
     @property
     def lingering(self) -> int:
@@ -405,12 +429,39 @@ class SegmentDirectory:
                 (key[0], size) for key, size in nlargest(count, self.files.items(), key=lambda item: item[1])
             ]
 
+    def header(self, name: str, attempt: int) -> Header:
+        """Read the header of a payload.
+
+        Raises
+        ------
+        SegmentGone
+            If it is not here.
+        SegmentCorrupt
+            If it is damaged.
+        """
+        if self.arenas.has(name, attempt):
+            return self.arenas.header(name, attempt)
+        return read_header(self.path_of(name, attempt))
+
+    def put_small(self, header: Header, data: memoryview) -> bool:
+        """Write a small payload as the worker itself; return False if there is no space for an arena."""
+        return self.arenas.put(header, data, self.largest)
+
+    def age(self, name: str, attempt: int) -> float:
+        """Return for how many seconds a payload has been here, at least; 0 if it is not."""
+        if self.arenas.has(name, attempt):
+            return self.arenas.age(name, attempt)
+        try:
+            return time.time() - os.stat(self.path_of(name, attempt)).st_ctime
+        except FileNotFoundError:
+            return 0.0
+
     def headers(self) -> list[Header]:
         """Read the headers of all payloads here; what registering anew tells the server."""
         found = []
         for name, attempt in list(self.files):
             try:
-                found.append(read_header(self.path_of(name, attempt)))
+                found.append(self.header(name, attempt))
             except SegmentGone:
                 pass
             except SegmentCorrupt as error:
@@ -422,8 +473,7 @@ class SegmentDirectory:
         """Drop every recorded payload that is not in `keep`; return the dropped ones."""
         wanted = set(keep)
         orphans = [key for key in list(self.files) if key not in wanted]
-        for name, attempt in orphans:
-            self.drop(name, attempt)
+        self.drop_all(orphans)
         return orphans
 
     def close(self, *, remove: bool = True) -> None:
@@ -443,75 +493,13 @@ class SegmentDirectory:
         for file in self._lingering:
             os.close(file.fd)
         self._lingering = []
+        self.arenas.close()
         self.space.close()
         os.close(self._lock_fd)
         self._lock_fd = -1
 
     def __repr__(self) -> str:
-        return f"<SegmentDirectory {self.path}: {len(self.files)} payloads, {format_size(self._total)}>"
-
-
-def _make(parent: str, path: str, *, log: bool) -> int:
-    """Make the directory `path` below `parent`, locked from the moment it has its name; return the lock."""
-    above = os.path.dirname(parent)
-    if not os.path.isdir(above):
-        # a mistyped path: payloads in a new directory of the root's disk would be a surprise
-        raise SegmentError(
-            f"{parent}: there is no directory {above}; make it, or give another segment directory"
-        )
-    making = os.path.join(parent, BEING_MADE + os.path.basename(path))
-    for left in (2, 1, 0):
-        try:
-            try:
-                os.mkdir(parent, 0o700)
-            except FileExistsError:
-                pass
-            else:
-                if log:
-                    logger.info("made the directory %s for payloads", parent)
-            _check_private(parent)
-            os.mkdir(making, 0o700)
-            _write_file(os.path.join(making, ID_FILE), new_host_id().encode())
-            lock_fd = os.open(os.path.join(making, LOCK_FILE), _OPEN | os.O_CREAT | os.O_EXCL, 0o600)
-            try:
-                fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.rename(making, path)
-            except BaseException:
-                os.close(lock_fd)
-                raise
-            return lock_fd
-        except FileNotFoundError as error:
-            # the last worker of the user left meanwhile, and took the empty parent along
-            if not left:
-                raise SegmentError(
-                    f"{parent}: no segment directory can be made there: {error.strerror}"
-                ) from error
-        except OSError as error:
-            remove_tree(making)
-            raise SegmentError(
-                f"{parent}: no segment directory can be made there: {error.strerror}"
-            ) from error
-    raise AssertionError
-
-
-def _check_private(parent: str) -> None:
-    """Refuse a parent that another user made or can write: it could replace our files under us."""
-    stat = os.lstat(parent)
-    if not statmode.S_ISDIR(stat.st_mode):
-        raise SegmentError(f"{parent}: not a directory; give another segment directory")
-    if os.path.basename(parent) == f"redist-{os.getuid()}":
-        if stat.st_uid != os.getuid():
-            raise SegmentError(f"{parent}: belongs to user {stat.st_uid}; give another segment directory")
-        if stat.st_mode & 0o077:
-            os.chmod(parent, 0o700)
-
-
-def _write_file(path: str, data: bytes) -> None:
-    fd = os.open(path, _OPEN | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        os.write(fd, data)
-    finally:
-        os.close(fd)
+        return f"<SegmentDirectory {self.path}: {len(self.files)} payloads, {format_size(self.total)}>"
 
 
 _living: weakref.WeakSet[SegmentDirectory] = weakref.WeakSet()

@@ -17,12 +17,24 @@ LARGE = 256 * 1024
 _PUNCH_HOLE_KEEP_SIZE = 0x03
 
 
-def punch(fd: int) -> None:
-    """Give the memory of a file's bytes back; who maps them finds zeros, and no SIGBUS as after a truncation."""
+def punch(fd: int, offset: int = 0, length: int = 0) -> bool:
+    """Give the memory of a file's bytes back; who maps them finds zeros, and no SIGBUS as after a truncation.
+
+    Parameters
+    ----------
+    fd : int
+        The file.
+    offset, length : int
+        Which bytes, in whole pages; without `length` all.
+
+    Returns
+    -------
+    bool
+        False where the system cannot do that.
+    """
     fallocate = _fallocate()
-    if fallocate is not None:
-        size = footprint(os.fstat(fd).st_size)  # whole pages, or the last one stays
-        fallocate(fd, _PUNCH_HOLE_KEEP_SIZE, 0, size)
+    length = length or footprint(os.fstat(fd).st_size)  # whole pages, or the last one stays
+    return fallocate is not None and fallocate(fd, _PUNCH_HOLE_KEEP_SIZE, offset, length) == 0
 
 
 def give_back(path: str) -> None:

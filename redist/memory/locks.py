@@ -8,7 +8,9 @@ import os
 import time
 from dataclasses import dataclass
 
+from redist.memory.arena import number_in
 from redist.memory.holes import LARGE, punch
+from redist.memory.index import retire_index
 from redist.memory.space import format_size
 
 __all__ = [
@@ -46,9 +48,13 @@ def remove_tree(path: str) -> None:
     """
     from shutil import rmtree
 
+    # readers have arenas open, and the index mapped, for as long as they live
+    retire_index(path)
     with contextlib.suppress(OSError):
         for entry in os.scandir(path):
-            if entry.is_file(follow_symlinks=False) and entry.stat().st_size >= LARGE:
+            if number_in(entry.name) is not None:
+                os.truncate(entry.path, 0)
+            elif entry.is_file(follow_symlinks=False) and entry.stat().st_size >= LARGE:
                 _punch_if_free(entry.path)
     rmtree(path, ignore_errors=True)
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from redist.errors import RedistError, SegmentCorrupt, SegmentError, SegmentsFull, TransferError
+from redist.memory.arena import is_small
 from redist.memory.directory import SegmentDirectory
 from redist.memory.frames import LENGTH_BYTES, MAX_FRAME, error_of, frame_length, unpack_body
 from redist.memory.headers import Header, header_of
@@ -120,20 +121,54 @@ class SegmentSink:
         Where they go.
     """
 
+    directory: SegmentDirectory
     #: sizes of the payloads for which there was no space
     refused: list[int]
 
     def __init__(self, directory: SegmentDirectory) -> None:
         self.refused = []
-        self._directory = directory
+        self.directory = directory
 
     def start(self, header: Header) -> Target:
+        """Reserve space for the payload and make its file; a small one is gathered first."""
+        if is_small(header):
+            return _SmallTarget(self, header)
+        return self.start_file(header)
+
+    def start_file(self, header: Header) -> Target:
         """Reserve space for the payload and make its file."""
         try:
-            return _SegmentTarget(self._directory, header)
+            return _SegmentTarget(self.directory, header)
         except SegmentsFull:
             self.refused.append(header.file_size)
             raise
+
+
+class _SmallTarget:
+    view: memoryview | None
+
+    def __init__(self, sink: SegmentSink, header: Header) -> None:
+        self._sink = sink
+        self._header = header
+        self.view = memoryview(bytearray(header.nbytes))
+
+    def write(self, piece: memoryview) -> None:
+        raise NotImplementedError
+
+    def finish(self) -> Received:
+        assert self.view is not None
+        if not self._sink.directory.put_small(self._header, self.view):
+            target = self._sink.start_file(self._header)
+            try:
+                target.write(self.view)
+                target.finish()
+            except BaseException:
+                target.abort()
+                raise
+        return Received(self._header, None)
+
+    def abort(self) -> None:
+        self.view = None
 
 
 class _SegmentTarget:

@@ -62,6 +62,27 @@ def test_it_keeps_ordinal_and_payloads(rig: Rig, client: Client) -> None:
     rig.finish()
 
 
+def test_it_keeps_small_payloads(rig: Rig, client: Client) -> None:
+    data = client.scatter([np.full(1000, number, "f8") for number in range(300)], hash=False)
+    results = client.map(np.full, [1000] * 30, range(30), pure=False)
+    wait(results)
+    gone = data[100:]
+    del data[100:]
+    gone.clear()
+    wait_until(lambda: len(rig.names()) == 130, PATIENCE)
+    (ordinal,) = rig.hash("workers")
+    believed = rig.hash(f"has:{ordinal}")
+    restart(rig, "w")
+    assert len(believed) == 130
+    assert rig.hash(f"has:{ordinal}") == believed
+    assert [int(array[0]) for array in client.gather(data)] == list(range(100))
+    assert [int(array[0]) for array in client.gather(results)] == list(range(30))
+    assert client.submit(sum, data[:3], pure=False).result(PATIENCE).sum() == 3000
+    assert not any("deaths" in rig.hash(f"key:{result.key}") for result in results)
+    del data, results
+    rig.finish()
+
+
 def test_what_ran_runs_again_and_is_blamed(rig: Rig, client: Client, tmp_path: Path) -> None:
     gate = str(tmp_path / "gate")
     tasks = client.map(programs.gated, [gate] * 3, range(3), pure=False)

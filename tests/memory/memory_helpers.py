@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
+import signal
+import sys
 import threading
-from collections.abc import Coroutine, Iterable
+import traceback
+from collections.abc import Callable, Container, Coroutine, Iterable
+from types import FrameType
 from typing import Any
 
 from redist.memory.directory import SegmentDirectory
@@ -47,6 +53,38 @@ def store(
         segment.publish(path)
     assert directory.add(name, attempt, reserved, writer)
     return path
+
+
+def forked(work: Callable[[], object], *, kill_at: int = 0, files: Container[str] = ()) -> int:
+    """Run `work` in a forked child, killed before the line number `kill_at` that it runs in `files`; return its pid."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        if kill_at:
+            sys.settrace(_killer(kill_at, files))
+        work()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _killer(kill_at: int, files: Container[str]) -> Callable[..., Any]:
+    lines = itertools.count(1)
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        if frame.f_code.co_filename not in files:
+            return None
+        if event == "line" and next(lines) == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    return trace
 
 
 class Loop:

@@ -172,7 +172,7 @@ def test_put_that_breaks_off(worker: Worker, client: DataClient) -> None:
     while worker.directory.space.used and time.monotonic() < deadline:
         time.sleep(0.01)
     assert worker.directory.space.used == 0
-    assert len(os.listdir(worker.directory.path)) == 3
+    assert len(os.listdir(worker.directory.path)) == 4
 
 
 def test_asyncio_client(worker: Worker, receiver: SegmentDirectory) -> None:
@@ -432,7 +432,7 @@ def test_holder_that_dies_half_way(
     assert isinstance(outcomes[3], SegmentGone)
     assert worker.server.sent == 16_000_000
     assert receiver.space.used == receiver.total
-    assert len(os.listdir(receiver.path)) == 3 + 3
+    assert len(os.listdir(receiver.path)) == 3 + 4
     for path in Path(parent).iterdir():
         if str(path) not in (receiver.path, worker.directory.path):
             shutil.rmtree(path)

@@ -94,12 +94,11 @@ class Client:
             raise unpack_error(state.value)[0]
         assert state.state == "memory", state
         if state.where:
-            from redist.memory.headers import path_of
-            from redist.memory.reader import open_segment
+            from redist.memory.payloads import open_payload
 
             worker, _, attempt = state.where.split()[0].partition(".")
             segments = self.field(f"caller:{worker}", "segments")
-            mapping = open_segment(path_of(segments, key.name, int(attempt)))
+            mapping = open_payload(segments, key.name, int(attempt))
             return loads(mapping.view, owner=mapping)
         return loads_inline(state.value)
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from redist.errors import RedistError, SegmentError
-from redist.memory.headers import read_header
 from redist.store import calls
 from redist.store.calls import Replica
 from redist.store.portions import portions
@@ -74,8 +71,7 @@ class Replicas:
 
     def evict(self, copies: Iterable[Copy]) -> None:
         """Drop payloads that nobody needs any more."""
-        for name, attempt in copies:
-            self.directory.drop(name, attempt)
+        self.directory.drop_all(copies)
 
     def fetched(self, name: str, attempt: int, nbytes: int) -> None:
         """Note a payload that came from another worker; those of one moment are reported together."""
@@ -156,10 +152,7 @@ class Replicas:
                 return found
 
     def _age(self, copy: Copy) -> float:
-        try:
-            return time.time() - os.stat(self.directory.path_of(*copy)).st_ctime
-        except FileNotFoundError:
-            return 0.0
+        return self.directory.age(*copy)
 
     # --- to a server that lost its memory ---------------------------------------------------------------------------
 
@@ -181,7 +174,7 @@ class Replicas:
         described = []
         for copy in copies:
             try:
-                header = read_header(self.directory.path_of(*copy))
+                header = self.directory.header(*copy)
             except SegmentError:  # dropped meanwhile
                 continue
             described.append(Replica(*copy, header.nbytes, header.type, header.contains))

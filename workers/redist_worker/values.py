@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from redist.errors import RedistError, SegmentGone, TransferError
-from redist.memory.headers import path_of
 from redist.memory.host import same_host
-from redist.memory.reader import open_segment
+from redist.memory.payloads import open_payload
 from redist.protocol.payload import loads, loads_inline
 from redist.store import calls
 from redist.store.replies import HandOut, State, parse_states
@@ -160,14 +159,14 @@ class Values:
             record = self._record(worker)
             if record is not None and record.here:
                 try:
-                    values[name] = self._load(path_of(record.segments, name, int(attempt)))
+                    values[name] = self._load(record.segments, name, int(attempt))
                     return True
                 except SegmentGone:
                     gone.setdefault(name, []).append(f"{worker}.{attempt}")
         return False
 
-    def _load(self, path: str) -> Any:
-        mapping = open_segment(path)
+    def _load(self, segments: str, name: str, attempt: int) -> Any:
+        mapping = open_payload(segments, name, attempt)
         return loads(mapping.view)
 
     def _plan_fetch(
@@ -199,7 +198,7 @@ class Values:
         for (name, attempt, sources), outcome in zip(far, self._broker.fetch(far), strict=True):
             if outcome is None:
                 try:
-                    values[name] = self._load(path_of(self._segments, name, attempt))
+                    values[name] = self._load(self._segments, name, attempt)
                 except SegmentGone:
                     pass  # evicted again already: the server is asked how it stands
             elif isinstance(outcome, SegmentGone):

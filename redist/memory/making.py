@@ -1,0 +1,84 @@
+"""Making a segment directory, which is nobody else's and locked from the moment it has its name."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import stat as statmode
+
+from redist.errors import SegmentError
+from redist.memory.host import ID_FILE, new_host_id
+from redist.memory.index import make_index
+from redist.memory.locks import BEING_MADE, LOCK_FILE, remove_tree
+
+__all__ = ["make_directory", "write_file"]
+
+logger = logging.getLogger("redist.memory")
+
+_OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+def make_directory(parent: str, path: str, *, log: bool) -> int:
+    """Make the directory `path` below `parent`, locked from the moment it has its name; return the lock."""
+    above = os.path.dirname(parent)
+    if not os.path.isdir(above):
+        # a mistyped path: payloads in a new directory of the root's disk would be a surprise
+        raise SegmentError(
+            f"{parent}: there is no directory {above}; make it, or give another segment directory"
+        )
+    making = os.path.join(parent, BEING_MADE + os.path.basename(path))
+    for left in (2, 1, 0):
+        try:
+            try:
+                os.mkdir(parent, 0o700)
+            except FileExistsError:
+                pass
+            else:
+                if log:
+                    logger.info("made the directory %s for payloads", parent)
+            _check_private(parent)
+            os.mkdir(making, 0o700)
+            write_file(os.path.join(making, ID_FILE), new_host_id().encode())
+            make_index(making)
+            lock_fd = os.open(os.path.join(making, LOCK_FILE), _OPEN | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.rename(making, path)
+            except BaseException:
+                os.close(lock_fd)
+                raise
+            return lock_fd
+        except FileNotFoundError as error:
+            # the last worker of the user left meanwhile, and took the empty parent along
+            if not left:
+                raise SegmentError(
+                    f"{parent}: no segment directory can be made there: {error.strerror}"
+                ) from error
+        except OSError as error:
+            remove_tree(making)
+            raise SegmentError(
+                f"{parent}: no segment directory can be made there: {error.strerror}"
+            ) from error
+    raise AssertionError
+
+
+def _check_private(parent: str) -> None:
+    """Refuse a parent that another user made or can write: it could replace our files under us."""
+    stat = os.lstat(parent)
+    if not statmode.S_ISDIR(stat.st_mode):
+        raise SegmentError(f"{parent}: not a directory; give another segment directory")
+    if os.path.basename(parent) == f"redist-{os.getuid()}":
+        if stat.st_uid != os.getuid():
+            raise SegmentError(f"{parent}: belongs to user {stat.st_uid}; give another segment directory")
+        if stat.st_mode & 0o077:
+            os.chmod(parent, 0o700)
+
+
+def write_file(path: str, data: bytes) -> None:
+    """Write a new file."""
+    fd = os.open(path, _OPEN | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        os.write(fd, data)
+    finally:
+        os.close(fd)

@@ -1,0 +1,188 @@
+"""Reading a payload of this host, wherever it lies: a small one is copied out of its arena, any other one is mapped.
+
+No lock, and no lifetime, ties a copy to its arena. The record is read first, and then the index is looked at once more: if
+it still names the record then nothing of it had been given back when it was read.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+
+from redist.errors import SegmentCorrupt, SegmentError, SegmentGone
+from redist.memory.arena import RECORD_HEAD, arena_path, check_record, header_at
+from redist.memory.headers import Header, file_name
+from redist.memory.index import Entry, Found, Index, digest_of, hash_of
+from redist.memory.reader import Mapping, open_segment
+
+__all__ = ["list_payloads", "open_payload"]
+
+_MOST_ARENAS = 64
+_MOST_INDICES = 64
+_LOOKS = 100
+
+
+class _Arena:
+    """An open arena; its descriptor is closed when the last thread that reads from it lets go."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, path: str) -> None:
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+    def __del__(self) -> None:
+        if hasattr(self, "fd"):
+            os.close(self.fd)
+
+
+def open_payload(segments: str, name: str, attempt: int, *, writable: bool = False) -> Mapping:
+    """Return one attempt's payload of the key `name` in the segment directory `segments`.
+
+    Parameters
+    ----------
+    segments : str
+        The segment directory, on this host.
+    name : str
+        Wire name of the key.
+    attempt : int
+        The attempt.
+    writable : bool
+        Map privately, see `redist.memory.reader.open_segment`. What is copied is read-only all the same.
+
+    Raises
+    ------
+    SegmentGone
+        If the payload was evicted meanwhile.
+    SegmentCorrupt
+        If what lies there is no whole payload, or another one.
+    SegmentError
+        If the process may not open more files, or has no right to read it.
+    """
+    digest = digest_of(name)
+    index = _indices.get(segments)
+    if index is None:
+        index = _open_index(segments)
+    if index is not None:
+        name_hash, key = hash_of(digest, attempt)
+        try:
+            found = index.find(name_hash, key)
+            for _ in range(_LOOKS):
+                if found is None:
+                    break
+                mapping = _read(segments, index, found, digest, name, attempt)
+                if mapping is not None:
+                    return mapping
+                found = index.find(name_hash, key)
+        except SegmentGone:
+            _forget(segments)
+            raise
+    return open_segment(f"{segments}/{digest.hex()}.{attempt}", writable=writable)
+
+
+def _read(
+    segments: str, index: Index, found: Found, digest: bytes, name: str, attempt: int
+) -> Mapping | None:
+    """Copy the record that was found; return None if it is gone or elsewhere by now."""
+    _, _, number, place = found
+    length = place & 0xFFFFFFFF
+    try:
+        arena = _arenas.get(number) or _open_arena(segments, number)
+    except FileNotFoundError:
+        if index.stands(found):
+            raise SegmentGone(f"{arena_path(segments, number)}: the payload's file is gone") from None
+        return None
+    record = os.pread(arena.fd, length, place >> 32)
+    if not index.stands(found):
+        return None
+    path = arena_path(segments, number)
+    try:
+        nbytes = check_record(
+            record, number, digest, attempt, lambda: f"{path}: {name!r:.80} attempt {attempt}"
+        )
+    except SegmentCorrupt:
+        if os.path.exists(path):
+            raise
+        raise SegmentGone(f"{path}: the payload's file is gone") from None
+    file = f"{segments}/{digest.hex()}.{attempt}"
+    return Mapping(memoryview(record)[RECORD_HEAD : RECORD_HEAD + nbytes], nbytes, file)
+
+
+def _open_arena(segments: str, number: int) -> _Arena:
+    try:
+        arena = _Arena(arena_path(segments, number))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise SegmentError(f"{arena_path(segments, number)}: cannot be read: {error.strerror}") from error
+    with _mutex:
+        _arenas[number] = arena
+        while len(_arenas) > _MOST_ARENAS:
+            _arenas.popitem(last=False)
+    return arena
+
+
+def _open_index(segments: str) -> Index | None:
+    """Return the index of a directory, None if it has none."""
+    try:
+        index = Index(segments)
+    except SegmentGone:
+        return None
+    with _mutex:
+        _indices[segments] = index
+        while len(_indices) > _MOST_INDICES:
+            _indices.popitem(last=False)
+    return index
+
+
+def _forget(segments: str) -> None:
+    """Let go of a directory that was removed, and of all arenas: which are of it is not known."""
+    with _mutex:
+        _indices.pop(segments, None)
+        _arenas.clear()
+
+
+_mutex = threading.Lock()
+_indices: OrderedDict[str, Index] = OrderedDict()
+#: by their numbers, which are never given twice
+_arenas: OrderedDict[int, _Arena] = OrderedDict()
+
+
+def _forked() -> None:
+    global _mutex
+    _mutex = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+def list_payloads(segments: str) -> dict[str, Header]:
+    """Return the headers of all small payloads in the directory of a living worker, by what their files would be called.
+
+    Raises
+    ------
+    SegmentError
+        If a record is damaged, or the directory is gone.
+    """
+    index = Index(segments)
+    found: dict[str, Header] = {}
+    by_arena: dict[int, list[Entry]] = {}
+    for entry in index.entries():
+        by_arena.setdefault(entry.arena, []).append(entry)
+    for number, entries in by_arena.items():
+        path = arena_path(segments, number)
+        try:
+            with open(path, "rb") as file:
+                data = file.read()
+        except FileNotFoundError:
+            data = b""
+        for name, key, _, place in entries:
+            try:
+                header = header_at(data, place >> 32, place & 0xFFFFFFFF, number, path)
+            except SegmentCorrupt:
+                again = index.find(name, key)
+                if again is None or again.place != place:
+                    continue  # dropped meanwhile
+                raise
+            found[file_name(header.name, header.attempt)] = header
+    return found
