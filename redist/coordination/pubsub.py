@@ -11,6 +11,7 @@ from redist.coordination.base import Named, Request
 from redist.errors import SerializationError
 from redist.named_values import load
 from redist.protocol import dumps
+from redist.protocol.functions import may_hold_futures
 from redist.session.operations import Ask, Operation
 from redist.store.calls import MOST_CONTAINED
 from redist.store.coordination import announce, hark, standing
@@ -174,7 +175,12 @@ class Sub(Named):
         return bool(self._messages)
 
     def _open(self, client: Client) -> Any:
-        return load(client, self._messages.popleft())[1]
+        data = self._messages.popleft()
+        message = load(client, data)[1]
+        if not self._messages and may_hold_futures(data):
+            # Our own references are counted by now, on the same lane: what the message holds is ours to let go of.
+            client._post(hark(self._token, self._wire_name, self._last, more=False))
+        return message
 
     def __iter__(self) -> Self:
         self._only_sync()

@@ -118,6 +118,9 @@ def announce(name: str, value: bytes, contains: Sequence[str] = ()) -> Call:
     return Call(load("announce"), [name, value, *contains], grows=True)
 
 
-def hark(token: str, name: str, last: int = 0) -> Call:
-    """Subscribe, or read on behind message number `last`: answers the number to go on from, and values."""
-    return Call(load("hark"), [token, name, last], ageless=True)
+def hark(token: str, name: str, last: int = 0, *, more: bool = True) -> Call:
+    """Subscribe, or read on behind message number `last`: answers the number to go on from, and values.
+
+    Without `more` it only says what was read.
+    """
+    return Call(load("hark"), [token, name, last, int(more)], ageless=True)

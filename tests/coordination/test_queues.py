@@ -404,6 +404,15 @@ def test_topic(client: Client, new_client: NewClient, ask: Ask) -> None:
     wait_until(lambda: not ask("EXISTS", "topic:t"))
 
 
+def test_what_a_message_holds_goes_with_who_got_it(client: Client, keys: Callable[[], list[str]]) -> None:
+    sub = Sub("t")
+    for _ in range(3):
+        Pub("t").put([client.submit(inc, 1, pure=False)])
+    for _ in range(3):
+        assert sub.get(timeout=5)[0].result() == 2
+    wait_until(lambda: not keys(), what="nothing is kept for a subscriber who does not ask for more")
+
+
 def publish(i: int) -> None:
     Pub("t").put(i)
 

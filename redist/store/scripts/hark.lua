@@ -4,9 +4,9 @@
 -- @include topics
 -- Subscribe to a topic, or read on: messages up to a number have been read, those that follow are answered.
 -- KEYS[1] META
--- ARGV[1] header, token, name, number of the last message that was read (0: none yet)
+-- ARGV[1] header, token, name, number of the last message that was read (0: none yet), 1 to have those that follow
 -- Reply OK more, number of the last message that is answered or was read before, values
-local MOST, BYTES = 100, 2 ^ 20 -- of one reply
+local MOST, BYTES = 100 * a[BODY + 3], 2 ^ 20 -- of one reply
 local token, name, last = a[BODY], a[BODY + 1], a[BODY + 2]
 local member = ME .. ' ' .. token
 local known = call('ZSCORE', P .. 'subscribers:' .. name, member)
