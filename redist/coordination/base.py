@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from redist.current import current_client, inherited_client
 from redist.errors import NotInitialized, RedistError
+from redist.session.lane import OldGeneration
 from redist.session.operations import Ask, Operation, Until
 from redist.session.waits import Wait
 from redist.store.calls import Call
@@ -180,7 +181,10 @@ class Request:
         session.waits.begin(self.token, wait)
         while True:
             wait.rest()
-            reply = yield Ask(call())
+            try:
+                reply = yield Ask(call())
+            except OldGeneration:  # the cluster was restarted meanwhile
+                continue
             if granted(reply):
                 return reply
             self.waited = True

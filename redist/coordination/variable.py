@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from redist.coordination.base import Awaitable, Request
 from redist.errors import DependencyUnknown
 from redist.named_values import enclose, open_up
-from redist.session.lane import Refused
+from redist.session.lane import OldGeneration, Refused
 from redist.session.operations import Ask, Operation
 from redist.store.coordination import delete_variable, get_variable, set_variable
 from redist.store.keys import decode_key
@@ -59,7 +59,11 @@ class Variable(Awaitable):
     def _set(self, value: Any, timeout: float | None) -> Operation[None]:
         try:
             with (yield from enclose(self._bound(), value)) as enclosed:
-                yield Ask(set_variable(self._wire_name, enclosed.data, enclosed.contains), timeout)
+                call = set_variable(self._wire_name, enclosed.data, enclosed.contains)
+                try:
+                    yield Ask(call, timeout)
+                except OldGeneration:  # the cluster was restarted meanwhile
+                    yield Ask(call, timeout)
         except Refused as refused:
             raise DependencyUnknown(
                 decode_key(refused.message), f"it is not known any more and cannot be set as {self!r}"

@@ -277,6 +277,22 @@ def test_restart(client: Client, ask: Ask) -> None:
     assert getting() == 1
 
 
+def test_what_was_asked_while_the_cluster_restarted_is_asked_again(client: Client) -> None:
+    generation = client.generation
+    client.restart()
+    queue, variable = Queue("x"), Variable("v")
+    for ask in (
+        lambda: queue.put(1),
+        lambda: queue.get(timeout=5) == 1,
+        lambda: variable.set(2),
+        lambda: variable.get(timeout=5) == 2,
+    ):
+        with client.session.lock:
+            client.session.lane.generation = generation  # it has not heard of the restart yet
+        assert ask() in (None, True)
+    variable.delete()
+
+
 def test_a_server_that_lost_its_memory() -> None:
     with (
         LocalCluster(n_workers=1, threads_per_worker=1) as own,
