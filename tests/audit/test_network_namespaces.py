@@ -21,7 +21,7 @@ LEASE = "2 s"
 
 
 class Host:
-    """A network namespace with a cable to its peer; commands in it see a /dev/shm of their own, kept by the first of them."""
+    """A network namespace with a cable to its peer; commands in it see a /dev/shm of their own."""
 
     def __init__(self, name: str, address: str, cable: str) -> None:
         self.name = name
@@ -112,14 +112,14 @@ def hosts() -> Iterator[tuple[Host, Host]]:
 @pytest.fixture(scope="module")
 def url(hosts: tuple[Host, Host], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server on the first host, a worker on each; the address of the server."""
-    one, two = hosts
+    one, _ = hosts
     directory = tmp_path_factory.mktemp("server")
     url = f"redis://:{PASSWORD}@{one.address}:6379"
     with ExitStack() as running:
 
         def start(host: Host, *args: str) -> None:
             path = directory / f"{host.name}-{args[0]}.log"
-            log = open(path, "wb")
+            log = running.enter_context(open(path, "wb"))
             process = subprocess.Popen(
                 host.command(sys.executable, "-m", "redist", *args), stdout=log, stderr=subprocess.STDOUT,
                 env={**os.environ, "REDIST_PASSWORD": PASSWORD, "REDIST_WORKER__LEASE": LEASE},
@@ -128,7 +128,6 @@ def url(hosts: tuple[Host, Host], tmp_path_factory: pytest.TempPathFactory) -> I
             def stop() -> None:
                 process.terminate()
                 process.wait(20)
-                log.close()
 
             running.callback(stop)
             wait_until(
