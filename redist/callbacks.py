@@ -38,19 +38,23 @@ class Callbacks:
         self._name = name
         # re-entrant: `put` may be called in a garbage collection
         self._lock = threading.RLock()
+        self._closed = False
         self._queue: queue.SimpleQueue[Callable[[], object] | None] | None = None
 
     def put(self, function: Callable[[], object]) -> None:
-        """Have `function` called soon; after `close` by another thread. From any thread."""
+        """Have `function` called soon; after `close` by a thread of its own. From any thread."""
         with self._lock:
             if self._queue is None:
                 self._queue = queue.SimpleQueue()
                 threading.Thread(target=_run, args=(self._queue,), name=self._name, daemon=True).start()
             self._queue.put(function)
+            if self._closed:
+                self.close()
 
     def close(self) -> None:
         """End the thread when it has called what it was given."""
         with self._lock:
+            self._closed = True
             functions, self._queue = self._queue, None
             if functions is not None:
                 functions.put(None)

@@ -157,7 +157,7 @@ def _add(name: str, dask_worker: Any) -> None:
 
 
 def _remove(name: str, dask_worker: Any) -> None:
-    dask_worker.plugin_room.remove(name)
+    dask_worker.plugin_room.drop(name)
 
 
 # --- executor -------------------------------------------------------------------------------------------------------

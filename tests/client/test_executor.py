@@ -391,3 +391,17 @@ def test_a_map_that_cannot_go_on_says_so(client: Client) -> None:
     assert list(whole) == [0, 2]
     with pytest.raises(RuntimeError, match="after shutdown"):
         list(results)
+
+
+def test_a_callback_of_a_closed_client_leaves_no_thread(new_client: Callable[..., Client]) -> None:
+    client = new_client(set_as_default=False)
+    future = client.submit(double, 1)
+    called = threading.Event()
+    future.add_done_callback(lambda _: called.set())
+    assert called.wait(10)
+    client.close()
+    for _ in range(2):
+        called.clear()
+        future.add_done_callback(lambda _: called.set())
+        assert called.wait(10)
+    wait_until(lambda: not any(thread.name == "redist-callbacks" for thread in threading.enumerate()))

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from redist import Client, LocalCluster, UploadFile, WorkerPlugin, get_worker
+from redist import Client, LocalCluster, UploadFile, WorkerPlugin, get_worker, plugins
 from redist.errors import NoScheduler
 from servers import wait_until
 
@@ -360,3 +360,41 @@ def test_inside_a_task(client: Client, tmp_path: Path) -> None:
 
     assert client.submit(register, tmp_path).result() == 2
     assert notes(tmp_path) == [["setup a", "teardown a"]] * 2
+
+
+class Leaving(WorkerPlugin):
+    """Raises what would end a thread, or the process."""
+
+    def setup(self, worker: Any) -> None:
+        raise SystemExit(1)
+
+    def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
+        raise SystemExit(2)
+
+
+def test_a_plugin_that_would_end_the_process() -> None:
+    with LocalCluster(n_workers=1, threads_per_worker=1) as own, Client(own) as client:
+        with pytest.raises(SystemExit):
+            client.register_plugin(Leaving(), name="leaving")
+        assert client.submit(abs, -1, pure=False).result(timeout=10) == 1
+        client.submit(os._exit, 1).exception(timeout=20)  # in others it is set up as they start
+        assert client.submit(abs, -2).result(timeout=20) == 2
+
+
+def test_one_registered_while_the_other_of_its_name_is_torn_down(
+    client: Client, new_client: Callable[..., Client], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = new_client(set_as_default=False)
+    client.register_plugin(Noting(tmp_path, "a"), name="noting")
+    tell = plugins._tell
+
+    def late(*args: Any) -> Any:
+        monkeypatch.undo()
+        other.register_plugin(Noting(tmp_path, "b"), name="noting")
+        return tell(*args)
+
+    monkeypatch.setattr(plugins, "_tell", late)
+    client.unregister_worker_plugin("noting")
+    assert notes(tmp_path) == [["setup a", "teardown a", "setup b"]] * 2
+    other.unregister_worker_plugin("noting")
+    assert notes(tmp_path) == [["setup a", "teardown a", "setup b", "teardown b"]] * 2

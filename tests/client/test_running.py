@@ -294,3 +294,18 @@ with Client({cluster.endpoint.url!r}, namespace={cluster.endpoint.namespace!r}) 
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "{42}\n"
+
+
+async def leave() -> None:
+    raise SystemExit(3)
+
+
+async def stay() -> int:
+    return 1
+
+
+def test_a_coroutine_that_would_end_the_loop(client: Client) -> None:
+    for _ in range(2):
+        errors = client.run(leave, on_error="return")
+        assert [type(error) for error in errors.values()] == [SystemExit] * 2
+        assert set(client.run(stay).values()) == {1}

@@ -7,6 +7,7 @@ loop, which lives as long as the executor.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import threading
@@ -51,12 +52,19 @@ class Loop:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._loop.run_forever, name="redist-loop", daemon=True).start()
+                threading.Thread(target=_serve, args=(self._loop,), name="redist-loop", daemon=True).start()
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def complete(self, value: Any) -> Any:
         """Return `value`, or what it gives if it is to be awaited."""
         return self.begin(_awaited(value)).result() if inspect.isawaitable(value) else value
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    while True:
+        # What a `sys.exit` in a coroutine ends is its task, which has it by then; the loop has others.
+        with contextlib.suppress(BaseException):
+            loop.run_forever()
 
 
 async def _awaited(value: Any) -> Any:

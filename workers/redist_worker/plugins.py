@@ -50,7 +50,7 @@ class Plugins:
         self._execute = execute
         self._lock = threading.RLock()
         self._numbers: dict[str, int] = {}
-        self._failures: dict[str, Exception] = {}
+        self._failures: dict[str, BaseException] = {}
         #: what wants to know of tasks
         self._watching: tuple[Callable[..., Any], ...] = ()
 
@@ -60,7 +60,7 @@ class Plugins:
         for name in sorted(found, key=lambda name: _split(found[name])[0]):
             try:
                 self.add(name)
-            except Exception:
+            except BaseException:  # `sys.exit` too
                 logger.exception("the plugin %r could not be set up", name)
 
     def add(self, name: str) -> None:
@@ -78,7 +78,7 @@ class Plugins:
             if name in self.worker.plugins:
                 try:
                     self.remove(name)
-                except Exception:
+                except BaseException:
                     logger.exception("the plugin %r could not be torn down", name)
             self._numbers[name] = number
             self.worker.plugins[name] = plugin
@@ -86,9 +86,16 @@ class Plugins:
             self._failures.pop(name, None)
             try:
                 self._loop.complete(_call(plugin, "setup", self.worker))
-            except Exception as error:
+            except BaseException as error:
                 self._failures[name] = error
                 raise
+
+    def drop(self, name: str) -> None:
+        """Tear a plugin down that was unregistered, unless it is one that was registered under its name since."""
+        with self._lock:
+            data = self._side.field("plugins", name)
+            if data is None or _split(data)[0] != self._numbers.get(name):
+                self.remove(name)
 
     def remove(self, name: str) -> None:
         """Tear a plugin down, if it is there."""
@@ -103,7 +110,7 @@ class Plugins:
         for name in list(self.worker.plugins):
             try:
                 self.remove(name)
-            except Exception:
+            except BaseException:
                 logger.exception("the plugin %r could not be torn down", name)
 
     def _look(self) -> None:
@@ -127,7 +134,7 @@ class Plugins:
         for transition in self._watching:
             try:
                 transition(key, start, finish)
-            except Exception:
+            except BaseException:  # the thread runs tasks
                 logger.exception("a plugin failed at the transition of %r from %s to %s", key, start, finish)
 
 
