@@ -1,7 +1,7 @@
 """One connection to a worker's local socket, without I/O: which request an answer belongs to, and what nobody waits for.
 
-`redist.memory.broker_client` and `redist.memory.broker_client_async` move the bytes. Who gave up waiting is answered all the
-same; grants in such an answer go back.
+`redist.memory.broker_client` moves the bytes. Who gave up waiting is answered all the same; grants in such an answer go
+back.
 """
 
 from __future__ import annotations

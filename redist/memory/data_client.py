@@ -5,25 +5,27 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+import threading
 import time
 import weakref
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
-from redist.errors import RedistError
-from redist.memory.broker_messages import Wanted
-from redist.memory.data_exchange import DataExchanges, Open, Operation
-from redist.memory.hello import HELLO_LIMIT
+from redist.errors import RedistError, SegmentCorrupt, TransferError
+from redist.memory.broker_messages import Wanted, flat, outcomes_of
+from redist.memory.data_messages import DROP, GET, pieces_of, put_request
+from redist.memory.frames import pack_frame
+from redist.memory.hello import HELLO_LIMIT, check_server, client_hello, new_nonce
 from redist.memory.holders import HolderPlan, split_address
-from redist.memory.receive import PIECE, FrameReceiver, Received, Sink
+from redist.memory.receive import PIECE, FrameReceiver, PayloadReceiver, PrivateSink, Received, Sink
 from redist.memory.writer import PayloadLike
 
 __all__ = ["DataClient"]
 
-T = TypeVar("T")
+IDLE_SECONDS = 60.0
 
 
-class DataClient(DataExchanges["_Connection"]):
+class DataClient:
     """Moves payloads over TCP, and blocks meanwhile. Safe to use from several threads, and in a forked child.
 
     Parameters
@@ -31,14 +33,24 @@ class DataClient(DataExchanges["_Connection"]):
     token : str
         The secret of the namespace; a server that lost its memory makes another one, which is to be assigned to `token`.
     tls : ssl.SSLContext, optional
-        Client-side context.
+        Client-side context; with it only servers that use TLS are spoken to.
     timeout : float
         Seconds to wait for a connection, and for progress on one.
     """
 
+    token: str
+    timeout: float
+
     def __init__(self, token: str, *, tls: ssl.SSLContext | None = None, timeout: float = 30.0) -> None:
-        super().__init__(token, tls=tls, timeout=timeout)
+        self.token = token
+        self.timeout = timeout
+        self._tls = tls
+        self._start()
         _living.add(self)
+
+    def _start(self) -> None:
+        self._mutex = threading.Lock()
+        self._idle: dict[str, list[_Connection]] = {}
 
     def fetch(self, wanted: Sequence[Wanted], sink: Sink | None = None) -> list[Received | RedistError]:
         """Fetch payloads, each from the first of its holders that has it.
@@ -65,7 +77,32 @@ class DataClient(DataExchanges["_Connection"]):
         self, address: str, payloads: Sequence[tuple[str, int]], sink: Sink | None = None
     ) -> list[Received | RedistError]:
         """Fetch payloads (name, attempt) from one data server; errors are returned, one a payload."""
-        return self._run(self._getting(address, payloads, sink))
+        sink = sink if sink is not None else PrivateSink()
+        request = pack_frame([GET, *flat(payloads)])
+        connection = self._take(address)
+        while True:
+            reused = connection is not None
+            receiver = None
+            try:
+                if connection is None:
+                    connection = self._open(address)
+                receiver = PayloadReceiver(payloads, sink, connection.scratch)
+                connection.exchange([request], receiver)
+            except BaseException as error:
+                if connection is not None:
+                    connection.close()
+                if receiver is not None:
+                    receiver.abort()
+                if not isinstance(error, OSError | RedistError):
+                    raise
+                outcomes = receiver.outcomes if receiver is not None else []
+                if reused and not outcomes:
+                    connection = None  # it broke while it was idle
+                    continue
+                failed = _transfer_error(address, error)
+                return [*outcomes, *[failed] * (len(payloads) - len(outcomes))]
+            self._give(connection)
+            return receiver.outcomes
 
     def put(self, address: str, items: Sequence[tuple[str, int, PayloadLike]]) -> list[RedistError | None]:
         """Put payloads into the segments of a worker on another host.
@@ -87,55 +124,103 @@ class DataClient(DataExchanges["_Connection"]):
         TransferError
             If the worker cannot be reached, or the connection broke on the way.
         """
-        return self._run(self._putting(address, items))
+        request = pack_frame(put_request(items))
+        connection = self._take(address)
+        try:
+            accepted: list[RedistError | None] | None = None
+            if connection is not None:
+                try:
+                    accepted = outcomes_of(connection.ask([request]))
+                except OSError:
+                    connection.close()  # it broke while it was idle
+            if connection is None or accepted is None:
+                connection = self._open(address)
+                accepted = outcomes_of(connection.ask([request]))
+            outcomes = accepted
+            if not any(error is not None for error in accepted):
+                pieces = (piece for _, _, payload in items for piece in pieces_of(payload))
+                outcomes = outcomes_of(connection.ask(pieces))
+        except BaseException as error:
+            if connection is not None:
+                connection.close()
+            if isinstance(error, OSError | SegmentCorrupt):
+                raise _transfer_error(address, error) from error
+            raise
+        self._give(connection)
+        return outcomes
 
     def drop(self, address: str, payloads: Sequence[tuple[str, int]]) -> None:
         """Have a worker on another host remove payloads that were put there and then not needed."""
-        self._run(self._dropping(address, payloads))
+        connection = None
+        try:
+            connection = self._open(address)
+            connection.ask([pack_frame([DROP, *flat(payloads)])])
+        except OSError as error:
+            raise _transfer_error(address, error) from error
+        finally:
+            if connection is not None:
+                connection.close()
 
     def close(self) -> None:
         """Close the idle connections."""
         _living.discard(self)
-        super().close()
-
-    def _run(self, operation: Operation[_Connection, T]) -> T:
-        value: Any = None
-        error: BaseException | None = None
-        while True:
-            try:
-                step = operation.send(value) if error is None else operation.throw(error)
-            except StopIteration as stop:
-                result: T = stop.value
-                return result
-            value = error = None
-            try:
-                if isinstance(step, Open):
-                    value = self._open(step.address)
-                else:
-                    step.connection.exchange(step.data, step.receiver)
-            except BaseException as raised:
-                error = raised
+        with self._mutex:
+            idle, self._idle = self._idle, {}
+        for connections in idle.values():
+            for connection in connections:
+                connection.close()
 
     def _open(self, address: str) -> _Connection:
+        """Return a new connection on which the server let us in."""
         connection = _Connection(address, self._context(address), self.timeout)
         try:
-            self._run(self._greet(connection))
+            connection.greet(self.token)
         except BaseException:
             connection.close()
             raise
         return connection
 
+    def _context(self, address: str) -> ssl.SSLContext | None:
+        """Return the context for a connection to `address`, None for a plain one.
+
+        Raises
+        ------
+        TransferError
+            If only one of the two sides uses TLS.
+        """
+        encrypted = address.startswith("tls://")
+        if encrypted and self._tls is None:
+            raise TransferError(
+                f"{address}: the worker wants TLS: set tls.ca-file, tls.cert and tls.key here too"
+            )
+        if self._tls is not None and not encrypted:
+            raise TransferError(f"{address}: the worker does not use TLS, which is set here")
+        return self._tls
+
+    def _take(self, address: str) -> _Connection | None:
+        """Return an idle connection, None if there is none."""
+        with self._mutex:
+            idle = self._idle.get(address)
+            while idle:
+                connection = idle.pop()
+                if time.monotonic() - connection.since < IDLE_SECONDS:
+                    return connection
+                connection.close()
+        return None
+
+    def _give(self, connection: _Connection) -> None:
+        connection.since = time.monotonic()
+        with self._mutex:
+            self._idle.setdefault(connection.address, []).append(connection)
+
 
 class _Connection:
     """A blocking connection to a data server."""
-
-    usable = True
 
     def __init__(self, address: str, tls: ssl.SSLContext | None, timeout: float) -> None:
         self.address = address
         self.since = time.monotonic()
         self.scratch = bytearray(PIECE)
-        self.hello = FrameReceiver(self.scratch, HELLO_LIMIT)
         host, port = split_address(address)
         self._socket = socket.create_connection((host, port), timeout)
         try:
@@ -157,8 +242,39 @@ class _Connection:
                 raise ConnectionResetError("the data server closed the connection")
             receiver.buffer_updated(count)
 
+    def ask(self, data: Iterable[bytes | memoryview]) -> list[Any]:
+        """Send the pieces in `data`, and return the frame that answers them."""
+        receiver = FrameReceiver(self.scratch)
+        self.exchange(data, receiver)
+        return receiver.items
+
+    def greet(self, token: str) -> None:
+        """Let server and client prove that they know the token."""
+        hello = FrameReceiver(self.scratch, HELLO_LIMIT)
+        self.exchange((), hello)  # the server speaks first
+        nonce = new_nonce()
+        proof = FrameReceiver(self.scratch, HELLO_LIMIT)
+        answer = pack_frame(client_hello(hello.items, nonce, token, self.address))
+        try:
+            self.exchange([answer], proof)
+        except ConnectionError as error:
+            raise TransferError(f"{self.address}: refused, the token of the namespace is wrong") from error
+        check_server(proof.items, hello.items[2], nonce, token, self.address)
+
     def close(self) -> None:
+        """Close it; may be called again."""
         self._socket.close()
+
+
+def _transfer_error(address: str, error: BaseException) -> RedistError:
+    """Return the error that names the data server."""
+    if isinstance(error, TransferError | SegmentCorrupt):
+        return error
+    if isinstance(error, ssl.SSLError):
+        return TransferError(f"{address}: TLS failed: {error}")
+    if isinstance(error, TimeoutError):
+        return TransferError(f"{address}: the data server did not answer in time")
+    return TransferError(f"{address}: the data server cannot be reached: {error}")
 
 
 _living: weakref.WeakSet[DataClient] = weakref.WeakSet()

@@ -1,6 +1,6 @@
 """Receiving payloads, without I/O: bytes come in by ``get_buffer`` and ``buffer_updated`` (as in asyncio).
 
-The blocking client, the asyncio client and tests feed the same objects. An answer to GET is, for each payload in the
+An answer to GET is, for each payload in the
 order of the request, one frame ``[None, name, attempt, nbytes, type, contains]`` followed by exactly ``nbytes`` raw bytes,
 or one frame ``[[error, text]]``. Where the bytes go is the sink's affair; one that refuses a payload (no space) has its
 bytes skipped, and the others of the request arrive all the same.

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
 import socket
@@ -18,7 +17,6 @@ from memory_helpers import Bytes, Loop, store
 from redist.errors import RedistError, SegmentError, SegmentGone, SegmentsFull, TransferError
 from redist.memory.broker import Broker
 from redist.memory.broker_client import BrokerClient
-from redist.memory.broker_client_async import AsyncBrokerClient
 from redist.memory.directory import SegmentDirectory
 from redist.memory.frames import pack_frame
 from redist.memory.headers import Header
@@ -346,86 +344,11 @@ def test_a_socket_lies_in_its_directory_however_long_that_is(parent: str, loop: 
     assert os.stat(address).st_mode & 0o777 == 0o600
     with BrokerClient(address) as client:
         assert client.stat().files == 0
-
-    async def stat() -> int:
-        client = AsyncBrokerClient(address)
-        try:
-            return (await client.stat()).files
-        finally:
-            client.close()
-
-    assert asyncio.run(stat()) == 0
     loop.run(broker.close())
     assert not os.path.exists(address)
     directory.close()
     with pytest.raises(TransferError, match="cannot be reached"):
         BrokerClient(address).stat()
-
-
-def test_asyncio_client(worker: Worker) -> None:
-    async def main() -> None:
-        client = AsyncBrokerClient(worker.address, timeout=10)
-        await client.put([("x", 1, Bytes(b"a" * (40 << 20), pieces=3)), ("y", 2, Bytes(b""))])
-        stat = await client.stat()
-        assert (stat.files, stat.granted) == (2, 0)
-        with pytest.raises(SegmentsFull):
-            await client.reserve([Header("z", 1, 60 << 20)])
-        client.abort(await client.reserve([Header("z", 1, 1 << 20)]))
-        slow = asyncio.ensure_future(client.fetch([("slow", 1, ["a"])]))
-        one, two = await client.fetch([("x", 1, ["tcp://a:1"]), ("y", 2, [])])
-        assert one is None
-        assert isinstance(two, SegmentGone)
-        assert not slow.done()
-        with pytest.raises(TransferError, match="within"):
-            await client.fetch([("slow", 1, ["a"])], timeout=0.01)
-        worker.loop.loop.call_soon_threadsafe(worker.fetched.set)
-        assert await slow == [None]
-        await client.drop([("x", 1)])
-        assert (await client.stat()).files == 1
-        short = Bytes(b"abc")
-        short.nbytes = 5
-        with pytest.raises(SegmentError):
-            await client.put([("short", 3, short)])
-        assert (await client.stat()).granted == 0
-        await client.reserve([Header("z", 1, 1 << 20)])
-        client.close()
-        await asyncio.sleep(0.05)
-        assert (await client.stat()).granted == 0
-        client.close()
-        await asyncio.sleep(0)
-
-    asyncio.run(main())
-
-
-def test_asyncio_client_without_worker(parent: str) -> None:
-    async def main() -> None:
-        with pytest.raises(TransferError, match="cannot be reached"):
-            await AsyncBrokerClient(os.path.join(parent, "nothing")).stat()
-
-    asyncio.run(main())
-    gc.collect()
-
-
-def test_given_up_reservation_of_an_asyncio_client_returns(directory: SegmentDirectory, loop: Loop) -> None:
-    gate = asyncio.Event()
-    broker = full_until(directory, gate)
-    address = loop.run(broker.start())
-
-    async def main() -> None:
-        client = AsyncBrokerClient(address, timeout=0.05)
-        with pytest.raises(TransferError, match="did not answer within"):
-            await client.reserve([Header("x", 1, 60 << 20)])
-        loop.loop.call_soon_threadsafe(gate.set)
-        client.timeout = 10
-        while (await client.stat()).files:
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(0.05)
-        assert (await client.stat()).granted == 0
-        client.close()
-        await asyncio.sleep(0)
-
-    asyncio.run(main())
-    loop.run(broker.close())
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -21,7 +21,6 @@ from memory_helpers import TOKEN, Bytes, Loop, store
 
 from redist.errors import RedistError, SegmentCorrupt, SegmentGone, SegmentsFull, TransferError
 from redist.memory.data_client import DataClient
-from redist.memory.data_client_async import AsyncDataClient
 from redist.memory.data_server import DataServer, ip_towards
 from redist.memory.directory import SegmentDirectory
 from redist.memory.fetcher import Fetcher
@@ -173,46 +172,6 @@ def test_put_that_breaks_off(worker: Worker, client: DataClient) -> None:
         time.sleep(0.01)
     assert worker.directory.space.used == 0
     assert len(os.listdir(worker.directory.path)) == 4
-
-
-def test_asyncio_client(worker: Worker, receiver: SegmentDirectory) -> None:
-    data = os.urandom(3_000_000)
-    store(worker.directory, "x", 1, data)
-    many = [(f"k{index}", index) for index in range(300)]
-    for key in many:
-        store(worker.directory, *key, b"y" * 3000)
-
-    async def main() -> None:
-        client = AsyncDataClient(TOKEN, timeout=10)
-        one, gone = await client.get(worker.address, [("x", 1), ("gone", 1)])
-        assert _received(one) == data
-        assert isinstance(gone, SegmentGone)
-        assert [_received(item) for item in await client.get(worker.address, many)] == [b"y" * 3000] * 300
-        answers = await asyncio.gather(*(client.get(worker.address, many[:20]) for _ in range(10)))
-        assert all(_received(item) == b"y" * 3000 for answer in answers for item in answer)
-        (into,) = await client.get(worker.address, [("x", 1)], SegmentSink(receiver))
-        assert isinstance(into, Received)
-        assert bytes(open_segment(receiver.path_of("x", 1)).view) == data
-        assert await client.put(worker.address, [("p", 5, Bytes(data, pieces=3))]) == [None]
-        assert bytes(open_segment(worker.directory.path_of("p", 5)).view) == data
-        (full,) = await client.put(worker.address, [("q", 5, Bytes(bytes(70 << 20)))])
-        assert isinstance(full, SegmentsFull)
-        await client.drop(worker.address, [("p", 5)])
-        assert not worker.directory.has("p", 5)
-        dead, living = await client.fetch([("x", 1, ["tcp://127.0.0.1:1"]), ("x", 1, [worker.address])])
-        assert isinstance(dead, TransferError)
-        assert _received(living) == data
-        client.close()
-        await asyncio.sleep(0)
-
-        stranger = AsyncDataClient("wrong", timeout=10)
-        (refused,) = await stranger.get(worker.address, [("x", 1)])
-        assert "token" in str(refused)
-        with pytest.raises(TransferError, match="token"):
-            await stranger.put(worker.address, [("x", 1, Bytes(b""))])
-        await asyncio.sleep(0)
-
-    asyncio.run(main())
 
 
 # --- who is let in ----------------------------------------------------------------------------------------------------
@@ -369,16 +328,6 @@ def test_tls(directory: SegmentDirectory, loop: Loop, certificate: tuple[str, st
     assert isinstance(refused, TransferError)
     assert "does not use TLS" in str(refused)
 
-    async def main() -> None:
-        asynchronous = AsyncDataClient(TOKEN, tls=client_context, timeout=10)
-        for _ in range(2):
-            (outcome,) = await asynchronous.get(worker.address, [("x", 1)])
-            assert _received(outcome) == data
-        assert await asynchronous.put(worker.address, [("z", 1, Bytes(data))]) == [None]
-        asynchronous.close()
-        await asyncio.sleep(0.05)
-
-    asyncio.run(main())
     client.close()
     worker.close()
 
