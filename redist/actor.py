@@ -112,8 +112,9 @@ class Actor:
     ``actor.method(...)`` calls a method there and returns an `ActorFuture` at once; ``actor.attribute`` reads an attribute
     and waits for it (with an asynchronous client it is to be awaited), whatever the actor does then. Methods run one at a
     time in a thread of the actor's, those that one client called in the order of its calls. ``async def`` methods run in an
-    event loop, beside these and each other. The actor lives as long as there is an `Actor` or a Future of it, and ends with
-    its process.
+    event loop, beside these and each other. A call needs no thread of those that run tasks. Methods of two actors that wait
+    for each other's calls wait for ever: give `ActorFuture.result` a timeout, or make one a coroutine. The actor lives as
+    long as there is an `Actor` or a Future of it, and ends with its process.
 
     Made by ``client.submit(cls, ..., actor=True).result()``.
     """

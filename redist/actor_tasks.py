@@ -6,11 +6,14 @@ The executor that runs them says at its start who keeps actors there (`redist_wo
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Protocol
 
+from redist.protocol import function_of
 from redist.protocol.nodes import NodeRunner
+from redist.protocol.signing import on_change
 
-__all__ = ["Host", "NodeActor", "Raised", "Unready", "call", "host", "make", "read", "set_host"]
+__all__ = ["Host", "NodeActor", "Raised", "Unready", "call", "host", "is_call", "make", "read", "set_host"]
 
 
 class Host(Protocol):
@@ -132,6 +135,18 @@ def read(name: str, token: str, attribute: str, /) -> Any:
     assert _host is not None
     return _host.read(name, token, attribute)
 
+
+def is_call(fn: str) -> bool:
+    """Return whether a function, by its hash, is one of those that go to an actor."""
+    return fn in _hashes()
+
+
+@cache
+def _hashes() -> frozenset[str]:
+    return frozenset(function_of(one).hash for one in (call, read))
+
+
+on_change.append(_hashes.cache_clear)
 
 #: What these tasks raise is their value.
 call.raises_as_value = read.raises_as_value = True  # type: ignore[attr-defined]

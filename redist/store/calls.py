@@ -322,7 +322,7 @@ class Result(NamedTuple):
     contains: Sequence[str] = ()
 
 
-RESYNC = -1
+RESYNC, OWN = -1, -2
 
 
 def turn(
@@ -340,7 +340,7 @@ def turn(
         Threads of this executor plus tasks that are blocked in a wait.
     want : int
         At most so many tasks; 0 takes none and leaves the executor busy, `RESYNC` first lists again everything that is
-        assigned and not handed in, and takes one task if that is nothing.
+        assigned and not handed in, and takes one task if that is nothing, `OWN` takes only what names this executor.
     quick : sequence of str
         Hashes of functions of which several tasks may be taken at once.
     batches : sequence of int

@@ -567,3 +567,105 @@ def test_in_graphs_in_a_loop(cluster: LocalCluster, keys: Callable[[], list[str]
 
     asyncio.run(main())
     wait_until(lambda: not keys())
+
+
+# --- calls and the slots of tasks -----------------------------------------------------------------------------------
+
+
+def spin(path: str) -> str:
+    """Keep the thread busy, without a wait that redist knows of."""
+    while not Path(path).exists():
+        time.sleep(0.005)
+    return path
+
+
+@pytest.fixture
+def one_thread() -> Iterator[LocalCluster]:
+    with LocalCluster(n_workers=1, threads_per_worker=1) as cluster:
+        yield cluster
+
+
+def test_calls_need_no_slot(one_thread: LocalCluster, tmp_path: Path) -> None:
+    with Client(one_thread) as client:
+        actor, other = counter(client), counter(client)
+        go, stop = str(tmp_path / "go"), str(tmp_path / "stop")
+        busy = client.submit(spin, stop)
+        wait_until(lambda: client.call_stack(keys=[busy.key]), what="the only thread is busy")
+        assert actor.increment().result(10) == 1
+        assert actor.n == 1
+        assert [call.result(10) for call in [actor.increment() for _ in range(100)]] == list(range(2, 102))
+        slow = actor.until(go)  # longer than a call may keep the slot for calls
+        assert other.increment().result(10) == 1
+        assert sorted(c.result(10) for c in [other.sleeps(i) for i in range(50)]) == list(range(50))
+        with pytest.raises(ZeroDivisionError):
+            other.fail("x").result(10)
+        twice = other.twice(actor)
+        assert not twice.done()  # it is behind what `actor` does
+        queued = client.submit(pow, 2, 2)
+        Path(go).touch()
+        assert slow.result(10) == go
+        assert twice.result(10) == 102 + 103
+        assert not busy.done()
+        assert queued.status == "pending"
+        Path(stop).touch()
+        assert (busy.result(10), queued.result(10)) == (stop, 4)
+        assert client.gather(client.map(pow, range(50), [2] * 50)) == [i * i for i in range(50)]
+        assert actor.increment().result(10) == 104
+
+
+def test_a_task_that_waits_for_a_call_and_one_that_keeps_its_thread(
+    one_thread: LocalCluster, tmp_path: Path
+) -> None:
+    with Client(one_thread) as client:
+        actor, stop = counter(client), str(tmp_path / "stop")
+        busy = client.submit(spin, stop)
+        wait_until(lambda: client.call_stack(keys=[busy.key]))
+        arguments = [client.scatter(i) for i in range(3)]
+        assert [actor.increment(by).result(10) for by in arguments] == [0, 1, 3]
+        assert actor.submitted(3).done() is False  # it submits a task, for which there is no thread
+        Path(stop).touch()
+        assert busy.result(10) == stop
+        assert client.submit(add, actor, 4).result(10) == 7
+
+
+def test_a_worker_is_stopped_while_calls_come(tmp_path: Path) -> None:
+    with LocalCluster(n_workers=2, threads_per_worker=1) as cluster, Client(cluster) as client:
+        last = list(cluster.workers)[-1]
+        actor = counter(client, workers=last)
+        calls = [actor.until(str(tmp_path / "never")), *(actor.increment() for _ in range(20))]
+        cluster.scale(1)
+        for call in calls:
+            with pytest.raises((ActorLost, ValueError)):
+                call.result(20)
+        assert client.submit(pow, 2, 3).result(10) == 8
+
+
+class Circle:
+    def ask(self, other: Any, me: Any) -> int:
+        return other.answer(me).result(1)  # type: ignore[no-any-return]
+
+    def answer(self, other: Any) -> int:
+        return other.number().result(0.3)  # type: ignore[no-any-return]
+
+    async def answer_meanwhile(self, other: Any) -> int:
+        return await other.number()  # type: ignore[no-any-return]
+
+    def ask_meanwhile(self, other: Any) -> int:
+        return other.number_meanwhile().result(10)  # type: ignore[no-any-return]
+
+    def number(self) -> int:
+        return 5
+
+    async def number_meanwhile(self) -> int:
+        return 6
+
+
+def test_actors_that_wait_for_each_other(client: Client) -> None:
+    """A timeout ends a circle; coroutines make none."""
+    one, two = (client.submit(Circle, actor=True).result() for _ in range(2))
+    with pytest.raises(TimeoutError):
+        one.ask(two, one).result(20)
+    assert two.number().result(10) == 5
+    assert one.number().result(10) == 5
+    assert one.ask_meanwhile(two).result(10) == 6
+    assert one.answer_meanwhile(two).result(10) == 5

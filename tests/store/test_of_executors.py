@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from redist.store import calls as C
@@ -14,11 +16,11 @@ def task(name: str, *deps: str, cls: str = "") -> C.Task:
     return C.Task(name, "f", b"spec of " + name.encode() * 100, deps, cls=cls)
 
 
-def finish(x: Caller, name: str, value: bytes = b"v") -> None:
+def finish(x: Caller, name: str, value: bytes = b"v", **how: Any) -> None:
     """Finish one task of an executor; without `value`, as a segment."""
     x.listen_up()
     (attempt,) = [t.attempt for t in x.tasks if t.name == name]
-    x.turn([C.Result(name, attempt, "memory", len(value) or 10_000, "int", value)])
+    x.turn([C.Result(name, attempt, "memory", len(value) or 10_000, "int", value)], **how)
 
 
 @pytest.fixture
@@ -33,13 +35,73 @@ def of(x: Caller) -> list[C.EligibilityClass]:
 def test_they_run_there_though_another_is_idle(world: World, client: Caller, x: Caller, y: Caller) -> None:
     client.ok(C.submit([task("a", cls="k"), task("b", cls="k")], F, of(x)))
     x.listen_up(), y.listen_up()
-    assert [t.name for t in x.tasks] == ["a"]
-    assert not y.tasks
-    assert world.state("b") == "queued"
+    assert [t.name for t in x.tasks] == ["a", "b"]
     y.turn()
     assert not y.tasks
+    finish(x, "a"), finish(x, "b")
+
+
+def test_they_wait_for_no_thread(world: World, client: Caller, x: Caller) -> None:
+    client.ok(C.submit([task("busy")], F))
+    client.ok(C.submit([task("a", cls="k"), task("c"), task("b", "a", cls="k")], F, of(x)))
+    x.listen_up()
+    assert [t.name for t in x.tasks] == ["busy", "a"]
+    finish(x, "a", want=C.OWN)  # what is for anybody stays in its queue
+    x.listen_up()
+    assert [t.name for t in x.tasks] == ["busy", "b"]
+    assert world.state("c") == "queued"
+    finish(x, "b", want=0)
+    finish(x, "busy")
+    assert [t.name for t in x.tasks] == ["c"]
+    finish(x, "c")
+
+
+def test_what_another_executor_made_ready_goes_there_at_once(
+    world: World, client: Caller, x: Caller, y: Caller
+) -> None:
+    client.ok(C.submit([task("busy"), task("d")], F))
+    x.listen_up(), y.listen_up()
+    doing, other = (x, y) if y.tasks[0].name == "d" else (y, x)
+    client.ok(C.submit([task("a", "d", cls="k"), task("b", "d", cls="k")], F, of(doing)))
+    finish(other, "d")
+    doing.listen_up()
+    assert sorted(t.name for t in doing.tasks) == ["a", "b", "busy"]
+
+
+def test_what_was_given_back_is_not_sent_again_at_once(world: World, client: Caller, x: Caller) -> None:
+    client.ok(C.submit([task("busy"), task("e")], F))
+    client.ok(C.submit([task("a", cls="k")], F, of(x)))
+    x.listen_up()
+    (attempt,) = [t.attempt for t in x.tasks if t.name == "a"]
+    x.turn([C.Result("a", attempt, "back")], want=0)
+    x.listen_up()
+    assert [t.name for t in x.tasks] == ["busy"]
+    assert world.state("a") == "queued"
+    x.turn(want=C.OWN)
+    assert sorted(t.name for t in x.tasks) == ["a", "busy"]
     finish(x, "a")
-    assert [t.name for t in x.tasks] == ["b"]
+
+
+def test_one_that_is_paused_gets_none(world: World, client: Caller, worker: Caller, x: Caller) -> None:
+    worker.do(C.worker_heartbeat(0, worker.n, status="closing"))
+    client.ok(C.submit([task("a", cls="k")], F, of(x)))
+    x.listen_up()
+    assert not x.tasks
+    worker.do(C.worker_heartbeat(0, worker.n, status="running"))
+    x.turn(want=C.OWN)
+    finish(x, "a")
+
+
+def test_one_that_comes_behind_gets_no_more(world: World, client: Caller, x: Caller) -> None:
+    names = [f"n{i}" for i in range(270)]
+    client.ok(C.submit([task(name, cls="k") for name in names], F, of(x)))
+    x.listen_up()
+    assert len(x.tasks) == 256
+    assert world.state("n269") == "queued"
+    while x.tasks:
+        x.turn([C.Result(t.name, t.attempt, "memory", 1, "int", b"v") for t in x.tasks[:200]], want=C.OWN)
+        x.listen_up()
+    assert {world.state(name) for name in names} == {"memory"}
 
 
 def test_anybody_runs_what_was_for_one_that_is_gone(
@@ -109,10 +171,11 @@ def test_idle_executors_take_turns_with_what_stays(world: World, client: Caller,
 def test_calls_in_a_row_come_in_one_batch(world: World, client: Caller, x: Caller) -> None:
     client.ok(C.submit([task("busy")], F))
     client.ok(C.submit([task("a", cls="k"), *(task(n, p, cls="k") for p, n in zip("abc", "bcd"))], F, of(x)))
-    x.listen_up()
-    x.turn([C.Result("busy", x.tasks[0].attempt, "memory", 1, "int", b"v")], want=8, quick=["f"])
-    assert [t.name for t in x.tasks] == ["a", "b", "c", "d"]
+    finish(x, "busy")
+    assert [t.name for t in x.tasks] == ["a"]
+    finish(x, "a", want=8, quick=["f"])
+    assert [t.name for t in x.tasks] == ["b", "c", "d"]
     assert len({t.batch for t in x.tasks}) == 1
-    for name in "abcd":
+    for name in "bcd":
         finish(x, name)
     assert world.state("d") == "memory"

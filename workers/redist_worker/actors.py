@@ -160,9 +160,9 @@ class Actors:
         if inspect.iscoroutinefunction(function):
             value = function(*args, **kwargs)
         else:
-            value = self._wait(actor.begin(lambda: function(*args, **kwargs)))
+            value = self._wait(actor.begin(lambda: function(*args, **kwargs)), for_good=True)
         if inspect.iscoroutine(value):
-            value, error = self._wait(self._loop.begin(_outcome(value)))
+            value, error = self._wait(self._loop.begin(_outcome(value)), for_good=True)
             if error is not None:
                 try:
                     raise error
@@ -198,16 +198,20 @@ class Actors:
             )
         return actor
 
-    def _wait(self, future: Future[Any]) -> Any:
-        """Return what a Future gives; the task's place is given up if it takes long."""
+    def _wait(self, future: Future[Any], *, for_good: bool = False) -> Any:
+        """Return what a Future gives; the task's place is given up if it takes long, maybe for good."""
         try:
             error = future.exception(_SHORT)
         except TimeoutError:
-            self._places.block()
-            try:
+            if for_good and self._places.current() is not None:
+                self._places.secede()  # a call that has ended waits for no place
                 error = future.exception()
-            finally:
-                self._places.unblock()
+            else:
+                self._places.block()
+                try:
+                    error = future.exception()
+                finally:
+                    self._places.unblock()
         if error is not None:
             try:
                 raise error

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import msgpack
 
-from redist.actor_tasks import set_host
+from redist.actor_tasks import is_call, set_host
 from redist.current import set_task_client
 from redist.errors import RedistError
 from redist.memory.broker_client import BrokerClient
@@ -160,6 +160,7 @@ class Executor:
             self._before_hand_in,
             self._failed,
             shares,
+            is_call,
         )
         self.session.on_tasks = self.runner.on_tasks
         self.session.on_void = self.runner.on_void

@@ -55,6 +55,8 @@ class Runner:
         Called when a thread ended because the session failed.
     shares : sequence of (Tokens, Shelf)
         What the first threads, by their slots, share with the worker.
+    is_call : callable
+        Returns whether a function, by its hash, calls actors.
 
     Attributes
     ----------
@@ -74,6 +76,7 @@ class Runner:
         before_hand_in: Callable[[], None],
         on_failure: Callable[[], None] = lambda: None,
         shares: Sequence[tuple[Tokens, Shelf]] = (),
+        is_call: Callable[[str], bool] = lambda fn: False,
     ) -> None:
         self.threads = threads
         self._lane = lane
@@ -81,7 +84,9 @@ class Runner:
         self._marks = marks
         self._on_failure = on_failure
         self._shares = shares
-        self._turns = Turns(lane, threads, before_hand_in)
+        self._is_call = is_call
+        self._turns = Turns(lane, threads, before_hand_in, is_call)
+        self._turns.on_calls = self._add_thread
         self._lock = self._turns.lock
         self.places = Places(self._secede, self._turns.regain)
         self._all: set[TaskThread] = set()
@@ -123,7 +128,7 @@ class Runner:
     @property
     def busy(self) -> int:
         """How many tasks run or wait inside this executor now."""
-        return self._turns.running + self._turns.blocked
+        return self._turns.running + self._turns.calling + self._turns.blocked
 
     def executing(self) -> dict[str, int]:
         """Return which tasks run now: wire name -> thread."""
@@ -250,9 +255,10 @@ class Runner:
         me.task = None
         me.started = ended
         me.results.append((result, task.batch, value if result.contains else None))
-        if me.seceded or me.blocks:
+        gave_up = me.seceded or me.blocks
+        if gave_up:
             self._come_back_unslotted(me)
-        else:
+        if not gave_up or self._is_call(task.fn):  # what else a task waits for is not its own time
             self._turns.pace.note(task.fn, ended - begun, 1, inline=result.value != b"")
         return result
 
@@ -268,10 +274,20 @@ class Runner:
         with self._lock:
             turns.give_up(me)
             needed = self._alive - turns.blocked < self.threads and not turns.stopping
+            needed = needed or turns.short(self._alive)
             if needed:
                 self._alive += 1
         # hands in what is finished; what this turn takes is for the thread that takes over, and its answer wakes that
         turns.hand_in(me)
+        if needed:
+            self._start_thread()
+
+    def _add_thread(self) -> None:
+        """Start a thread for calls of actors if one is missing."""
+        with self._lock:
+            needed = self._turns.short(self._alive)
+            if needed:
+                self._alive += 1
         if needed:
             self._start_thread()
 

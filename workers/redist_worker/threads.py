@@ -52,6 +52,8 @@ class TaskThread:
     # (result, its batch, what keeps Futures inside it alive until the turn that pins them is on the lane)
     results: deque[tuple[Result, int, object]] = field(default_factory=deque)
     holds: bool = False
+    #: whether it has the slot for calls of actors
+    calls: bool = False
     task: HandOut | None = None
     blocks: int = 0
     seceded: bool = False

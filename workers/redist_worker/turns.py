@@ -1,8 +1,9 @@
 """What an executor holds and has room for, and the turns that say so to the server.
 
 A task runs in one of T *slots*. What one turn brought is a *batch*; a free slot takes it, and what no slot is free for goes
-back. Invariants: a batch is open from its arrival until its last task's hand-in was answered; no result is dropped before
-the turn that carries it is on the lane.
+back. Calls of actors come however busy the slots are: there is one more slot for them alone, which they give up when they
+take long. Invariants: a batch is open from its arrival until its last task's hand-in was answered; no result is dropped
+before the turn that carries it is on the lane.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ class Turns:
         T, how many tasks run at a time.
     before_hand_in : callable
         Called before results leave.
+    is_call : callable
+        Returns whether a function, by its hash, calls actors.
 
     Attributes
     ----------
@@ -45,21 +48,34 @@ class Turns:
         Guards all of this, and the queues of task threads.
     pace : Pace
         How long functions take.
-    running, blocked : int
-        Tasks with a slot, and tasks that gave theirs up.
+    running, calling, blocked : int
+        Tasks with a slot, with the one for calls, and tasks that gave theirs up.
     stopping : bool
         Whether nothing more is taken.
+    on_calls : callable
+        Called when there are calls, without the lock: a thread may be missing for them.
     """
 
-    def __init__(self, lane: Lane, slots: int, before_hand_in: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        lane: Lane,
+        slots: int,
+        before_hand_in: Callable[[], None],
+        is_call: Callable[[str], bool] = lambda fn: False,
+    ) -> None:
         self.lock = threading.Lock()
         self.pace = Pace()
         self.running = 0
+        self.calling = 0
         self.blocked = 0
         self.stopping = False
+        self.on_calls: Callable[[], object] = lambda: None
         self._lane = lane
         self._slots = slots
         self._before_hand_in = before_hand_in
+        self._is_call = is_call
+        self._calls: deque[list[HandOut]] = deque()
+        self._met_calls = False
         self._slot_free = threading.Condition(self.lock)
         self._returning = 0
         self._pending: deque[list[HandOut]] = deque()
@@ -70,15 +86,14 @@ class Turns:
     def stop(self) -> list[HandOut]:
         """Take nothing more from now on; return what waits for a slot. The lock is held."""
         self.stopping = True
-        pending, self._pending = self._pending, deque()
+        pending, self._pending, self._calls = [*self._pending, *self._calls], deque(), deque()
         return [task for batch in pending for task in batch]
 
     def withdraw(self, void: frozenset[int]) -> list[HandOut]:
         """Return the tasks with these attempts that wait for a slot, and keep them no more. The lock is held."""
-        back = [task for batch in self._pending for task in batch if task.attempt in void]
+        back = [task for batch in (*self._pending, *self._calls) for task in batch if task.attempt in void]
         if back:
-            left = ([task for task in batch if task.attempt not in void] for batch in self._pending)
-            self._pending = deque(batch for batch in left if batch)
+            self._pending, self._calls = _without(self._pending, void), _without(self._calls, void)
         return back
 
     # --- slots ------------------------------------------------------------------------------------------------------
@@ -86,9 +101,11 @@ class Turns:
     def claim(self, me: TaskThread, *, resync: bool) -> tuple[list[HandOut] | None, bool]:
         """Return the batch that `me` now has a slot for, or whether it is to `take` one. The lock is held."""
         free = self._free()
+        if self._calls and (free > 0 or not self.calling):
+            self._hold(me, call=free <= 0)
+            return self._calls.popleft(), False
         if self._pending and free + len(self._pending) > 0:
-            self.running += 1
-            me.holds = True
+            self._hold(me)
             return self._pending.popleft(), False
         if free > 0 and (resync or free > self._told_free):
             # nobody else asks for the same slots
@@ -96,8 +113,20 @@ class Turns:
             return None, True
         return None, False
 
+    def _hold(self, me: TaskThread, *, call: bool = False) -> None:
+        """Give `me` a slot, or the one for calls."""
+        if call:
+            self.calling += 1
+            me.calls = True
+        else:
+            self.running += 1
+            me.holds = True
+
     def leave(self, me: TaskThread) -> None:
         """Free the slot of `me`, if it has one. The lock is held."""
+        if me.calls:
+            me.calls = False
+            self.calling -= 1
         if me.holds:
             me.holds = False
             self.running -= 1
@@ -110,10 +139,13 @@ class Turns:
         self.blocked += 1
         self.leave(me)
         if tail:
-            self._pending.appendleft(tail)
+            (self._calls if self._is_call(tail[0].fn) else self._pending).appendleft(tail)
 
     def regain(self, me: TaskThread) -> None:
-        """Give `me` a slot again as soon as one is free."""
+        """Give `me` a slot again as soon as one is free; a call ends without."""
+        if me.task is not None and self._is_call(me.task.fn):
+            me.seceded = True
+            return
         with self.lock:
             self.blocked -= 1
             self._returning += 1
@@ -136,9 +168,25 @@ class Turns:
     def _surplus(self) -> list[HandOut]:
         """Return what no thread is free for, taken off the pending batches; the lock is held."""
         surplus: list[HandOut] = []
+        while self._calls and self.stopping:
+            surplus += self._calls.pop()
         while self._pending and (self.stopping or self._free() < 0):
             surplus += self._pending.pop()
         return surplus
+
+    def _put(self, batches: Sequence[list[HandOut]]) -> bool:
+        """Have batches wait for slots; return whether there are calls among them. The lock is held."""
+        calls_before = len(self._calls)
+        for batch in batches:
+            (self._calls if self._is_call(batch[0].fn) else self._pending).append(batch)
+        came = len(self._calls) > calls_before
+        self._met_calls = self._met_calls or came
+        return came
+
+    def short(self, alive: int) -> bool:
+        """Whether one more thread than `alive` is needed: all are busy, and one could run a call. The lock is held."""
+        idle = alive - self.running - self.calling - self.blocked - self._returning
+        return idle <= 0 and bool(self._calls) and not self.calling and not self.stopping
 
     # --- what the server sends --------------------------------------------------------------------------------------
 
@@ -151,10 +199,12 @@ class Turns:
                 return
             new = self._batches.open(tasks, pushed=True)
             self._told_free -= len(new)
-            self._pending += new
+            came = self._put(new)
             surplus = self._surplus()
         if surplus:
             self.give_back(surplus, self._lane.enqueue)
+        if came:
+            self.on_calls()
 
     def wait(self) -> bool:
         """Wait until a thread has a reason to look, or nothing was heard for long; return whether there is a reason."""
@@ -165,6 +215,8 @@ class Turns:
             return True
         waiting = len(self._pending)
         free = self._slots - self.running - self._returning - waiting
+        if self._calls and (free > 0 or not self.calling):
+            return True
         return free + waiting > 0 and (waiting > 0 or free > self._told_free)
 
     def silent(self) -> bool:
@@ -190,17 +242,18 @@ class Turns:
         if not new:
             return None
         with self.lock:
-            if self.running + self._returning < self._slots and not self.stopping:
-                mine: list[HandOut] | None = new.pop(0)
-                self.running += 1
-                me.holds = True
-            else:
-                mine = None
-            self._pending += new
+            mine: list[HandOut] | None = None
+            free = self.running + self._returning < self._slots
+            if not self.stopping and (free or (self._is_call(new[0][0].fn) and not self.calling)):
+                mine = new.pop(0)
+                self._hold(me, call=not free)
+            came = self._put(new)
             surplus = self._surplus()
         if surplus or new:
             # the answer also wakes the threads that are to run the others
             self.give_back(surplus)
+        if came:
+            self.on_calls()
         return mine
 
     def hand_in(self, me: TaskThread) -> None:
@@ -224,10 +277,12 @@ class Turns:
         new = self._answered(reply, finished)
         if new:
             with self.lock:
-                self._pending += new
+                came = self._put(new)
                 surplus = self._surplus()
             if surplus:
                 self.give_back(surplus, self._lane.enqueue)
+            if came:
+                self.on_calls()
 
     def _turn(
         self, results: list[Result], batches: list[int], *, resync: bool = False
@@ -236,8 +291,10 @@ class Turns:
         with self.lock:
             finished = self._batches.hand_in(batches)
             free = max(0, self._free())
-            if free == 0 or self.stopping:
+            if self.stopping:
                 want = free = 0
+            elif free == 0:
+                want = calls.OWN if self._met_calls else 0
             elif resync:
                 want = calls.RESYNC
             else:
@@ -261,3 +318,8 @@ class Turns:
             new = self._batches.open(turn.tasks, listed=resync or code == b"REPEAT")
             self._told_free -= len(new)
             return new
+
+
+def _without(batches: deque[list[HandOut]], void: frozenset[int]) -> deque[list[HandOut]]:
+    left = ([task for task in batch if task.attempt not in void] for batch in batches)
+    return deque(batch for batch in left if batch)

@@ -5,11 +5,13 @@
 -- @include hand_in
 -- @include clock
 -- An executor hands in what finished and takes what is next.
+-- To want -1 is to have everything listed that is assigned, -2 only what names this executor: it has no thread free.
 -- A result of an attempt that its key no longer names is discarded, and its payload dropped.
 -- KEYS[1] META
 -- ARGV[1] header, capacity, want, quick functions and their hashes, finished batches and their numbers, results; then per
 --   result: name, attempt, status, nbytes, type, value, contained keys and their names
 -- Reply OK more, then per task: batch, attempt, name, function, spec, dependencies, and per dependency: name, where, value
+local RESYNC, OWN = -1, -2
 local capacity, want = a[BODY], a[BODY + 1]
 local worker, paused, claims = lane[4], lane[5], tonumber(lane[6] or 0) > 0
 local prefix = 'processing e' .. ME .. '.'
@@ -91,7 +93,7 @@ if express then
     m[3] = call('HGET', caller, 'n') or 0
     call('PUBLISH', P .. 'to:' .. ordinal, cmsgpack.pack(m))
   end
-  if plain == results and want >= 0 and call('EXISTS', P .. 'queues') == 0 then
+  if plain == results and want ~= RESYNC and call('EXISTS', P .. 'queues') == 0 then
     -- A paused worker's executors are never idle.
     local free = capacity - call('HLEN', P .. 'batches:' .. ME)
     if free > 0 and not paused then
@@ -144,7 +146,12 @@ if not lazy.hand_out and not declare then
   S.flush_queues()
 end
 local waiting = call('EXISTS', P .. 'queues') == 1
-if not paused and want ~= 0 and (want > 0 and waiting or want < 0) then
+if want == OWN then
+  if waiting and not paused then
+    need('take')
+    S.take_own(ME .. '', list)
+  end
+elseif not paused and want ~= 0 and (want > 0 and waiting or want < 0) then
   need('take')
   if want > 0 or S.assigned(ME, list) == 0 then
     if S.take(ME, math.max(want, 1), quick, list) == 0 then
@@ -160,6 +167,9 @@ else
   call('ZREM', P .. 'idle', ME)
 end
 queue_only = false
+if rawget(S, 'grown') then
+  S.serve_bound()
+end
 if waiting then
   S.serve_idle()
 end

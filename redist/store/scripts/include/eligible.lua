@@ -62,6 +62,15 @@ function S.struck(executor)
   alive[executor] = false
 end
 
+-- The executor that the class names, if it is there and takes tasks.
+function S.bound_to(hash)
+  local x = hash ~= '' and S.class(hash).executor
+  if x and is_alive(x) then
+    local e = S.caller(x)
+    return e and not e.paused and x or nil
+  end
+end
+
 -- Executor x, which is alive and not paused, may take a task of the class now.
 function S.may_run(x, hash)
   if hash == '' then

@@ -38,6 +38,11 @@ function S.hand_in(x, worker, name, attempt, status, nbytes, kind, value, names)
   elseif status == 'elsewhere' and not h.missing then
     S.elsewhere(x, name, h)
   else
+    if h.class then
+      local returned = rawget(S, 'returned') or {}
+      returned[x .. ''] = true
+      S.returned = returned
+    end
     S.again(name, h)
   end
 end

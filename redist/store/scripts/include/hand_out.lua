@@ -11,6 +11,7 @@ local queued, fronts = {}, {}          -- entries by queue suffix
 local given = {}                       -- messages by executor
 local barred                           -- executor that a task is not given to
 local later = {}                       -- executors that are told to look again in so many ms
+local MOST_BOUND = 256                 -- batches of an executor, beyond which what is for it alone is queued
 
 function S.load_idle()
   if not idle then
@@ -53,6 +54,30 @@ function S.pick(hash, home, far)
     idle_changed[choice[1]] = choice[2]
     return choice[1]
   end
+end
+
+-- What names executor x need not wait for a thread there: it is given as long as x has not come behind. Whether it may be; a
+-- free thread is then taken, as x runs it in that.
+function S.take_bound_thread(x)
+  if call('HLEN', P .. 'batches:' .. x) >= MOST_BOUND then
+    return false
+  end
+  S.load_idle()
+  local entry
+  for i = 1, #idle do
+    if idle[i][1] == x then
+      entry = idle[i]
+    end
+  end
+  if not entry and beyond then
+    entry = { x, tonumber(call('ZSCORE', P .. 'idle', x) or 0) }
+    idle[#idle + 1] = entry
+  end
+  if entry and entry[2] > 0 then
+    entry[2] = entry[2] - 1
+    idle_changed[x] = entry[2]
+  end
+  return true
 end
 
 -- The idle executors are looked at from another one on each time, for what stays where it runs.
@@ -190,7 +215,12 @@ function S.route(name, h, front)
   if h.deps and (class == '' or not S.class(class).executor) then
     home, far = S.home(name)
   end
-  local x = not queue_only and S.pick(class, home, far)
+  local x = not queue_only and S.bound_to(class)
+  if x then
+    x = x ~= barred and S.take_bound_thread(x) and x
+  else
+    x = not queue_only and S.pick(class, home, far)
+  end
   if x then
     return S.give(x, name, h, class)
   end

@@ -2,6 +2,7 @@
 -- @lazy
 -- What an executor takes from the queues: the best head among those that it may serve.
 
+local OWN_QUEUES = 16 -- queues that a busy executor looks through for what is for it alone
 local WINDOW = 256    -- queues that one look goes through; where there are more, the first ones and then others in turn
 local window, partial -- queues, each with minus its priority, highest priority first; whether there are more
 local heads = {}      -- by queue: number and time of its first entry; false where it is empty
@@ -218,6 +219,39 @@ function S.take(x, want, quick, list, given_queue)
     S.claim(x, first_attempt, class)
   end
   return n
+end
+
+-- What is in a queue for executor x alone goes onto `list`, however busy x is.
+local function take_bound(x, suffix, list)
+  while S.take_bound_thread(x) and S.take(x, 1, {}, list, suffix) > 0 do
+  end
+end
+
+-- The queues that this script made longer: what is for one executor alone goes there, unless it has just given that back.
+function S.serve_bound()
+  local _, _, given = S.load_idle()
+  local returned = rawget(S, 'returned') or {}
+  for suffix in pairs(rawget(S, 'grown') or {}) do
+    local x = suffix ~= 1 and S.bound_to(match(suffix, ':([^@]*)') or '')
+    if x and not returned[x] then
+      local m = given[x] or { 't', 0 }
+      take_bound(x, suffix, m)
+      if #m > 2 then
+        given[x] = m
+      end
+    end
+  end
+end
+
+-- Executor x has no thread free, and takes only what is for it alone.
+function S.take_own(x, list)
+  local queues = S.queues()
+  for i = 1, math.min(#queues, 2 * OWN_QUEUES), 2 do
+    local suffix = queues[i]
+    if S.class(match(suffix, ':([^@]*)') or '').executor == x and heads[suffix] ~= false then
+      take_bound(x, suffix, list)
+    end
+  end
 end
 
 -- Everything assigned to executor x and not handed in.
