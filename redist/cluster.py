@@ -48,8 +48,9 @@ class LocalCluster:
     threads_per_worker : int, optional
         Threads of each.
     memory_limit : int, float, str or None
-        Most memory for payloads of each worker, by default as configured: bytes, a fraction of the machine's memory, or text
-        as ``'4GiB'``; ``'auto'`` leaves it to the file system of the segments.
+        Most memory of each worker, payloads and executors, by default as configured: bytes, a fraction of the machine's
+        memory, or text as ``'4GiB'``; ``'auto'`` is a share of the machine's by its threads, 0 no limit. Near it payloads
+        go to disk, see the settings ``worker.memory``.
     address : str, optional
         A server that runs already; default: one is started (`redist.store.server.EmbeddedServer`).
     name : str, optional
@@ -60,6 +61,10 @@ class LocalCluster:
         Executor processes of each worker, with `threads_per_worker` threads each.
     resources : mapping of str to float, optional
         What tasks can ask each worker for, as ``{'GPU': 1}``.
+    spill_dir : path, optional
+        Where workers keep payloads on disk; default: as configured, a temporary directory.
+    max_spill : int or str, optional
+        Most bytes on disk of each worker, or text as ``'100GiB'``; default: as configured, what the disk has.
     host : str, optional
         Address at which workers serve their data to other hosts.
     directory : path, optional
@@ -113,6 +118,8 @@ class LocalCluster:
         namespace: str | None = None,
         executors_per_worker: int = 1,
         resources: Mapping[str, float] | None = None,
+        spill_dir: str | os.PathLike[str] | None = None,
+        max_spill: int | str | None = None,
         host: str | None = None,
         directory: str | os.PathLike[str] | None = None,
         maxmemory: int | None = None,
@@ -139,8 +146,11 @@ class LocalCluster:
             executors=executors_per_worker,
             threads=threads,
             memory_limit=limit(
-                config.get("local-cluster.memory-limit") if memory_limit is None else memory_limit
+                config.get("local-cluster.memory-limit") if memory_limit is None else memory_limit,
+                threads * executors_per_worker,
             ),
+            spill_dir=os.fspath(spill_dir or ""),
+            max_spill="" if max_spill is None else str(parse_bytes(str(max_spill))),
             resources=",".join(f"{key}={value:g}" for key, value in (resources or {}).items()),
             host=host or "",
             grace=0.0,

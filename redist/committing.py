@@ -112,8 +112,11 @@ def give_up(
     """
     interrupted = not isinstance(error, Exception)
     unanswered = interrupted or isinstance(error, StoreError)
-    # Without its frames, which hold the Futures of the very keys.
-    kept = RedistError(f"storing the value was interrupted: {type(error).__name__}") if interrupted else error
+    # Without its frames, which hold the Futures of the very keys, and values of who called.
+    if interrupted:
+        kept: BaseException = RedistError(f"storing the value was interrupted: {type(error).__name__}")
+    else:
+        kept = _without_frames(error)
     with client.session.lock:
         for state in states:
             if state.status == PENDING:
@@ -121,3 +124,13 @@ def give_up(
                     client.session.ledger.forfeit(state)
                 state.fail(kept)
     return unanswered
+
+
+def _without_frames(error: BaseException) -> BaseException:
+    try:
+        kept = type(error)(*error.args)
+    except Exception:  # its arguments are not those of its class
+        return error
+    kept.__dict__.update(error.__dict__)
+    kept.__cause__ = error.__cause__
+    return kept

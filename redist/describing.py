@@ -205,7 +205,7 @@ def scheduler_info(client: Client, n_workers: int) -> Operation[dict[str, Any]]:
             "memory_limit": int(_number(fields.get("memory_limit", "0"))),
             "resources": _resources(fields.get("resources", "")),
             "services": {},
-            "status": fields.get("status", "running"),
+            "status": fields.get("status", "running").replace("strained", "running"),
             "nanny": None,
             "last_seen": _number(fields.get("seen", "0")) / 1000,
             "local_directory": peer.segments,

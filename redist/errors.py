@@ -216,5 +216,9 @@ class SegmentsFull(SegmentError, MemoryError):
     """There is no space for the payload; names path, need, limit and the largest holders."""
 
 
+class DiskFull(SegmentError):
+    """Nothing can be spilled: the disk is full or cannot be written, or the spill directory has as much as it may."""
+
+
 class TransferError(RedistError, ConnectionError):
     """A payload could not be fetched from, or sent to, another host."""

@@ -48,7 +48,11 @@ class WorkerSettings:
     executors, threads : int
         Executor processes of a worker, and threads of an executor.
     memory_limit : str
-        Most memory for payloads; ``'0'`` for what the file system has.
+        Most memory for payloads and executors; ``'0'`` for no limit.
+    spill_dir : str
+        Where payloads lie on disk; empty for a temporary directory.
+    max_spill : str
+        Most bytes on disk, ``'0'`` for what the disk has; empty for what is configured.
     resources : str
         ``GPU=1,MEM=2.5``.
     host, port : str and int
@@ -72,6 +76,8 @@ class WorkerSettings:
     executors: int = 1
     threads: int = 1
     memory_limit: str = "0"
+    spill_dir: str = ""
+    max_spill: str = ""
     resources: str = ""
     host: str = ""
     port: int = 0
@@ -90,6 +96,8 @@ class WorkerSettings:
             "executors": self.executors,
             "threads": self.threads,
             "memory-limit": self.memory_limit,
+            "spill-dir": self.spill_dir,
+            "max-spill": self.max_spill,
             "resources": self.resources,
             "host": self.host,
             "port": self.port,

@@ -7,6 +7,7 @@ import math
 from redist import config
 from redist.launch import cores
 from redist.memory.amounts import parse_bytes
+from redist.memory.machine import memory_of_machine
 
 __all__ = ["configured_maxmemory", "limit", "shape"]
 
@@ -33,12 +34,20 @@ def shape(n_workers: int | None, threads: int | None, executors: int) -> tuple[i
     return n_workers, threads
 
 
-def limit(memory_limit: int | float | str | None) -> str:
-    """Return a worker's limit as its command takes it: bytes, a fraction, or ``0`` for none."""
+def limit(memory_limit: int | float | str | None, threads: int) -> str:
+    """Return a worker's limit as its command takes it: bytes, or ``0`` for none.
+
+    Parameters
+    ----------
+    memory_limit : int, float, str or None
+        Bytes, a fraction of the memory, or text. ``'auto'`` and None are the worker's share of it by its threads.
+    threads : int
+        Threads of all the worker's executors.
+    """
     if memory_limit is None or memory_limit == "auto":
-        return "0"
+        return str(int(memory_of_machine() * min(1.0, threads / cores())))
     if isinstance(memory_limit, float) and 0 < memory_limit <= 1:
-        return f"{memory_limit:f}"
+        return str(int(memory_limit * memory_of_machine()))
     if not isinstance(memory_limit, int | float | str):
         raise TypeError(f"memory_limit is a number of bytes or text such as '4GiB', not {memory_limit!r:.80}")
     # Refused here, not by workers that end at once.

@@ -102,6 +102,8 @@ def main(
         else int(executors or 0),
         threads=threads,
         memory_limit=str(_or_setting(options, "memory_limit")),
+        spill_dir=_or_setting(options, "spill_dir"),
+        max_spill=str(_or_setting(options, "max_spill")),
         resources=_or_setting(options, "resources"),
         host=options["host"] or "",
         port=options["port"] or 0,

@@ -46,6 +46,11 @@ def _check_executors(text: str) -> None:
         raise ValueError("a number from 1, or 'auto'")
 
 
+def _check_limit(text: str) -> None:
+    if text != "auto":
+        parse_bytes(text)
+
+
 def _check_segments(text: str) -> None:
     above = os.path.dirname(os.path.abspath(text))
     if not os.path.isdir(above):
@@ -79,8 +84,20 @@ _WORKER_OPTIONS = (
     click.option(
         "--memory-limit",
         metavar="AMOUNT",
+        callback=checked(_check_limit),
+        help="Most memory of a worker, payloads and executors: 4GiB, 0.5 of all, 0 for no limit. Default: a share by its"
+        " threads.",
+    ),
+    click.option(
+        "--spill-dir",
+        metavar="DIR",
+        help="Where payloads lie that memory has no room for. Default: a temporary directory.",
+    ),
+    click.option(
+        "--max-spill",
+        metavar="AMOUNT",
         callback=checked(parse_bytes),
-        help="Most memory for payloads of a worker: 4GiB, or 0.5 of all. Default: what there is.",
+        help="Most bytes of a worker that lie there. Default: what the disk has.",
     ),
     click.option(
         "--resources",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
+
+from redist.memory.machine import memory_of_machine
 
 __all__ = ["parse_bytes"]
 
@@ -24,6 +25,8 @@ _AMOUNT = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?i?)b?\s*", re.IGNORECA
 def parse_bytes(text: str) -> int:
     """Return a number of bytes from ``4GiB``, ``500 MB``, ``0``, or a fraction of the memory like ``0.5``.
 
+    The memory is the machine's, or what the control group of this process may use (`memory_of_machine`).
+
     Raises
     ------
     ValueError
@@ -40,5 +43,5 @@ def parse_bytes(text: str) -> int:
             f"{text!r} is no amount of memory: write 4GiB, 500MB or a fraction of the memory like 0.5"
         )
     if not unit and 0 < number <= 1 and "." in match[1]:
-        return int(number * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        return int(number * memory_of_machine())
     return int(number * _UNITS[unit])

@@ -48,7 +48,12 @@ class Answer(NamedTuple):
         """Return what was asked for; raise the error that came instead."""
         error = error_of(self.fields[0])
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del (
+                    error
+                )  # or its traceback refers to it, and keeps the caller's values until they are collected
         return self.fields[1:]
 
     def undoing(self) -> list[Any] | None:

@@ -15,11 +15,11 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from redist.errors import RedistError, SegmentCorrupt, SegmentError, TransferError
+from redist.errors import RedistError, SegmentCorrupt, SegmentError, SegmentsFull, TransferError
 from redist.memory.data_messages import DROP, GET, PUT, SEND_PIECE
 from redist.memory.directory import SegmentDirectory
 from redist.memory.frames import MAX_FRAME, FrameParser, error_fields, pack_frame
@@ -52,6 +52,8 @@ class DataServer:
         Most connections that are served at the same time; others wait.
     timeout : float
         Seconds without progress after which a connection is closed.
+    make_room : callable, optional
+        Coroutine called in the event loop with the bytes that are missing when there is no space; True: try again.
     on_committed : callable, optional
         Called in the event loop with name, attempt and file size when a remote client has put a payload.
     on_dropped : callable, optional
@@ -66,6 +68,7 @@ class DataServer:
         tls: ssl.SSLContext | None = None,
         transfers: int = 8,
         timeout: float = 30.0,
+        make_room: Callable[[int], Coroutine[Any, Any, bool]] | None = None,
         on_committed: Callable[[str, int, int], None] | None = None,
         on_dropped: Callable[[str, int], None] | None = None,
     ) -> None:
@@ -79,6 +82,7 @@ class DataServer:
         self.token = token
         self._tls = tls
         self._transfers = transfers
+        self._make_room = make_room
         self._on_committed = on_committed
         self._on_dropped = on_dropped
         self._sink = SegmentSink(directory)
@@ -267,7 +271,7 @@ class DataServer:
         try:
             for header in headers:
                 try:
-                    targets.append(self._sink.start(header))
+                    targets.append(self._start(header))
                 except SegmentError as error:
                     refused = error
                     break
@@ -299,6 +303,24 @@ class DataServer:
         finally:
             for target in targets:
                 target.abort()
+
+    def _start(self, header: Header) -> Target:
+        """Return where a payload goes, once there is room for it."""
+        while True:
+            try:
+                return self._sink.start(header)
+            except SegmentsFull:
+                limit = self.directory.space.limit
+                if self._make_room is None or (limit and header.file_size > limit) or self._closed:
+                    raise
+                work = self._make_room(header.file_size)
+                try:
+                    again = asyncio.run_coroutine_threadsafe(work, self._loop).result()
+                except RuntimeError:  # the loop was closed meanwhile
+                    work.close()
+                    again = False
+                if not again:
+                    raise
 
 
 class _Ended(Exception):

@@ -7,6 +7,8 @@
             id                    random id; who can read it here shares this host's memory
             lock                  flocked while the worker lives; first line: whose it is
             space                 the counters of `redist.memory.space`
+            touched               when payloads were last read, see `redist.memory.touched`
+            spill                 link to where payloads lie on disk, see `redist.memory.spill`
             grant-RANDOM-N        being written
             HASH.ATTEMPT          a payload, see `redist.memory.headers`
             arena-NUMBER          many small payloads, see `redist.memory.arena`
@@ -19,6 +21,7 @@ restarted worker adopts it, or anybody sweeps it.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
@@ -33,11 +36,21 @@ from heapq import nlargest
 
 from redist.errors import SegmentCorrupt, SegmentError, SegmentGone, SegmentsFull
 from redist.memory.arenas import Arenas
-from redist.memory.headers import Header, footprint, is_file_name, path_of, read_header
+from redist.memory.headers import (
+    Header,
+    file_name,
+    find_header,
+    footprint,
+    is_file_name,
+    path_of,
+    read_header,
+    spilled_path,
+)
 from redist.memory.holes import LARGE, give_back, punch
 from redist.memory.host import ID_FILE, new_host_id, read_host_id
 from redist.memory.locks import (
     default_parent,
+    is_file_at,
     lock_if_free,
     remove_empty_parent,
     remove_tree,
@@ -46,6 +59,8 @@ from redist.memory.locks import (
 from redist.memory.making import make_directory, write_file
 from redist.memory.pool import POOL_FILE, Pool
 from redist.memory.space import Space, format_size
+from redist.memory.spill import SpillDirectory
+from redist.memory.touched import Touched
 
 __all__ = ["SegmentDirectory"]
 
@@ -86,15 +101,20 @@ class SegmentDirectory:
     path: str
     hostid: str
     space: Space
-    #: (name, attempt) -> bytes of memory that the payload takes
+    #: (name, attempt) -> bytes of memory that the payload takes; 0 while it lies on disk
     files: dict[tuple[str, int], int]
     #: the small ones of them
     arenas: Arenas
+    #: what lies on disk
+    spill: SpillDirectory
+    touched: Touched
 
     def __init__(self, path: str, lock_fd: int) -> None:
         self.path = path
         self.hostid = read_host_id(path) or ""
         self.space = Space(os.path.join(path, SPACE_FILE))
+        self.touched = Touched(path)
+        self.spill = SpillDirectory(path)
         self.files = {}
         self._newest = 0
         self._lock_fd = lock_fd
@@ -165,6 +185,7 @@ class SegmentDirectory:
                 os.unlink(entry.path)
             elif is_file_name(entry.name):
                 directory._take_found(entry.path)
+        directory._take_spilled()
         directory._take(directory._total + directory.arenas.adopt(), limit, owner)
         return directory
 
@@ -189,6 +210,21 @@ class SegmentDirectory:
         self.files[header.name, header.attempt] = size
         self._newest = max(self._newest, header.attempt)
         self._total += size
+
+    def _take_spilled(self) -> None:
+        self.spill.take_over()
+        for file in list(self.spill.files):
+            try:
+                header = read_header(f"{self.spill.path}/{file}")
+            except SegmentError as error:
+                logger.warning("removing a damaged segment: %s", error)
+                self.spill.drop(file)
+                continue
+            if (header.name, header.attempt) in self.files:
+                self.spill.drop(file)  # it was being moved
+            else:
+                self.files[header.name, header.attempt] = 0
+                self._newest = max(self._newest, header.attempt)
 
     # --- space and grants -------------------------------------------------------------------------------------------
 
@@ -250,7 +286,7 @@ class SegmentDirectory:
             self.space.reserve(need, self.largest)
         except SegmentsFull:
             # what is pooled, and what arenas have reserved and not written, is needed less
-            if not self._trim(need) + self.arenas.seal_idle(0.0):
+            if not self.trim(need) + self.arenas.seal_idle(0.0):
                 raise
             self.space.reserve(need, self.largest)
         return need
@@ -263,7 +299,8 @@ class SegmentDirectory:
         """Return the path of a new file to be written and then published under `path_of` a payload."""
         return f"{self._grant_prefix}{next(self._grants)}"
 
-    def _trim(self, need: int = 0) -> int:
+    def trim(self, need: int = 0) -> int:
+        """Give back pooled memory that is too old or too much, and `need` bytes at least if there are as many."""
         freed = self.pool.trim(need=need)
         if freed:
             self.space.release(freed)
@@ -305,6 +342,7 @@ class SegmentDirectory:
             self.files[name, attempt] = size
             self._newest = max(self._newest, attempt)
             self._total += size - before
+            self.touched.note(file_name(name, attempt))
             if size >= LARGE:
                 self._writers[name, attempt] = writer
         if reserved + before != size:
@@ -333,6 +371,8 @@ class SegmentDirectory:
             size = self.files.pop((name, attempt), 0)
             writer = self._writers.pop((name, attempt), 0)
             self._total -= size
+            if self.spill.files:
+                self.spill.drop(os.path.basename(path))
         try:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError:
@@ -364,7 +404,7 @@ class SegmentDirectory:
         if file.path and file.recycle and file.size >= LARGE:
             os.close(file.fd)
             self.pool.add(file.path, file.size, file.writer)
-            return self._trim() if self.pool.total > self.pool.cap else 0
+            return self.trim() if self.pool.total > self.pool.cap else 0
         if file.path:
             give_back(file.path)
         os.close(file.fd)
@@ -380,6 +420,62 @@ class SegmentDirectory:
             else:
                 self.drop(name, attempt)
         self.arenas.drop(small)
+
+    def leave_memory(self, name: str, attempt: int, fd: int, written: str) -> int:
+        """Let a payload's memory go for its copy on disk, unless somebody maps it or it went meanwhile.
+
+        Parameters
+        ----------
+        name, attempt : str and int
+            The payload.
+        fd : int
+            Its file in memory, open for writing.
+        written : str
+            The complete copy, from `SpillDirectory.write`, which is published.
+
+        Returns
+        -------
+        int
+            Bytes of memory that are free now; 0 if it stays.
+        """
+        path = self.path_of(name, attempt)
+        with self._mutex:
+            size = self.files.get((name, attempt), 0)
+            # The order is that of readers: the lock first, then the path.
+            if not size or not try_lock(fd) or not is_file_at(fd, path):
+                return 0
+            nbytes = os.fstat(fd).st_size
+            self.spill.publish(written, os.path.basename(path), nbytes)
+            os.unlink(path)
+            self.files[name, attempt] = 0
+            self._total -= size
+            self._writers.pop((name, attempt), None)
+        punch(fd)  # its writer may have kept a mapping
+        self.space.release(size)
+        return size
+
+    def enter_memory(self, name: str, attempt: int, written: str, reserved: int) -> bool:
+        """Have a payload that lies on disk in memory again; return whether it is still wanted.
+
+        Parameters
+        ----------
+        name, attempt : str and int
+            The payload.
+        written : str
+            The complete copy in memory.
+        reserved : int
+            What was reserved for it.
+        """
+        path = self.path_of(name, attempt)
+        file = os.path.basename(path)
+        with self._mutex:
+            if self.files.get((name, attempt)) != 0 or not self.spill.has(file):
+                return False
+            os.rename(written, path)
+            self.files[name, attempt] = reserved
+            self._total += reserved
+            self.spill.drop(file)
+        return True
 
     def reap(self) -> int:
         """Give back the memory of dropped payloads that nobody maps any more, and pooled memory that nobody used.
@@ -405,7 +501,7 @@ class SegmentDirectory:
                 kept.append(file)
         with self._mutex:
             self._lingering += kept
-        return freed + self._trim()
+        return freed + self.trim()
 
     @property
     def total(self) -> int:
@@ -441,7 +537,7 @@ class SegmentDirectory:
         """
         if self.arenas.has(name, attempt):
             return self.arenas.header(name, attempt)
-        return read_header(self.path_of(name, attempt))
+        return find_header(self.path_of(name, attempt))
 
     def put_small(self, header: Header, data: memoryview) -> bool:
         """Write a small payload as the worker itself; return False if there is no space for an arena."""
@@ -451,10 +547,11 @@ class SegmentDirectory:
         """Return for how many seconds a payload has been here, at least; 0 if it is not."""
         if self.arenas.has(name, attempt):
             return self.arenas.age(name, attempt)
-        try:
-            return time.time() - os.stat(self.path_of(name, attempt)).st_ctime
-        except FileNotFoundError:
-            return 0.0
+        path = self.path_of(name, attempt)
+        for place in (path, spilled_path(path)):
+            with contextlib.suppress(FileNotFoundError):
+                return time.time() - os.stat(place).st_ctime
+        return 0.0
 
     def headers(self) -> list[Header]:
         """Read the headers of all payloads here; what registering anew tells the server."""
@@ -487,6 +584,8 @@ class SegmentDirectory:
         if self._lock_fd < 0:
             return
         _living.discard(self)
+        self.spill.close(remove=remove)
+        self.touched.close()
         if remove:
             remove_tree(self.path)
             remove_empty_parent(self.path)
@@ -510,6 +609,7 @@ def _forked() -> None:
     for directory in list(_living):
         os.close(directory._lock_fd)
         directory._lock_fd = -1
+        directory.spill.forked()
         for file in directory._lingering:
             os.close(file.fd)
         directory._lingering = []

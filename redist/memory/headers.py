@@ -27,8 +27,21 @@ import msgpack
 
 from redist.errors import SegmentCorrupt, SegmentGone
 
-__all__ = ["TRAILER_BYTES", "Header", "file_name", "footprint", "path_of", "payload_bytes", "read_header"]
+__all__ = [
+    "SPILL_LINK",
+    "TRAILER_BYTES",
+    "Header",
+    "file_name",
+    "find_header",
+    "footprint",
+    "path_of",
+    "payload_bytes",
+    "read_header",
+    "spilled_path",
+]
 
+#: Link in a segment directory to where its worker's payloads lie that are on disk.
+SPILL_LINK = "spill"
 MAGIC = b"redist\x00\x01"
 PAGE = 4096
 MAX_FOOTER = 256 * 1024 * 1024
@@ -98,6 +111,12 @@ def path_of(segments: str, name: str, attempt: int) -> str:
     return f"{segments}/{blake2b(name.encode(), digest_size=16).hexdigest()}.{attempt}"
 
 
+def spilled_path(path: str) -> str:
+    """Return where the payload is that is not at `path`, if its worker has spilled it."""
+    directory, _, name = path.rpartition("/")
+    return f"{directory}/{SPILL_LINK}/{name}"
+
+
 def is_file_name(entry: str) -> bool:
     """Tell whether `entry` is the file name of a payload."""
     return _FILE_NAME.fullmatch(entry) is not None
@@ -112,6 +131,17 @@ def payload_bytes(trailer: bytes | memoryview, size: int, path: str) -> int:
         If the trailer is not ours, or its sizes do not fit into the file.
     """
     return _check_trailer(trailer, size, path)[0]
+
+
+def find_header(path: str) -> Header:
+    """Read the header of the payload at `path`, or of where its worker has spilled it; see `read_header`."""
+    for _ in range(2):  # it may be moved from one place to the other between two looks
+        for place in (path, spilled_path(path)):
+            try:
+                return read_header(place)
+            except SegmentGone:
+                continue
+    return read_header(path)
 
 
 def read_header(path: str) -> Header:

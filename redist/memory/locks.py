@@ -5,16 +5,20 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat as statmode
 import time
 from dataclasses import dataclass
 
+from redist.errors import SegmentError
 from redist.memory.arena import number_in
+from redist.memory.headers import SPILL_LINK
 from redist.memory.holes import LARGE, punch
 from redist.memory.index import retire_index
 from redist.memory.space import format_size
 
 __all__ = [
     "DeadDirectory",
+    "check_private",
     "dead_directories",
     "default_parent",
     "lock_if_free",
@@ -22,12 +26,15 @@ __all__ = [
     "remove_empty_parent",
     "remove_tree",
     "small_shm_warning",
+    "spilled_by",
     "sweep_dead",
     "try_lock",
 ]
 
 SHM = "/dev/shm"  # noqa: S108 -- what lies in it is owner-only
 LOCK_FILE = "lock"
+#: Share of the memory limit that shared memory should have: Linux gives it half of the memory by itself.
+_SMALL = 0.4
 BEING_MADE = ".new-"
 
 
@@ -69,10 +76,43 @@ def _punch_if_free(path: str) -> None:
             os.close(fd)
 
 
+def check_private(parent: str) -> None:
+    """Refuse a parent that another user made or can write: it could replace our files under us."""
+    stat = os.lstat(parent)
+    if not statmode.S_ISDIR(stat.st_mode):
+        raise SegmentError(f"{parent}: not a directory; give another directory")
+    if os.path.basename(parent) in (f"redist-{os.getuid()}", f"redist-spill-{os.getuid()}"):
+        if stat.st_uid != os.getuid():
+            raise SegmentError(f"{parent}: belongs to user {stat.st_uid}; give another directory")
+        if stat.st_mode & 0o077:
+            os.chmod(parent, 0o700)
+
+
+def spilled_by(segments: str) -> str:
+    """Return the spill directory of a segment directory, empty if it has none of ours."""
+    try:
+        path = os.readlink(os.path.join(segments, SPILL_LINK))
+        stat = os.lstat(path)
+    except OSError:
+        return ""
+    ours = stat.st_uid == os.getuid() and os.path.basename(path) == os.path.basename(segments)
+    return path if ours and statmode.S_ISDIR(stat.st_mode) else ""
+
+
+def remove_segments(path: str) -> None:
+    """Remove a dead worker's segment directory, and what it had spilled."""
+    spilled = spilled_by(path)
+    if spilled:
+        remove_tree(spilled)
+        remove_empty_parent(spilled)
+    remove_tree(path)
+    remove_empty_parent(path)
+
+
 def remove_empty_parent(path: str) -> None:
-    """Remove the user's own directory above the removed segment directory `path` if it was the last."""
+    """Remove the user's own directory above the removed directory `path` if it was the last."""
     parent = os.path.dirname(path)
-    if os.path.basename(parent) == f"redist-{os.getuid()}":
+    if os.path.basename(parent) in (f"redist-{os.getuid()}", f"redist-spill-{os.getuid()}"):
         try:
             os.rmdir(parent)
         except OSError:
@@ -104,6 +144,16 @@ def try_lock(fd: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def is_file_at(fd: int, path: str) -> bool:
+    """Tell whether the open file is what lies at `path`."""
+    here = os.fstat(fd)
+    try:
+        there = os.stat(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return (there.st_ino, there.st_dev) == (here.st_ino, here.st_dev)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,19 +238,21 @@ def remove_dead(path: str) -> bool:
     lock_fd = lock_if_free(path)
     if lock_fd is None:
         return False
-    remove_tree(path)
+    remove_segments(path)
     os.close(lock_fd)
-    remove_empty_parent(path)
     return True
 
 
-def small_shm_warning(path: str, wanted: int) -> str | None:
-    """Return a warning if the file system of `path` is smaller than `wanted` bytes, with the option that mends it."""
+def small_shm_warning(path: str, limit: int) -> str | None:
+    """Return a warning if the file system of `path` is small for a memory limit, with the option that mends it."""
     stat = os.statvfs(path)
     size = stat.f_blocks * stat.f_frsize
-    if size >= wanted:
+    if size >= _SMALL * limit:
         return None
-    text = f"{path} has room for {format_size(size)}, the memory limit is {format_size(wanted)}: "
+    text = (
+        f"{path} has room for {format_size(size)}, the memory limit is {format_size(limit)}: what does not fit goes to"
+        " disk early; "
+    )
     if path.startswith(SHM + "/"):
         return text + (
             "in Docker start the container with --shm-size (compose: shm_size), in Kubernetes mount an emptyDir with"

@@ -5,12 +5,11 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import stat as statmode
 
 from redist.errors import SegmentError
 from redist.memory.host import ID_FILE, new_host_id
 from redist.memory.index import make_index
-from redist.memory.locks import BEING_MADE, LOCK_FILE, remove_tree
+from redist.memory.locks import BEING_MADE, LOCK_FILE, check_private, remove_tree
 
 __all__ = ["make_directory", "write_file"]
 
@@ -37,7 +36,7 @@ def make_directory(parent: str, path: str, *, log: bool) -> int:
             else:
                 if log:
                     logger.info("made the directory %s for payloads", parent)
-            _check_private(parent)
+            check_private(parent)
             os.mkdir(making, 0o700)
             write_file(os.path.join(making, ID_FILE), new_host_id().encode())
             make_index(making)
@@ -61,18 +60,6 @@ def make_directory(parent: str, path: str, *, log: bool) -> int:
                 f"{parent}: no segment directory can be made there: {error.strerror}"
             ) from error
     raise AssertionError
-
-
-def _check_private(parent: str) -> None:
-    """Refuse a parent that another user made or can write: it could replace our files under us."""
-    stat = os.lstat(parent)
-    if not statmode.S_ISDIR(stat.st_mode):
-        raise SegmentError(f"{parent}: not a directory; give another segment directory")
-    if os.path.basename(parent) == f"redist-{os.getuid()}":
-        if stat.st_uid != os.getuid():
-            raise SegmentError(f"{parent}: belongs to user {stat.st_uid}; give another segment directory")
-        if stat.st_mode & 0o077:
-            os.chmod(parent, 0o700)
 
 
 def write_file(path: str, data: bytes) -> None:

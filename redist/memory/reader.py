@@ -1,5 +1,8 @@
 """Reading a segment: map it, and hold its lock for as long as anything views the mapping.
 
+A payload that is not in memory may lie on disk (`redist.memory.spill`): it is complete in one place before it leaves the
+other.
+
 The order matters. The shared lock is taken on the descriptor first, and only then is the path looked at: whoever wants
 to drop or recycle the file takes the exclusive lock before it touches the path, so one of the two sees the other.
 The descriptor stays open, hence the lock, until the last array that views the mapping dies, also in forked children:
@@ -14,11 +17,13 @@ import fcntl
 import mmap
 import os
 import resource
+import time
 from dataclasses import dataclass
 
 from redist.errors import SegmentError, SegmentGone
-from redist.memory.headers import TRAILER_BYTES, Header, header_in, payload_bytes
+from redist.memory.headers import TRAILER_BYTES, Header, header_in, payload_bytes, spilled_path
 from redist.memory.mappings import CACHED_FROM, mappings
+from redist.memory.touched import touch
 
 __all__ = ["Mapping", "open_segment", "raise_file_limit"]
 
@@ -26,6 +31,10 @@ __all__ = ["Mapping", "open_segment", "raise_file_limit"]
 # looked at every so many mappings: it takes a system call more.
 _SPARE_FILES = 40
 _LOOK_EVERY = 16
+#: How often a payload is looked for in memory and on disk, should it be moved just then.
+_MOVES = 3
+_PATIENCE, _PAUSE = 1.0, 0.0002  # s that a file may be locked against readers, and between two tries
+_READ_AHEAD = 256 << 20
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -72,8 +81,22 @@ def open_segment(path: str, *, writable: bool = False) -> Mapping:
     SegmentError
         If the process may not open more files, or has no right to read it.
     """
+    touch(path)
+    gone: SegmentGone | None = None
+    for _ in range(_MOVES):
+        for place in (path, spilled_path(path)):
+            try:
+                return _open(place, writable, spilled=place is not path)
+            except SegmentGone as error:
+                gone = gone or error
+    assert gone is not None
+    raise gone
+
+
+def _open(path: str, writable: bool, *, spilled: bool) -> Mapping:
     global _unlooked
-    for _ in range(3):
+    until = 0.0
+    while True:
         try:
             fd = os.open(path, _FLAGS)
         except OSError as error:
@@ -85,7 +108,13 @@ def open_segment(path: str, *, writable: bool = False) -> Mapping:
             try:
                 fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise SegmentGone(f"{path}: the payload is being evicted") from None
+                # Its worker looks whether it is mapped, or is about to take it away: both last for a moment.
+                now = time.monotonic()
+                until = until or now + _PATIENCE
+                if now > until:
+                    raise SegmentGone(f"{path}: the payload is being evicted") from None
+                time.sleep(_PAUSE)
+                continue
             stat = os.fstat(fd)
             try:
                 there = os.stat(path, follow_symlinks=False)
@@ -96,8 +125,12 @@ def open_segment(path: str, *, writable: bool = False) -> Mapping:
             size = stat.st_size
             if size < TRAILER_BYTES:
                 payload_bytes(b"", size, path)
+            if spilled and hasattr(os, "posix_fadvise"):
+                # read ahead from the disk, in large pieces
+                os.posix_fadvise(fd, 0, min(size, _READ_AHEAD), os.POSIX_FADV_WILLNEED)
             try:
-                if size >= CACHED_FROM and not writable:
+                # a kept mapping would hold the disk's blocks of a file that is gone
+                if size >= CACHED_FROM and not writable and not spilled:
                     view = mappings.view(path, fd, stat)
                     if view is None:
                         continue
@@ -110,7 +143,6 @@ def open_segment(path: str, *, writable: bool = False) -> Mapping:
             os.close(fd)
         nbytes = payload_bytes(view[size - TRAILER_BYTES :], size, path)
         return Mapping(view[:nbytes], nbytes, path)
-    raise SegmentGone(f"{path}: the payload is replaced again and again")
 
 
 def raise_file_limit() -> int:

@@ -58,6 +58,8 @@ class BlockingRunner:
         except StopIteration as stop:
             result: T = stop.value
             return result
+        finally:
+            error = None  # or its traceback refers to this frame, and keeps the caller's values until they are collected
 
     def perform(self, request: Request) -> Any:
         """Do what an operation asks for, and return the outcome."""

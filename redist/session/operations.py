@@ -111,3 +111,5 @@ async def carry_out(operation: Operation[T], perform: Callable[[Request], Awaita
     except StopIteration as stop:
         result: T = stop.value
         return result
+    finally:
+        error = None  # or its traceback refers to this frame, and keeps the caller's values until they are collected

@@ -22,7 +22,7 @@ _VARIES = (
     (r"/dev/shm/redist-\d+/[0-9a-f]+", "SEGMENTS"),
     (r"tcp://[\d.]+:\d+", "ADDRESS"),
     (r"\b[0-9a-f]{16,}\b", "HEX"),
-    (r'(\\?"(?:rss|pid|managed|running)\\?"):\d+', r"\1:N"),
+    (r'(\\?"(?:rss|pid|managed|unmanaged|running)\\?"):\d+', r"\1:N"),
     (r"^(used_memory_human|maxmemory_human):.*$", r"\1:N"),
     (r"^\(integer\) [1-9]\d\d$", "(integer) HUNDREDS"),
 )

@@ -134,7 +134,11 @@ def test_workers_that_are_needed_stay(cluster: LocalCluster, client: Client, gat
 
 
 def test_the_bytes_in_memory_need_workers() -> None:
+    from redist import config
+
+    never = dict.fromkeys(("target", "spill", "pause", "terminate"), False)
     with (
+        config.set({f"worker.memory.{name}": value for name, value in never.items()}),
         LocalCluster(n_workers=2, threads_per_worker=1, memory_limit="3MB") as cluster,
         Client(cluster) as client,
     ):
@@ -158,13 +162,17 @@ def test_again_and_the_end(cluster: LocalCluster) -> None:
     assert (second.minimum, second.maximum, second.interval) == (0, 6, 60)
     third = cluster.adapt(minimum_cores=2, maximum=6, maximum_cores=4)
     assert (third.minimum, third.maximum) == (2, 4)
-    with pytest.raises(ValueError, match="memory_limit"):
-        cluster.adapt(maximum_memory="1 GiB")
     assert third.state == "running"
     cluster.close()
     assert third.state == "stopped"
     with pytest.raises(RuntimeError, match="is closed"):
         cluster.adapt()
+
+
+def test_memory_needs_workers_with_a_limit() -> None:
+    with LocalCluster(n_workers=0, threads_per_worker=1, memory_limit=0) as cluster:
+        with pytest.raises(ValueError, match="memory_limit"):
+            cluster.adapt(maximum_memory="1 GiB")
 
 
 def test_settings_and_arguments(cluster: LocalCluster) -> None:

@@ -123,7 +123,7 @@ def test_scale_by_what_workers_have() -> None:
         cluster.scale()
         assert cluster.workers == {}
     with (
-        LocalCluster(n_workers=0, threads_per_worker=2) as cluster,
+        LocalCluster(n_workers=0, threads_per_worker=2, memory_limit=0) as cluster,
         pytest.raises(ValueError, match="no memory_limit"),
     ):
         cluster.scale(memory="1GiB")

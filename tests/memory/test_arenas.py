@@ -518,7 +518,7 @@ def test_a_successor_finds_what_was_there(parent: str, index_lost: bool) -> None
     directory.drop_all(list(directory.files))
     directory.arenas.seal_idle(0.0)
     assert directory.space.used == 0
-    assert sorted(os.listdir(path)) == ["id", "index", "lock", "space"]
+    assert sorted(os.listdir(path)) == ["id", "index", "lock", "space", "touched"]
     directory.close()
 
 

@@ -136,7 +136,7 @@ def test_adopts_the_directory_of_a_dead_worker(parent: str, caplog) -> None:
     assert bytes(open_segment(directory.path_of("kept", 4)).view) == b"kept" * 2000
     assert directory.space.used == directory.total == 8192
     assert "damaged" in caplog.text
-    assert len(os.listdir(path)) == 5
+    assert len(os.listdir(path)) == 6
     assert dead_directories(parent) == []
     directory.close(remove=False)
     assert [dead.path for dead in dead_directories(parent)] == [path]

@@ -43,7 +43,7 @@ def taken(directory: SegmentDirectory) -> int:
     return sum(
         os.stat(entry.path).st_blocks * 512
         for entry in os.scandir(directory.path)
-        if entry.name not in ("id", "index", "lock", "space", "socket")
+        if entry.name not in ("id", "index", "lock", "space", "socket", "touched")
     )
 
 

@@ -171,7 +171,7 @@ def test_put_that_breaks_off(worker: Worker, client: DataClient) -> None:
     while worker.directory.space.used and time.monotonic() < deadline:
         time.sleep(0.01)
     assert worker.directory.space.used == 0
-    assert len(os.listdir(worker.directory.path)) == 4
+    assert len(os.listdir(worker.directory.path)) == 5
 
 
 # --- who is let in ----------------------------------------------------------------------------------------------------
@@ -381,7 +381,7 @@ def test_holder_that_dies_half_way(
     assert isinstance(outcomes[3], SegmentGone)
     assert worker.server.sent == 16_000_000
     assert receiver.space.used == receiver.total
-    assert len(os.listdir(receiver.path)) == 3 + 4
+    assert len(os.listdir(receiver.path)) == 4 + 4
     for path in Path(parent).iterdir():
         if str(path) not in (receiver.path, worker.directory.path):
             shutil.rmtree(path)

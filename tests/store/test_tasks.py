@@ -480,6 +480,45 @@ def test_a_paused_workers_executors_get_nothing(
     assert [t.name for t in x.turn()] == ["a"]
 
 
+def test_a_strained_workers_executors_take_what_has_dependencies_first(
+    world: World, client: Caller, worker: Caller, x: Caller
+) -> None:
+    submit(client, task("made"))
+    finish(x, "made")
+    worker.do(C.worker_heartbeat(0, worker.n, status="paused"))
+    roots = [f"r{i:03}" for i in range(200)]
+    submit(
+        client,
+        *map(task, roots[:150]),
+        task("low", "made"),
+        *map(task, roots[150:]),
+        task("urgent", priority=5),
+    )
+    submit(client, task("near", "made"), *map(task, ("last",)))
+    worker.do(C.worker_heartbeat(0, worker.n, status="strained"))
+    assert x.listen_up()[-1] == [b"t", 0]
+    taken = [task.name for task in x.turn()]
+    for _ in range(4):
+        finish(x, taken[-1])
+        taken += [task.name for task in x.tasks]
+    assert taken == ["near", "low", "urgent", "r000", "r001"]
+    worker.do(C.worker_heartbeat(0, worker.n, status="running"))
+    finish(x, "r001")
+    assert x.tasks[-1].name == "r002"
+
+
+def test_executors_of_a_paused_worker_that_come_later_get_nothing(
+    world: World, client: Caller, worker: Caller, x: Caller
+) -> None:
+    worker.do(C.worker_heartbeat(0, worker.n, status="paused"))
+    y = world.executor(worker)
+    submit(client, task("a"))
+    assert world.state("a") == "queued"
+    assert y.turn() == []
+    worker.do(C.worker_heartbeat(0, worker.n, status="running"))
+    assert [t.name for t in y.turn()] == ["a"]
+
+
 def test_void_queue_entries_do_not_stay(world: World, client: Caller) -> None:
     submit(client, *(task(f"t{i}") for i in range(500)))
     client.ok(C.ledger([(f"t{i}", 0) for i in reversed(range(500))]))

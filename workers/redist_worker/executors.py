@@ -58,9 +58,14 @@ class Executor:
     tails: Tails
     pid: int = 0
     started: float = field(default_factory=time.monotonic)
-    #: resident bytes and monotonic time of the last sample
+    #: resident bytes, those of its own among them, and monotonic time of the last sample
     rss: int = 0
+    private: int = 0
     sampled: float = 0.0
+    #: bytes of its own that are not only its own: it shares them with the fork server until one of them writes there
+    inherited: int = 0
+    #: bytes of its own at the first sample
+    base: int = 0
     #: how many processes the kernel had killed for lack of memory by then
     memory_kills: int = 0
     #: the most memory that it had, bytes; known when it is dead
@@ -245,16 +250,23 @@ class Executors:
 
     # --- control ----------------------------------------------------------------------------------------------------
 
-    def sample(self) -> None:
-        """Note how much memory each executor has."""
+    def sample(self, *, roughly: bool = False) -> None:
+        """Note how much memory each executor has; `roughly` takes over how much of it is shared with the fork server."""
         for executor in self._living.values():
-            self._sample(executor)
+            self._sample(executor, roughly)
 
-    def _sample(self, executor: Executor) -> None:
-        rss = resident_bytes(executor.pid)
+    def _sample(self, executor: Executor, roughly: bool = False) -> None:
+        rss, own = resident_bytes(executor.pid)
         if rss:
+            if not roughly:
+                executor.inherited = inherited_bytes(executor.pid)
             executor.rss, executor.sampled = rss, time.monotonic()
-            executor.memory_kills = memory_kills()
+            executor.private = max(0, own - executor.inherited)
+            executor.base = executor.base or executor.private
+
+    def end(self, executor: Executor, why: str) -> None:
+        """Kill one executor; see `kill`."""
+        self._kill(why, [executor])
 
     def kill(self, why: str, ordinals: list[int] | None = None, *, blame: bool = True) -> None:
         """Kill executors, all or those with `ordinals`; successors are started.
@@ -364,18 +376,34 @@ def memory_kills() -> int:
     return 0
 
 
-def resident_bytes(pid: int) -> int:
-    """Return how much memory a process has, 0 if it is gone."""
+def resident_bytes(pid: int) -> tuple[int, int]:
+    """Return how much memory a process has, and how much of that is no file and no shared memory; zeros if it is gone."""
     if sys.platform == "linux":  # psutil takes 0.1 s to import
         try:
             with open(f"/proc/{pid}/statm", "rb") as file:
-                return int(file.read().split()[1]) * _PAGE
-        except (OSError, IndexError):
-            return 0
+                _, resident, shared, *_ = file.read().split()
+            return int(resident) * _PAGE, (int(resident) - int(shared)) * _PAGE
+        except (OSError, ValueError):
+            return 0, 0
     else:
         import psutil
 
         try:
-            return int(psutil.Process(pid).memory_info().rss)
+            rss = int(psutil.Process(pid).memory_info().rss)
         except psutil.Error:
-            return 0
+            return 0, 0
+        return rss, rss
+
+
+def inherited_bytes(pid: int) -> int:
+    """Return how much of a process's own memory belongs to others as well: pages that nobody wrote since it was forked."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+            sizes = {line[0]: int(line[1]) for line in map(bytes.split, file) if len(line) == 3}
+    except (OSError, ValueError):  # no Linux, an old one, or it is gone
+        return 0
+    return (
+        max(0, sizes.get(b"Anonymous:", 0) - sizes.get(b"Pss_Anon:", 0)) * 1024
+        if b"Pss_Anon:" in sizes
+        else 0
+    )

@@ -36,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--executors", type=int, default=configured("executors"))
     parser.add_argument("--threads", type=int, default=configured("threads"))
     parser.add_argument("--memory-limit", default=str(configured("memory-limit")))
+    parser.add_argument("--spill-dir", default=configured("spill-dir"))
+    parser.add_argument("--max-spill", default=str(configured("max-spill")))
     parser.add_argument("--resources", default=configured("resources"))
     parser.add_argument("--host", default="")
     parser.add_argument("--port", type=int, default=0)
@@ -66,7 +68,9 @@ def start(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     """Run a worker by parsed arguments."""
     from redist.memory.amounts import parse_bytes
     from redist.resources import parse_resources
+    from redist.sizing import limit
     from redist.store.connect import endpoint
+    from redist_worker.memory_limits import configured_limits
     from redist_worker.options import WorkerOptions
 
     logging.basicConfig(
@@ -82,7 +86,10 @@ def start(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
             name=args.name,
             executors=args.executors,
             threads=args.threads,
-            memory_limit=parse_bytes(args.memory_limit),
+            memory_limit=int(limit(args.memory_limit, args.executors * args.threads)),
+            memory=configured_limits(),
+            spill_dir=args.spill_dir,
+            max_spill=parse_bytes(args.max_spill),
             resources=parse_resources(args.resources),
             host=args.host,
             port=args.port,

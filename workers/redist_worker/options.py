@@ -7,6 +7,8 @@ import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from redist_worker.memory_limits import MemoryLimits
+
 if TYPE_CHECKING:
     from redist.store.connect import Endpoint
 
@@ -28,7 +30,13 @@ class WorkerOptions:
     threads : int
         Threads of each.
     memory_limit : int
-        Most bytes of payloads; 0 for what the file system has.
+        Most bytes of payloads and of executors; 0 for no limit but what the file system of payloads has.
+    memory : MemoryLimits
+        What is done at which fraction of it.
+    spill_dir : str
+        Parent of the directory for payloads on disk; empty for a temporary directory.
+    max_spill : int
+        Most bytes on disk; 0 for what the disk has.
     resources : str
         ``GPU=1,MEM=2.5``, what tasks can ask for.
     host, port : str and int
@@ -52,6 +60,9 @@ class WorkerOptions:
     executors: int = 1
     threads: int = 1
     memory_limit: int = 0
+    memory: MemoryLimits = field(default_factory=MemoryLimits)
+    spill_dir: str = ""
+    max_spill: int = 0
     resources: str = ""
     host: str = ""
     port: int = 0

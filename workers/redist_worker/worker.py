@@ -31,6 +31,7 @@ from redist_worker.executor import Options as ExecutorOptions
 from redist_worker.executors import Executor, Executors
 from redist_worker.handing_over import hand_over, retire
 from redist_worker.naming import await_name
+from redist_worker.pressure import Pressure
 from redist_worker.replicas import Replicas
 from redist_worker.segments import Home, Sweeper, find_home
 
@@ -141,6 +142,7 @@ class Worker:
         )
         self._parts.callback(home.directory.close)
         self.name = options.name or home.name or options.default_name()
+        home.directory.spill.configure(options.spill_dir, options.max_spill)
         memory = memory_id(home.directory.path)
         alone = bool(options.name) and await await_name(
             self.side, self.name, home.ordinal, options.hostname, memory
@@ -151,11 +153,15 @@ class Worker:
 
         client = DataClient(secret, tls=client_context())
         self.replicas = replicas = Replicas(home.directory, self.side, self.post)
-        fetcher = Fetcher(home.directory, client, on_fetched=replicas.fetched)
+        self.pressure = pressure = Pressure(home.directory, options.memory_limit, options.memory, self._tell)
+        self._parts.push_async_callback(pressure.close)
+        fetcher = Fetcher(home.directory, client, on_fetched=replicas.fetched, make_room=pressure.make_room)
         self._parts.push_async_callback(fetcher.close)
-        broker = Broker(home.directory, fetch=fetcher.fetch)
+        broker = Broker(
+            home.directory, fetch=fetcher.fetch, on_committed=pressure.committed, make_room=pressure.make_room
+        )
         self._parts.push_async_callback(broker.close)
-        data_server = DataServer(home.directory, secret, tls=server_context())
+        data_server = DataServer(home.directory, secret, tls=server_context(), make_room=pressure.make_room)
         self._parts.push_async_callback(data_server.close)
         socket_path = await broker.start()
         host = options.host or self._address_towards_server()
@@ -192,6 +198,7 @@ class Worker:
             self.server, options.executors, options.threads, self.name, home.directory.path,
             self._executor_options, self._lost, self._taken,
         )  # fmt: skip
+        pressure.executors = self.executors
         self.driver = AsyncioDriver(session, self.endpoint, check=False)
         await self.driver.start(timeout=options.connect_timeout)
         self._parts.push_async_callback(self.driver.close, _GOODBYE)
@@ -206,6 +213,7 @@ class Worker:
         session.on_control = control.look
         control.look()
         await self.executors.start()
+        pressure.start()
         logger.info(
             "worker %s at %s is ready, in Redis as caller:%d", self.name, self.address, session.ordinal
         )
@@ -300,23 +308,22 @@ class Worker:
         self.session.attempt = max(self.session.attempt, directory.newest)
         self.executors.sample()
         metrics = {
-            "files": len(directory.files),
-            "managed": directory.total,
-            "lingering": directory.lingering,
-            "pooled": directory.pool.total,
+            **self.pressure.metrics(self._broker.granted),
             "executors": [
                 {
                     "name": e.name,
                     "ordinal": e.ordinal,
                     "pid": e.pid,
                     "rss": e.rss,
+                    "unmanaged": e.private,
                     "running": len(e.marks.running()),
                     "actors": e.marks.actors,
                 }
                 for e in self.executors
             ],
         }
-        status = "closing" if self.stopping.is_set() or self._retiring else "running"
+        closing = self.stopping.is_set() or self._retiring
+        status = "closing" if closing else self.pressure.status
         return calls.worker_heartbeat(
             len(directory.files),
             self.session.lane.n,
@@ -324,6 +331,11 @@ class Worker:
             status=status,
             metrics=json.dumps(metrics, separators=(",", ":")),
         )
+
+    def _tell(self) -> None:
+        """Send a heartbeat at once."""
+        self.session.heart.beat()
+        self.driver.push_out()
 
     def _beat(self, beat: Beat, replicas: Replicas) -> None:
         self._check_ordinal()

@@ -132,8 +132,11 @@ end
 call('HSET', P .. kind .. 's', ord, name)
 if kind == 'executor' then
   call('SADD', P .. 'executors:' .. int(parent), ord)
-  if call('HGET', P .. 'caller:' .. int(parent), 'status') == 'closing' then
-    call('HSET', me, 'paused', '1')
+  local status = call('HGET', P .. 'caller:' .. int(parent), 'status')
+  if status and status ~= 'running' then -- as its worker's heartbeat has told the others
+    call('HSET', me, 'paused', status == 'strained' and '0' or '1')
+  else
+    call('HDEL', me, 'paused')
   end
 else
   call('ZADD', P .. 'leases', int(S.now() + lease), ord)
@@ -145,8 +148,11 @@ if kind == 'worker' then
       call('HINCRBYFLOAT', me, 'free:' .. resource, change)
     end
   end
-  call('HSET', me, 'status', 'running')
+  call('HSET', me, 'status', 'running') -- until a heartbeat says something else
   call('HDEL', me, 'retired')
+  for _, x in ipairs(call('SMEMBERS', P .. 'executors:' .. ord)) do
+    call('HDEL', P .. 'caller:' .. x, 'paused')
+  end
   if call('EXISTS', P .. 'short') == 1 then
     call('RPUSH', P .. 'work', 'look_anew 0 0')
   end

@@ -14,6 +14,10 @@
 local RESYNC, OWN = -1, -2
 local capacity, want = a[BODY], a[BODY + 1]
 local worker, paused, claims = lane[4], lane[5], tonumber(lane[6] or 0) > 0
+local strained = paused == '0' -- takes tasks, those that have dependencies first
+if strained then
+  paused = false
+end
 local prefix = 'processing e' .. ME .. '.'
 local finished = BODY + 3 + a[BODY + 2] -- index of the count of finished batches
 local first_result = finished + 2 + a[finished]
@@ -154,7 +158,7 @@ if want == OWN then
 elseif not paused and want ~= 0 and (want > 0 and waiting or want < 0) then
   need('take')
   if want > 0 or S.assigned(ME, list) == 0 then
-    if S.take(ME, math.max(want, 1), quick, list) == 0 then
+    if S.take(ME, math.max(want, 1), quick, list, nil, strained) == 0 then
       S.look_further(ME)
     end
   end

@@ -11,6 +11,8 @@ function S.set_status(w, status)
   for _, x in ipairs(call('SMEMBERS', P .. 'executors:' .. w)) do
     if status == 'running' then
       call('HDEL', P .. 'caller:' .. x, 'paused')
+    elseif status == 'strained' then
+      call('HSET', P .. 'caller:' .. x, 'paused', '0')
     else
       call('HSET', P .. 'caller:' .. x, 'paused', '1')
       call('ZREM', P .. 'idle', x)

@@ -122,6 +122,32 @@ local function first_current(x, given_queue)
   unserved = true
 end
 
+-- A task that has dependencies, its record and its queue, for executor x whose worker is short of memory: it may be what lets
+-- payloads go, where others only make more of them. It is sought among the last entries of a queue, which became ready last,
+-- and among the first.
+local NEAR = 64
+local function first_dependent(x)
+  local list = S.queues()
+  for i = 1, #list, 2 do
+    local suffix = list[i]
+    if heads[suffix] ~= false and S.may_serve(x, suffix) then
+      local key = P .. 'queue:' .. suffix
+      local length = call('LLEN', key)
+      for part = 1, length > NEAR and 2 or 1 do
+        local entries = call('LRANGE', key, part == 1 and -NEAR or 0, part == 1 and -1 or math.min(NEAR, length - NEAR) - 1)
+        for k = part == 1 and #entries or 1, part == 1 and 1 or #entries, part == 1 and -1 or 1 do
+          local name, v = current(entries[k])
+          if name and v[4] then
+            call('LREM', key, part == 1 and -1 or 1, entries[k])
+            heads[suffix] = nil
+            return name, v, suffix
+          end
+        end
+      end
+    end
+  end
+end
+
 -- The only dependent of a task that is about to run, if it can follow in the same batch: nothing else is missing there, it is
 -- as quick, and as free to go anywhere, or `bound` to the same executor by the same class. Its name and record.
 local function follower(name, quick, bound)
@@ -135,9 +161,16 @@ end
 
 -- Take up to `want` tasks as one batch for executor x and append them to `list`. More than one only of `quick` functions
 -- without a class, or of one that names an executor; never more than a fair share of what waits, and with each its chain of
--- only dependents; from the best queue, or from the one that is given. Returns how many.
-function S.take(x, want, quick, list, given_queue)
-  local name, v, suffix = first_current(x, given_queue)
+-- only dependents; from the best queue, or from the one that is given. `strained`: one with dependencies first, if there is
+-- one. Returns how many.
+function S.take(x, want, quick, list, given_queue, strained)
+  local name, v, suffix
+  if strained then
+    name, v, suffix = first_dependent(x)
+  end
+  if not name then
+    name, v, suffix = first_current(x, given_queue)
+  end
   if not name then
     return 0
   end

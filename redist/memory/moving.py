@@ -1,0 +1,158 @@
+"""Moving payloads between memory and disk: the coldest out, hot ones back."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+
+from redist.errors import DiskFull, SegmentsFull
+from redist.memory.directory import SegmentDirectory
+from redist.memory.headers import file_name, footprint
+from redist.memory.locks import is_file_at, try_lock
+
+__all__ = ["Mover"]
+
+Copy = tuple[str, int]
+
+_OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+#: Two reads of a spilled payload within this time, in ns, make it hot.
+_SOON = 30 * 10**9
+
+
+class Mover:
+    """Moves the payloads of one segment directory. Blocks; one thread at a time calls it.
+
+    Parameters
+    ----------
+    directory : SegmentDirectory
+        Whose payloads.
+
+    Attributes
+    ----------
+    moved_out, moved_in : int
+        Bytes moved so far.
+    """
+
+    def __init__(self, directory: SegmentDirectory) -> None:
+        self.moved_out = 0
+        self.moved_in = 0
+        self._directory = directory
+        #: spilled payload -> when it was last read, and when it was read before since it was spilled, 0 for never
+        self._seen: dict[Copy, tuple[int, int]] = {}
+
+    def make_room(self, need: int) -> int:
+        """Spill the coldest payloads that nobody maps, until `need` bytes of memory are free; return how many are.
+
+        Raises
+        ------
+        DiskFull
+            If the disk has no room for any of them.
+        """
+        freed = 0
+        full: DiskFull | None = None
+        for copy in self._coldest():
+            if freed >= need or self._directory.spill.closing:
+                break
+            try:
+                freed += self.move_out(*copy)
+            except DiskFull as error:  # a smaller one may fit
+                full = error
+                if self._directory.spill.room < 1 << 20:
+                    break
+        if full is not None and not freed:
+            raise full
+        return freed
+
+    def _coldest(self) -> Iterator[Copy]:
+        last = self._directory.touched.last
+        files = list(self._directory.files.items())
+        small = self._directory.arenas.has  # those stay where they are
+        ranked = [
+            (last(file_name(*copy)), at) for at, (copy, size) in enumerate(files) if size and not small(*copy)
+        ]
+        ranked.sort()
+        for _, at in ranked:
+            yield files[at][0]
+
+    def move_out(self, name: str, attempt: int) -> int:
+        """Move one payload to disk unless somebody maps it; return the bytes of memory that are free now.
+
+        Raises
+        ------
+        DiskFull
+            If there is no room for it.
+        """
+        directory = self._directory
+        path = directory.path_of(name, attempt)
+        try:
+            fd = os.open(path, _OPEN)
+        except OSError:
+            return 0
+        try:
+            # A file that is mapped frees nothing. Then a lock as readers have it, so that nobody takes the file meanwhile.
+            if not try_lock(fd):
+                return 0
+            fcntl.flock(fd, fcntl.LOCK_SH)
+            if not is_file_at(fd, path):
+                return 0
+            written = directory.spill.write(fd, os.fstat(fd).st_size, os.path.basename(path))
+            freed = directory.leave_memory(name, attempt, fd, written)
+            if not freed:
+                directory.spill.discard(written)
+        finally:
+            os.close(fd)
+        self.moved_out += freed
+        return freed
+
+    # --- back -------------------------------------------------------------------------------------------------------
+
+    def hot(self) -> list[Copy]:
+        """Return the spilled payloads that were read again soon after a read, the last read first."""
+        last_read = self._directory.touched.last
+        before, self._seen = self._seen, {}
+        found = []
+        for copy, size in list(self._directory.files.items()):
+            if size:
+                continue
+            last = last_read(file_name(*copy))
+            seen, first = before.get(copy, (last, 0))
+            if last != seen:
+                if first and last - first < _SOON:
+                    found.append((last, copy))
+                first = last
+            self._seen[copy] = last, first
+        found.sort(reverse=True)
+        return [copy for _, copy in found]
+
+    def move_in(self, name: str, attempt: int) -> int:
+        """Move one payload back into memory; return its bytes, 0 if there is no room or it went."""
+        directory = self._directory
+        file = file_name(name, attempt)
+        nbytes = directory.spill.files.get(file)
+        if nbytes is None:
+            return 0
+        try:
+            reserved = directory.reserve(nbytes)
+        except SegmentsFull:
+            return 0
+        path = directory.new_grant()
+        done = False
+        try:
+            fd = os.open(path, _OPEN | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                size = directory.spill.read_into(file, fd)
+            finally:
+                os.close(fd)
+            done = footprint(size) == reserved and directory.enter_memory(name, attempt, path, reserved)
+        except OSError:  # it is gone, or memory is full
+            pass
+        finally:
+            if not done:
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+                directory.release(reserved)
+        self._seen.pop((name, attempt), None)
+        self.moved_in += reserved if done else 0
+        return reserved if done else 0

@@ -1,0 +1,300 @@
+"""Workers with little memory: what does not fit goes to disk, executors pause, and who takes too much is ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+import redist
+from redist import Client, LocalCluster, config, wait
+from redist.errors import KilledWorker, SegmentsFull
+from servers import keys_of, wait_until
+
+pytestmark = pytest.mark.timeout(120)
+
+MB = 1_000_000
+SIZE = 8 * MB
+
+
+def make(i: int, nbytes: int = SIZE) -> Any:
+    return np.full(nbytes // 8, i, dtype=np.int64)
+
+
+def check(array: Any) -> int:
+    assert (array == array[0]).all()
+    return int(array[0])
+
+
+@contextmanager
+def small(
+    tmp_path: Path, limit: str = "128MB", settings: dict[str, Any] | None = None, **options: Any
+) -> Iterator[Client]:
+    """A cluster of one small worker and its client; afterwards nothing is left of either, in memory and on disk."""
+    spill = tmp_path / "spill"
+    options = {"n_workers": 1, "threads_per_worker": 1, "spill_dir": spill, **options}
+    with config.set({f"worker.memory.{name}": value for name, value in (settings or {}).items()}):
+        cluster = LocalCluster(memory_limit=limit, **options)
+    with cluster, Client(cluster) as client:
+        yield client
+        client.close()
+        wait_until(lambda: not keys_of(cluster), what="every key is gone")
+    assert not spill.exists() or os.listdir(spill) == []
+
+
+def worker(client: Client) -> dict[str, Any]:
+    (found,) = client.scheduler_info()["workers"].values()
+    return dict(found)
+
+
+def metrics(client: Client) -> dict[str, Any]:
+    return dict(worker(client)["metrics"])
+
+
+def payloads(path: str) -> dict[str, int]:
+    """Return the bytes that the payload files in a directory take."""
+    found = {}
+    with suppress(FileNotFoundError):
+        for name in os.listdir(path):
+            if name.partition(".")[2].isdigit():
+                with suppress(FileNotFoundError):  # it goes just now
+                    found[name] = os.stat(f"{path}/{name}").st_blocks * 512
+    return found
+
+
+def spilled(client: Client) -> dict[str, int]:
+    return payloads(f"{worker(client)['local_directory']}/spill")
+
+
+def in_memory(client: Client) -> dict[str, int]:
+    return payloads(worker(client)["local_directory"])
+
+
+def test_five_times_the_limit(tmp_path: Path) -> None:
+    with small(tmp_path, executors_per_worker=2) as client:
+        futures = client.map(make, range(80))
+        checks = client.map(check, futures)
+        assert client.gather(checks) == list(range(80))
+        assert sum(spilled(client).values()) > 3 * 128 * MB
+        assert sum(in_memory(client).values()) <= 0.6 * 128 * MB
+        for i in (0, 40, 79):
+            array = futures[i].result()
+            assert check(array) == i
+            del array
+        assert all(len(client.who_has(future)[future.key]) == 1 for future in (futures[0], futures[79]))
+        del futures, checks
+        wait_until(lambda: not spilled(client) and not in_memory(client), what="the payloads are gone")
+
+
+def test_what_the_worker_says_is_so(tmp_path: Path) -> None:
+    with small(tmp_path) as client:
+        futures = client.map(make, range(30))
+        wait(futures)
+
+        def agrees() -> bool:
+            said = metrics(client)
+            memory, disk = sum(in_memory(client).values()), sum(spilled(client).values())
+            (executor,) = said["executors"]
+            info = psutil.Process(executor["pid"]).memory_info()
+            own = info.rss - info.shared
+            return (
+                abs(said["managed"] - memory) <= 0.02 * memory
+                and abs(said["spilled"] - disk) <= 0.02 * disk
+                and abs(executor["rss"] - info.rss) <= 0.02 * info.rss
+                and 0 < executor["unmanaged"] <= own
+                and said["unmanaged"] == executor["unmanaged"]
+            )
+
+        wait_until(agrees, what="the heartbeat says what is there")
+        held = futures[29].result()
+        del futures
+        wait_until(lambda: metrics(client)["lingering"] >= SIZE, 5, what="the mapped one lingers")
+        wait_until(lambda: metrics(client)["spilled"] == 0)
+        del held
+        wait_until(lambda: metrics(client)["lingering"] == 0)
+
+
+def test_hot_values_come_back(tmp_path: Path) -> None:
+    with small(tmp_path) as client:
+        futures = client.map(make, range(20))
+        wait(futures)
+        wait_until(lambda: len(spilled(client)) >= 8)
+        first = futures[0]
+        kept = futures[:6]
+        del futures
+        wait_until(lambda: len(in_memory(client)) + len(spilled(client)) == 6)
+
+        def read() -> bool:
+            assert check(first.result()) == 0
+            return metrics(client)["unspilled_in_all"] > 0
+
+        wait_until(read, 20, what="what is read again and again is in memory")
+        assert check(first.result()) == 0
+        assert len(kept) == 6
+
+
+def test_read_from_another_host(tmp_path: Path) -> None:
+    with small(tmp_path, n_workers=2) as client:
+        cluster = client.cluster
+        wire, prefix = cluster.endpoint.open(), cluster.endpoint.prefix
+        for ordinal in map(bytes.decode, wire.call("HKEYS", f"{prefix}workers")):
+            wire.call(
+                "HSET", f"{prefix}caller:{ordinal}", "hostid", f"host-{ordinal}", "memory", f"host-{ordinal}"
+            )
+            wire.call("HSET", f"{prefix}hosts", ordinal, f"host-{ordinal}")
+        wire.close()
+        client._peers.forget()
+        first, second = cluster.workers
+        futures = [client.submit(make, i, workers=first) for i in range(20)]
+        wait(futures)
+        info = {w["name"]: w for w in client.scheduler_info()["workers"].values()}
+        wait_until(lambda: len(os.listdir(f"{info[first]['local_directory']}/spill")) > 8)
+        assert [check(future.result(30)) for future in futures] == list(range(20))
+        checks = [client.submit(check, future, workers=second) for future in futures]
+        assert client.gather(checks) == list(range(20))  # fetched, and spilled there too
+
+
+def test_a_remote_client_scatters_more_than_fits(tmp_path: Path) -> None:
+    with small(tmp_path) as client:
+        cluster = client.cluster
+        wire, prefix = cluster.endpoint.open(), cluster.endpoint.prefix
+        for ordinal in map(bytes.decode, wire.call("HKEYS", f"{prefix}workers")):
+            wire.call("HSET", f"{prefix}caller:{ordinal}", "hostid", "another")
+        wire.close()
+        client._peers.forget()
+        futures = [client.scatter(make(i), hash=False) for i in range(25)]
+        assert [check(future.result(30)) for future in futures] == list(range(25))
+
+
+def test_too_large_is_refused_at_once(tmp_path: Path) -> None:
+    with small(tmp_path, settings={"wait": "60 s"}) as client:
+        began = time.monotonic()
+        with pytest.raises(SegmentsFull, match=r"190.7\d MiB needed.*limit of 122.07 MiB"):
+            client.scatter(make(0, 200 * MB))
+        assert time.monotonic() - began < 30
+        assert check(client.scatter(make(1)).result()) == 1
+
+
+@pytest.mark.parametrize("executors", [1, 2])
+def test_a_full_disk(tmp_path: Path, executors: int) -> None:
+    settings = {"wait": "0.2 s", "longest-pause": "0.2 s", "terminate": False}
+    with small(tmp_path, settings=settings, max_spill="50MB", executors_per_worker=executors) as client:
+        futures = client.map(make, range(25))
+        wait(futures, 100)
+        errors = [future.exception() for future in futures]
+        refused = [error for error in errors if error is not None]
+        assert refused
+        assert all(isinstance(error, SegmentsFull) for error in refused)
+        assert "limit of 122.07 MiB; largest: 'make-" in str(refused[0])
+        done = [i for i, error in enumerate(errors) if error is None]
+        assert len(done) >= 10
+        assert sum(spilled(client).values()) <= 50 * MB
+        assert [check(futures[i].result()) for i in done] == done
+        del futures
+        wait_until(lambda: not spilled(client) and not in_memory(client))
+        assert check(client.submit(make, 7).result(30)) == 7
+
+
+def test_a_task_that_maps_everything_gets_the_error(tmp_path: Path) -> None:
+    def hold(n: int) -> tuple[int, str]:
+        client = redist.get_client()
+        held, futures = [], []
+        try:
+            for i in range(n):
+                futures.append(client.scatter(make(i), hash=False))
+                held.append(futures[-1].result())
+        except SegmentsFull as error:
+            return len(held), str(error)
+        return len(held), ""
+
+    with small(tmp_path, settings={"wait": "1 s", "terminate": False}) as client:
+        count, text = client.submit(hold, 40).result(60)
+        assert 5 < count < 16
+        assert "is full" in text
+        assert check(client.submit(make, 7).result(30)) == 7
+
+
+def test_pause_and_go_on(tmp_path: Path) -> None:
+    def grow(path: str) -> int:
+        block = np.ones(100 * MB // 8)
+        Path(path).touch()
+        while os.path.exists(path):
+            time.sleep(0.01)
+        return block.size
+
+    path = tmp_path / "grown"
+    settings = {"terminate": False, "longest-pause": "100 s"}
+    with small(tmp_path, settings=settings, executors_per_worker=2) as client:
+        growing = client.submit(grow, str(path))
+        wait_until(lambda: worker(client)["status"] == "paused", what="the worker pauses")
+        waiting = client.submit(abs, -1)
+        since = worker(client)["last_seen"]
+        wait_until(lambda: path.exists() and worker(client)["last_seen"] > since + 1.5)
+        assert waiting.status == "pending"
+        assert worker(client)["status"] == "paused"
+        path.unlink()
+        assert growing.result(30) == 100 * MB // 8  # what runs goes on
+        assert waiting.result(30) == 1
+        wait_until(lambda: worker(client)["status"] == "running")
+
+
+def test_a_long_pause_lets_a_task_through(tmp_path: Path) -> None:
+    def leak() -> None:
+        redist.leaked = np.ones(100 * MB // 8)  # type: ignore[attr-defined]
+
+    def mend() -> None:
+        del redist.leaked  # type: ignore[attr-defined]
+
+    with small(tmp_path, settings={"terminate": False, "longest-pause": "0.5 s"}) as client:
+        client.submit(leak).result(30)
+        wait_until(lambda: "paused" in (worker(client)["status"],) or metrics(client)["unmanaged"] > 100 * MB)
+        client.submit(mend).result(30)
+        wait_until(lambda: worker(client)["status"] == "running" and metrics(client)["unmanaged"] < 90 * MB)
+
+
+def test_terminate(tmp_path: Path) -> None:
+    def eat() -> None:
+        blocks = []
+        while True:
+            blocks.append(np.ones(5 * MB // 8))
+            time.sleep(0.02)
+
+    with small(tmp_path) as client:
+        pid = client.submit(os.getpid).result(30)
+        bad = client.submit(eat)
+        with pytest.raises(KilledWorker) as caught:
+            bad.result(90)
+        for part in ("eat", "terminate=0.95", "122.07 MiB", "its last memory sample", "at most it had"):
+            assert part in str(caught.value), part
+        assert client.submit(os.getpid, pure=False).result(30) != pid  # by a successor
+
+
+def test_a_worker_killed_while_it_spills(tmp_path: Path) -> None:
+    with small(tmp_path) as client:
+        futures = client.map(make, range(12), pure=False)
+        wait(futures)
+        more = client.map(make, range(100, 130), pure=False)
+        wait_until(lambda: len(spilled(client)) > 8)
+        before = worker(client)
+        os.kill(before["pid"], signal.SIGKILL)
+        wait_until(lambda: worker(client)["pid"] != before["pid"], 30)
+        assert [check(future.result(60)) for future in futures] == list(range(12))
+        assert [check(future.result(60)) for future in more] == list(range(100, 130))
+        assert worker(client)["local_directory"] == before["local_directory"]
+
+
+def test_nothing_is_spilled_without_a_limit(tmp_path: Path) -> None:
+    with small(tmp_path, limit="0") as client:
+        futures = client.map(make, range(20))
+        wait(futures)
+        assert worker(client)["memory_limit"] == 0
+        assert len(in_memory(client)) == 20
+        assert not spilled(client)
