@@ -20,7 +20,8 @@ from redist.errors import DataLost, FutureCancelledError, RedistError, SegmentGo
 from redist.explaining import queued
 from redist.future import Future
 from redist.hanging import hang_across, until_ready
-from redist.protocol import loads, loads_inline, unpack_error
+from redist.loading import load_inline, load_payload, load_received
+from redist.protocol import unpack_error
 from redist.raising import raise_told
 from redist.session.operations import AskAll, Operation, Run, Until
 from redist.session.states import CANCELLED, ERROR, FINISHED, LOST, PENDING, FutureState, Waiter, hang
@@ -164,7 +165,7 @@ def values_of(
         for i, state in enumerate(states):
             value = state.value
             if value:
-                values[i] = loads_inline(value)
+                values[i] = load_inline(value, state.name)
             else:
                 rest.append(i)
     until: float | None = None
@@ -189,7 +190,7 @@ def values_of(
                         if told.where:
                             found[i] = told.where
                         else:
-                            values[i] = loads_inline(told.value)
+                            values[i] = load_inline(told.value, told.name)
                             done.add(i)
         far: list[tuple[int, str]] = []
         with as_current(client):
@@ -261,7 +262,7 @@ def result_of(
         yield from raise_error(client, state, deadline)
     with as_current(client):
         if state.value:
-            return loads_inline(state.value)
+            return load_inline(state.value, state.name)
         # as `values_of` would, without what several values and those of other hosts need
         here, value = client._segments.load_here(state.name, state.where, copy, writable)
         if here:
@@ -365,7 +366,7 @@ class Segments:
             peer = self._peers.worker(int(worker))
             if peer is not None and peer.here:
                 try:
-                    return True, _load(peer.segments, name, int(attempt), copy, writable)
+                    return True, load_payload(peer.segments, name, int(attempt), copy=copy, writable=writable)
                 except SegmentGone:
                     continue
         return False, None
@@ -391,7 +392,8 @@ class Segments:
                 for (name, attempt_, _), outcome in zip(there, self._broker.fetch(there) if there else ()):
                     if outcome is None:
                         try:
-                            outcomes[name] = (_load(self._own, name, attempt_, copy, writable),)
+                            value = load_payload(self._own, name, attempt_, copy=copy, writable=writable)
+                            outcomes[name] = (value,)
                         except SegmentGone as error:
                             outcomes[name] = _Trouble(error)
                     else:
@@ -401,7 +403,7 @@ class Segments:
                     if isinstance(received, RedistError):
                         outcomes[name] = _Trouble(received)
                     elif received.view is not None:
-                        outcomes[name] = (loads(received.view, writable=writable or copy),)
+                        outcomes[name] = (load_received(received, writable=writable or copy),)
         if any(isinstance(outcome, _Trouble) for outcome in outcomes.values()):
             self._peers.forget()
         gone = _Trouble(SegmentGone("it is on no worker that is known"))
@@ -423,10 +425,3 @@ class Segments:
         if self._remote is not None:
             self._remote.close()
             self._remote = None
-
-
-def _load(segments: str, name: str, attempt: int, copy: bool, writable: bool) -> Any:
-    from redist.memory.payloads import open_payload
-
-    mapping = open_payload(segments, name, attempt, writable=writable)
-    return loads(mapping.view, copy=copy, writable=writable)

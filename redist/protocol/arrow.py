@@ -13,6 +13,7 @@ from typing import Any
 
 from redist.errors import DeserializationError
 from redist.imported import imported
+from redist.protocol.arrow_checks import check_messages, check_names, check_values
 from redist.protocol.flatbuffers import field, follow
 from redist.protocol.header import CONTINUATION, END_OF_STREAM
 from redist.protocol.sizes import padding
@@ -85,13 +86,14 @@ def from_stream(buffer: memoryview) -> Any:
     """
     import pyarrow as pa
 
+    check_messages(buffer)
     try:
         with pa.ipc.open_stream(pa.py_buffer(buffer)) as reader:
             schema = reader.schema
             metadata = dict(schema.metadata or {})
             mark = metadata.pop(_MARK, b"")
             table = reader.read_all()
-        table.validate()
+        check_values(table)
         if not mark:
             return table
         if mark == b"batch" or mark == b"array":
@@ -99,14 +101,25 @@ def from_stream(buffer: memoryview) -> Any:
             return batch.column(0) if mark == b"array" else batch.replace_schema_metadata(metadata or None)
         if mark == b"chunked":
             return table.column(0)
-        if mark.startswith(b"polars"):
-            import polars
-
-            frame: Any = polars.from_arrow(table.replace_schema_metadata(metadata or None), rechunk=False)
-            return frame if mark == b"polars" else frame.to_series(0)
-    except (pa.ArrowException, OSError, ValueError, IndexError) as error:
+        if mark == b"polars" or mark == b"polars.series":
+            return _polars(table.replace_schema_metadata(metadata or None), mark)
+    except (pa.ArrowException, OSError, ValueError, IndexError, KeyError) as error:
         raise DeserializationError(f"the table's payload is damaged or cut off: {error}") from error
     raise DeserializationError(f"the payload is of a kind that this version does not know: {mark!r:.40}")
+
+
+def _polars(table: Any, mark: bytes) -> Any:
+    try:
+        import polars
+        from polars.exceptions import PanicException
+    except ImportError as error:
+        raise DeserializationError(f"the value is a polars frame, and polars is not here: {error}") from error
+    check_names(table.schema)
+    try:
+        frame: Any = polars.from_arrow(table, rechunk=False)
+        return frame if mark == b"polars" else frame.to_series(0)
+    except (Exception, PanicException) as error:  # the latter is no Exception
+        raise DeserializationError(f"polars does not take the table of the payload: {error}") from error
 
 
 class _Collector:

@@ -103,8 +103,13 @@ def from_stream(schema: bytes, buffer: memoryview) -> Array:
         raise DeserializationError(
             f"the array's payload is damaged: {nbytes} bytes for the shape {stored} of {dtype}"
         )
-    array: Array = np.ndarray(stored, dtype, buffer[start : start + nbytes], order=order)
-    return array if stored == shape else np.broadcast_to(array, shape)
+    try:
+        array: Array = np.ndarray(stored, dtype, buffer[start : start + nbytes], order=order)
+        return array if stored == shape else np.broadcast_to(array, shape)
+    except (ValueError, TypeError) as error:
+        raise DeserializationError(
+            f"the array's payload is damaged: no array of {dtype} has the shape {shape}: {error}"
+        ) from error
 
 
 def unrepeated(array: Any) -> Any:
@@ -237,10 +242,14 @@ def _parse(schema: bytes) -> tuple[np.dtype[Any], Shape, Shape, Literal["C", "F"
     try:
         description, shape_text, stored_text = (metadata[key] for key in _KEYS)
         dtype = _dtype(description.decode())
+        # Of objects (or anything else with addresses in it) the bytes would be taken for addresses of this process.
+        described = _described(dtype)
+        if described is None or described[1] != description:
+            raise DeserializationError(f"a payload holds no array of the dtype {str(dtype)[:100]!r}")
         order: Literal["C", "F"] = "F" if metadata[b"order"] == b"F" else "C"
         shape = _shape(shape_text)
         stored = _shape(stored_text) if stored_text else shape
-        template = _templates(_column(dtype))[order == "F"]
+        template = described[0][order == "F"]
         intact = template.message([description, shape_text, stored_text]) == schema
     except (KeyError, ValueError):
         intact = False

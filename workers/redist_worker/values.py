@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from redist.errors import RedistError, SegmentGone, TransferError
+from redist.loading import load_inline, load_payload
 from redist.memory.host import same_host
-from redist.memory.payloads import open_payload
-from redist.protocol.payload import loads, loads_inline
 from redist.store import calls
 from redist.store.replies import HandOut, State, parse_states
 
@@ -113,7 +112,7 @@ class Values:
             if where:
                 segments.append(dep)
             elif value:
-                values[name] = loads_inline(value)
+                values[name] = load_inline(value, name)
             else:
                 raise Missing({})
         if segments:
@@ -128,7 +127,7 @@ class Values:
             far: list[tuple[str, int, list[str]]] = []
             for name, where, value in deps:
                 if not where:
-                    values[name] = loads_inline(value)
+                    values[name] = load_inline(value, name)
                     continue
                 copies = [copy.partition(".") for copy in where.split()]
                 copies.sort(key=lambda copy: copy[0] != str(self._worker))
@@ -159,15 +158,11 @@ class Values:
             record = self._record(worker)
             if record is not None and record.here:
                 try:
-                    values[name] = self._load(record.segments, name, int(attempt))
+                    values[name] = load_payload(record.segments, name, int(attempt))
                     return True
                 except SegmentGone:
                     gone.setdefault(name, []).append(f"{worker}.{attempt}")
         return False
-
-    def _load(self, segments: str, name: str, attempt: int) -> Any:
-        mapping = open_payload(segments, name, attempt)
-        return loads(mapping.view)
 
     def _plan_fetch(
         self,
@@ -198,7 +193,7 @@ class Values:
         for (name, attempt, sources), outcome in zip(far, self._broker.fetch(far), strict=True):
             if outcome is None:
                 try:
-                    values[name] = self._load(self._segments, name, attempt)
+                    values[name] = load_payload(self._segments, name, attempt)
                 except SegmentGone:
                     pass  # evicted again already: the server is asked how it stands
             elif isinstance(outcome, SegmentGone):

@@ -1,0 +1,91 @@
+"""Loading values from where they lie: what is wrong with one names its key and its file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from redist.errors import DeserializationError, SegmentCorrupt
+from redist.protocol.payload import loads, loads_inline
+from redist.store.keys import decode_key
+
+if TYPE_CHECKING:
+    from redist.memory.receive import Received
+
+__all__ = ["load_inline", "load_payload", "load_received"]
+
+
+def load_inline(data: bytes | memoryview, name: str) -> Any:
+    """Return the value of an inline payload.
+
+    Parameters
+    ----------
+    data : bytes
+        The payload.
+    name : str
+        Wire name of its key.
+
+    Raises
+    ------
+    DeserializationError
+        If it is damaged, not signed, or cannot be loaded here; names the key.
+    """
+    try:
+        return loads_inline(data)
+    except DeserializationError as error:
+        _raise(error, name, "an inline value")
+
+
+def load_payload(
+    segments: str, name: str, attempt: int, *, copy: bool = False, writable: bool = False
+) -> Any:
+    """Return the value of a payload of this host.
+
+    Parameters
+    ----------
+    segments : str
+        The segment directory.
+    name : str
+        Wire name of the key.
+    attempt : int
+        The attempt that made the payload.
+    copy : bool
+        Return a private, writable copy.
+    writable : bool
+        Map privately: what is written stays in this process.
+
+    Raises
+    ------
+    SegmentGone
+        If it was evicted meanwhile.
+    SegmentCorrupt, DeserializationError
+        If the file is damaged, not signed, or cannot be loaded here; names key and file.
+    """
+    from redist.memory.payloads import open_payload
+
+    mapping = None
+    try:
+        mapping = open_payload(segments, name, attempt, writable=writable)
+        return loads(mapping.view, copy=copy, writable=writable)
+    except (DeserializationError, SegmentCorrupt) as error:
+        _raise(error, name, segments if mapping is None else mapping.path)
+
+
+def load_received(received: Received, *, writable: bool = False) -> Any:
+    """Return the value of a payload that came from another host into memory of this process.
+
+    Raises
+    ------
+    DeserializationError
+        If it is damaged, not signed, or cannot be loaded here; names the key.
+    """
+    assert received.view is not None
+    try:
+        return loads(received.view, writable=writable)
+    except DeserializationError as error:
+        _raise(error, received.header.name, "fetched from another host")
+
+
+def _raise(error: DeserializationError | SegmentCorrupt, name: str, where: str) -> NoReturn:
+    text = str(error)
+    place = "" if where in text else f" ({where})"
+    raise type(error)(f"key {decode_key(name)!r:.200}{place}: {text}") from error.__cause__ or error
