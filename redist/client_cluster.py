@@ -23,7 +23,7 @@ from redist.client_copies import ClientCopies
 from redist.current import futures_of
 from redist.errors import NoScheduler, NotOffered
 from redist.future import Future
-from redist.session.operations import Ask, Operation
+from redist.session.operations import Ask, Operation, Run
 from redist.store.calls import Call
 from redist.timeouts import seconds
 
@@ -147,6 +147,16 @@ class ClientCluster(ClientCopies):
             ``scheduler`` has the server and its version among its ``packages``.
         """
         return self._run(inspecting.get_versions(self._me, check, list(packages or ())))
+
+    def memory(self) -> Any:
+        """Return what memory and disk of the workers hold (`redist.diagnostics.memory.Memory`), which prints as a table.
+
+        Its `workers`, `hosts` and `total` have bytes that are ``managed``, ``unmanaged``, ``spilled``, ``lingering``,
+        ``pooled`` and ``granted``, as the workers said last: every 2 s, and within a second of a change that counts.
+        """
+        from redist.diagnostics.memory import read_memory
+
+        return self._run(_read(read_memory, self._me._peers))
 
     def nbytes(self, keys: Any = None, summary: bool = True, **kwargs: Any) -> Any:
         """Return how many bytes values take as they are stored, -1 for one that is not there.
@@ -458,3 +468,7 @@ class ClientCluster(ClientCopies):
 
 def _ask(call: Call) -> Operation[None]:
     yield Ask(call)
+
+
+def _read(function: Callable[..., Any], *args: Any) -> Operation[Any]:
+    return (yield Run(function, args))

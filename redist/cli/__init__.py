@@ -15,6 +15,7 @@ _COMMANDS = {
     "doctor": "Look for broken invariants in a namespace.",
     "ping": "Say whether the server, and a worker of this host, are well.",
     "why": "Tell who keeps a key.",
+    "memory": "Show what memory and disk hold, by worker and host.",
     "acl": "Print the ACL line for a user of redist.",
 }
 

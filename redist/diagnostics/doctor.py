@@ -6,6 +6,7 @@ just as it is for longer than a heartbeat, or patience ends. Nothing is written.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -307,7 +308,7 @@ def checksums(snapshot: Snapshot) -> Iterator[Violation]:
 def files(snapshot: Snapshot) -> Iterator[Violation]:
     """Compare the payload files of living workers on this host with the keys that they are for."""
     from redist.errors import SegmentError, SegmentGone
-    from redist.memory.headers import file_name, is_file_name, read_header
+    from redist.memory.headers import SPILL_LINK, file_name, find_header, is_file_name
     from redist.memory.payloads import list_payloads
 
     for ordinal, worker, path in _workers_here(snapshot):
@@ -318,7 +319,11 @@ def files(snapshot: Snapshot) -> Iterator[Violation]:
             if attempt.isdigit()
         }
         try:
-            there = {entry for entry in os.listdir(path) if is_file_name(entry)}
+            listed = os.listdir(path)
+            if SPILL_LINK in listed:
+                with contextlib.suppress(FileNotFoundError):
+                    listed += os.listdir(f"{path}/{SPILL_LINK}")
+            there = {entry for entry in listed if is_file_name(entry)}
             small = list_payloads(path)
         except (OSError, SegmentGone):
             continue
@@ -335,7 +340,7 @@ def files(snapshot: Snapshot) -> Iterator[Violation]:
             )
         for entry in sorted(there - expected.keys()):
             try:
-                header = small.get(entry) or read_header(f"{path}/{entry}")
+                header = small.get(entry) or find_header(f"{path}/{entry}")
             except SegmentError as error:
                 yield Violation("files", f"{path}/{entry}", f"is no payload: {error}")
                 continue

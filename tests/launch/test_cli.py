@@ -57,7 +57,7 @@ class Started:
 
 def test_overview_is_quick_and_names_everything() -> None:
     output = run("--help")
-    for command in ("worker", "server", "doctor", "why", "acl", "ping"):
+    for command in ("worker", "server", "doctor", "why", "memory", "acl", "ping"):
         assert f"  {command} " in output
         assert "Usage:" in run(command, "--help")
     assert run("--version").startswith("main ") or "0.1" in run("--version")
@@ -338,6 +338,18 @@ def test_ping_finds_no_worker_whose_lease_has_run_out(valkey: Server, namespace:
     assert "no living worker" in run("ping", valkey.url, "--namespace", namespace, "--worker", code=69)
     wire.close()
     valkey.forget(namespace)
+
+
+def test_memory(cluster: LocalCluster) -> None:
+    with cluster.get_client() as client:
+        future = client.scatter(b"x" * 3_000_000)
+        wait_until(lambda: client.memory().total.managed > 3_000_000)
+        lines = [line.split("  ") for line in run("memory", cluster.scheduler_address).splitlines()]
+        assert [cell.strip() for cell in lines[0] if cell][:3] == ["limit", "managed", "unmanaged"]
+        kinds = [line[0] for line in lines[1:]]
+        assert kinds == ["worker"] * len(cluster.workers) + ["host", "total"]
+        assert "2.9 MiB" in run("memory", cluster.scheduler_address)
+        del future
 
 
 def test_why(cluster: LocalCluster) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 import redist
 from redist import Client, LocalCluster, config, wait
+from redist.diagnostics.doctor import examine
 from redist.errors import KilledWorker, SegmentsFull
 from servers import keys_of, wait_until
 
@@ -27,6 +28,10 @@ SIZE = 8 * MB
 
 def make(i: int, nbytes: int = SIZE) -> Any:
     return np.full(nbytes // 8, i, dtype=np.int64)
+
+
+def keep(nbytes: int) -> None:
+    redist.kept = np.ones(nbytes // 8)  # type: ignore[attr-defined]
 
 
 def check(array: Any) -> int:
@@ -99,21 +104,33 @@ def test_what_the_worker_says_is_so(tmp_path: Path) -> None:
         futures = client.map(make, range(30))
         wait(futures)
 
-        def agrees() -> bool:
-            said = metrics(client)
-            memory, disk = sum(in_memory(client).values()), sum(spilled(client).values())
-            (executor,) = said["executors"]
+        (executor,) = metrics(client)["executors"]
+
+        def own() -> int:
             info = psutil.Process(executor["pid"]).memory_info()
-            own = info.rss - info.shared
+            return int(info.rss - info.shared)
+
+        def about(said: int, found: int) -> bool:
+            return abs(said - found) <= 0.02 * found
+
+        def agrees() -> bool:
+            (said,) = client.memory().workers
             return (
-                abs(said["managed"] - memory) <= 0.02 * memory
-                and abs(said["spilled"] - disk) <= 0.02 * disk
-                and abs(executor["rss"] - info.rss) <= 0.02 * info.rss
-                and 0 < executor["unmanaged"] <= own
-                and said["unmanaged"] == executor["unmanaged"]
+                said.use == client.memory().total == client.memory().hosts[said.host]
+                and about(said.use.managed, sum(in_memory(client).values()))
+                and about(said.use.spilled, sum(spilled(client).values()))
+                and said.use.unmanaged == sum(said.executors.values()) < own()
+                and said.use.limit == 128 * MB
             )
 
         wait_until(agrees, what="the heartbeat says what is there")
+        before, unmanaged = own(), client.memory().total.unmanaged
+        client.submit(keep, 30 * MB).result()
+        grown = own() - before
+        assert grown > 29 * MB
+        # within a second, though heartbeats are 2 s apart
+        wait_until(lambda: about(client.memory().total.unmanaged - unmanaged, grown), 1.5)
+        assert examine(client.cluster.endpoint).healthy  # the doctor finds what is on disk
         held = futures[29].result()
         del futures
         wait_until(lambda: metrics(client)["lingering"] >= SIZE, 5, what="the mapped one lingers")

@@ -1,0 +1,32 @@
+"""``redist memory``: what memory holds."""
+
+from __future__ import annotations
+
+import click
+
+from redist.cli.common import fail, meet, parse_address
+from redist.cli.options import URL_HELP, namespace_option, url_argument
+
+__all__ = ["command"]
+
+
+@click.command("memory", epilog=URL_HELP, short_help="Show what memory and disk hold, by worker and host.")
+@url_argument
+@namespace_option
+def command(url: str, namespace: str | None) -> None:
+    """Show bytes in memory and on disk, by worker and by host, at the server at URL.
+
+    They are values in memory (managed), memory of the processes that run tasks (unmanaged), values on disk (spilled),
+    dropped values that somebody still maps (lingering), files that wait to be written again (pooled), and what is being
+    written (granted).
+    """
+    from redist.diagnostics.memory import read_memory
+    from redist.errors import RedistError
+    from redist.store.side import Side
+
+    point = parse_address(url, namespace)
+    meet(point).close()
+    try:
+        click.echo(str(read_memory(Side(point))))
+    except RedistError as error:
+        fail(error)

@@ -1,0 +1,155 @@
+"""What memory holds: by worker and by host, as the workers' last heartbeats said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from redist.store.side import Side
+
+__all__ = ["Memory", "Use", "WorkerMemory", "read_memory"]
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """Bytes of memory and disk, by what they are used for.
+
+    Attributes
+    ----------
+    limit : int
+        What may be used, of `managed` and `unmanaged`; 0 for no limit.
+    managed : int
+        Payloads in shared memory.
+    unmanaged : int
+        Memory that the processes which run tasks have of their own.
+    spilled : int
+        Payloads on disk.
+    lingering : int
+        Dropped payloads that somebody still maps.
+    pooled : int
+        Files of dropped payloads that wait to be written again; they go as soon as memory is short.
+    granted : int
+        What was granted and is being written.
+    """
+
+    limit: int = 0
+    managed: int = 0
+    unmanaged: int = 0
+    spilled: int = 0
+    lingering: int = 0
+    pooled: int = 0
+    granted: int = 0
+
+    @property
+    def memory(self) -> int:
+        """All of it that is memory."""
+        return self.managed + self.unmanaged + self.lingering + self.pooled + self.granted
+
+
+def _sum(uses: Iterable[Use]) -> Use:
+    listed = list(uses)
+    return Use(**{one.name: sum(getattr(use, one.name) for use in listed) for one in fields(Use)})
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerMemory:
+    """One worker.
+
+    Attributes
+    ----------
+    name, address, host, status : str
+        Which, where, and whether it is ``running``, ``paused`` or ``closing``.
+    use : Use
+        What it uses.
+    executors : dict
+        Bytes of their own by the name of a process that runs tasks.
+    """
+
+    name: str
+    address: str
+    host: str
+    status: str
+    use: Use
+    executors: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """All workers; as text, a table.
+
+    Attributes
+    ----------
+    workers : tuple of WorkerMemory
+        By name.
+    """
+
+    workers: tuple[WorkerMemory, ...]
+
+    @property
+    def total(self) -> Use:
+        """All workers together."""
+        return _sum(worker.use for worker in self.workers)
+
+    @property
+    def hosts(self) -> dict[str, Use]:
+        """The workers of each host together."""
+        names = sorted({worker.host for worker in self.workers})
+        return {name: _sum(w.use for w in self.workers if w.host == name) for name in names}
+
+    def __str__(self) -> str:
+        columns = [one.name for one in fields(Use)]
+        rows = [["", "", "", *columns]]
+
+        def add(kind: str, name: str, status: str, use: Use) -> None:
+            figures = [_size(getattr(use, column)) for column in columns]
+            rows.append([kind, name, status, *figures])
+
+        for worker in self.workers:
+            add("worker", worker.name, worker.status, worker.use)
+        for host, use in self.hosts.items():
+            add("host", host, "", use)
+        add("total", f"{len(self.workers)} workers", "", self.total)
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        return "\n".join(
+            "  ".join(
+                cell.ljust(width) if i < 3 else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        )
+
+
+def _size(nbytes: int) -> str:
+    size = float(nbytes)
+    for unit in _UNITS:
+        if size < 1024 or unit == _UNITS[-1]:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    raise AssertionError
+
+
+def read_memory(side: Side) -> Memory:
+    """Read what the workers said last; they do so every 2 s, and within a second of a change that counts."""
+    found = []
+    for ordinal in side.fields("workers"):
+        record = side.fields(f"caller:{ordinal}")
+        if not record.get("inc"):
+            continue
+        try:
+            metrics = json.loads(record.get("metrics") or "{}")
+        except ValueError:
+            metrics = {}
+        said = {name: int(metrics.get(name, 0)) for name in (one.name for one in fields(Use))}
+        said["limit"] = int(record.get("memory_limit") or 0)
+        status = record.get("status", "running").replace("strained", "running")
+        executors = {
+            str(one.get("name", "")): int(one.get("unmanaged", 0)) for one in metrics.get("executors", ())
+        }
+        name, address, host = (record.get(key, "") for key in ("name", "address", "host"))
+        found.append(WorkerMemory(name, address, host, status, Use(**said), executors))
+    return Memory(tuple(sorted(found, key=lambda worker: worker.name)))
