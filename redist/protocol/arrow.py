@@ -65,7 +65,10 @@ def to_stream(obj: Any) -> list[bytes | memoryview] | None:
             schema = schema.with_metadata({**(schema.metadata or {}), _MARK: mark})
             table = table.replace_schema_metadata(schema.metadata)
         with pa.ipc.new_stream(pa.PythonFile(collector, mode="w"), schema) as writer:
-            writer.write(table)
+            if table.num_rows:
+                writer.write(table)
+            else:  # a stream without a batch is more than some readers can take
+                writer.write(pa.RecordBatch.from_pylist([], schema=schema))
     except (pa.ArrowException, NotImplementedError, OverflowError):
         return None
     return list(_joined(_aligned(collector.pieces)))
