@@ -12,7 +12,7 @@ from redist.current import current_client, inherited_client
 from redist.errors import NotInitialized, RedistError
 from redist.session.lane import OldGeneration
 from redist.session.operations import Ask, Operation, Until
-from redist.session.waits import Wait
+from redist.session.waits import Claim, Wait
 from redist.store.calls import Call
 from redist.store.coordination import leave
 from redist.store.keys import encode_key
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from redist.client import Client
 
-__all__ = ["Awaitable", "Named", "Request", "patience"]
+__all__ = ["Awaitable", "Named", "Request", "given_back", "patience"]
 
 T = TypeVar("T")
 
@@ -76,12 +76,12 @@ class Named:
                 f"a {type(self).__name__} of an asynchronous client wants `async with` or `async for`"
             )
 
-    def _abandon(self, tokens: Iterable[str]) -> None:
+    def _abandon(self, claims: Iterable[Claim]) -> None:
         """Have requests left whose handle is collected: in any thread, at any moment, so that nothing here waits."""
         client = self._client
         if client is not None:
             with contextlib.suppress(Exception):  # the interpreter ends
-                client.session.waits.abandoned.extend(tokens)
+                client.session.waits.abandoned.extend([claim.token for claim in claims])
                 client._wake_releases()
 
     def __repr__(self) -> str:
@@ -116,6 +116,13 @@ def patience(blocking: bool, timeout: Any) -> float | None:
     return 0.0
 
 
+def given_back(client: Client, claim: Claim) -> Operation[bool]:
+    """Give back what was granted; return False if it was lost before."""
+    reply = yield Ask(leave([claim.token]), stays=True)
+    client.session.waits.left([claim.token])
+    return bool(reply[2])
+
+
 class Request:
     """One request of a client, from its first call until it is left.
 
@@ -125,18 +132,24 @@ class Request:
         Whose request it is.
     timeout : float, optional
         Seconds for all of it; None waits for ever.
-    token : str, optional
+    claim : Claim, optional
         Of a request that was made before.
 
     Attributes
     ----------
+    claim : Claim
+        What it lives by; who holds what was granted keeps that.
+    kept : bool
+        Whether somebody does.
     waited : bool
         Whether it was not granted at once.
     """
 
-    def __init__(self, client: Client, timeout: float | None, *, token: str = "") -> None:
+    def __init__(self, client: Client, timeout: float | None, *, claim: Claim | None = None) -> None:
         self.client = client
-        self.token = token or client.session.waits.token()
+        self.claim = claim or client.session.waits.claim()
+        self.token = self.claim.token
+        self.kept = claim is not None
         self.waited = False
         self._deadline = None if timeout is None else monotonic() + timeout
         self._wait = Wait()
@@ -149,18 +162,23 @@ class Request:
     @contextlib.contextmanager
     def leaving(self) -> Iterator[None]:
         """Leave the request behind any error, a Ctrl-C or the cancellation of a task: what was given is given back."""
+        waits = self.client.session.waits
         try:
             yield
         except BaseException:
             self.leave()
             raise
+        else:
+            if not self.kept:
+                waits.left([self.token])
         finally:
-            self.client.session.waits.end(self.token)
+            waits.end(self.token)
 
     def leave(self, *, taken: bool = False) -> None:
         """End the request, behind all calls that it made, and do not wait for that."""
         with contextlib.suppress(RedistError):  # a client that is closed has left everything
             self.client._post(leave([self.token], taken=taken))
+        self.client.session.waits.left([self.token])
 
     def lock(self, call: Callable[[], Call]) -> Operation[bool]:
         """Make a call until nothing is missing; return whether that came about, else the request is left."""

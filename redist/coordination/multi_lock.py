@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from redist.coordination.base import Named, Request, patience
-from redist.session.operations import Ask, Operation
-from redist.store.coordination import acquire, leave
+from redist.coordination.base import Named, Request, given_back, patience
+from redist.session.operations import Operation
+from redist.store.coordination import acquire
 from redist.store.keys import encode_key
 from redist.submitting import integer
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from redist.client import Client
+    from redist.session.waits import Claim
 
 __all__ = ["MultiLock"]
 
@@ -50,7 +51,7 @@ class MultiLock(Named):
         self._wire_names = list(dict.fromkeys(f"@{encode_key(name, 'name')}" for name in self.names))
         if len(self._wire_names) > _MOST:
             raise ValueError(f"a MultiLock has {_MOST} names at most, not {len(self._wire_names)}")
-        self._token = ""
+        self._lease: Claim | None = None
 
     def acquire(self, blocking: bool = True, timeout: Any = None, num_locks: int | None = None) -> Any:
         """Wait for the locks; a coroutine with an asynchronous client.
@@ -78,7 +79,7 @@ class MultiLock(Named):
         return self._run(self._acquire(limit, need))
 
     def _acquire(self, timeout: float | None, need: int) -> Operation[bool]:
-        if self._token:
+        if self._lease is not None:
             raise RuntimeError(f"{self!r} is acquired already; it is not re-entrant")
         request = Request(self._bound(), timeout)
         token = request.token
@@ -88,11 +89,12 @@ class MultiLock(Named):
                     lambda: acquire(token, self._wire_names, wait=request.waits, need=need)
                 )
                 if granted:
-                    self._token = token
+                    request.kept = True
+                    self._lease = request.claim
                 return granted
         except BaseException:
-            if self._token == token:
-                self._token = ""
+            if self._lease is request.claim:
+                self._lease = None
             raise
 
     def release(self) -> Any:
@@ -113,18 +115,18 @@ class MultiLock(Named):
         return self._run(self._release())
 
     def _check_held(self) -> None:
-        if not self._token:
+        if self._lease is None:
             raise ValueError("Lock is not yet acquired")
 
     def _release(self) -> Operation[bool]:
         self._check_held()
-        token, self._token = self._token, ""  # here: a coroutine that never begins takes nothing away
-        reply = yield Ask(leave([token]), stays=True)
-        return bool(reply[2])
+        lease, self._lease = self._lease, None  # here: a coroutine that never begins takes nothing away
+        assert lease is not None
+        return (yield from given_back(self._bound(), lease))
 
     def locked(self) -> bool:
         """Return whether this object holds them."""
-        return bool(self._token)
+        return self._lease is not None
 
     def __enter__(self) -> Self:
         self._only_sync()
@@ -142,9 +144,9 @@ class MultiLock(Named):
         await self._run_in_loop(self._release())
 
     def __del__(self) -> None:
-        token = getattr(self, "_token", "")
-        if token:
-            self._abandon([token])
+        lease = getattr(self, "_lease", None)
+        if lease is not None:
+            self._abandon([lease])
 
     def __repr__(self) -> str:
         return f"<MultiLock: {self.names}>"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from redist.client import Client
+    from redist.session.waits import Claim
 
 __all__ = ["Pub", "Sub"]
 
@@ -116,6 +117,7 @@ class Sub(Named):
     """
 
     def __init__(self, name: Any, worker: object = None, client: Client | None = None) -> None:
+        self._claim: Claim | None = None
         self._token = ""
         super().__init__(name, client, "topic")
         self._messages: deque[bytes] = deque()
@@ -127,7 +129,8 @@ class Sub(Named):
         """Be subscribed from now on. With an asynchronous client from when it has told the server."""
         client = self._bound()
         if not self._token:
-            self._token = client.session.waits.token()
+            self._claim = client.session.waits.claim()
+            self._token = self._claim.token
             call = hark(self._token, self._wire_name)
             if client.asynchronous:
                 client._post(call)
@@ -158,7 +161,7 @@ class Sub(Named):
     def _get(self, timeout: float | None) -> Operation[Any]:
         client = self._subscribe()
         if not self._messages:
-            request = Request(client, timeout, token=self._token)
+            request = Request(client, timeout, claim=self._claim)
             try:
                 reply = yield from request.make(
                     lambda: hark(self._token, self._wire_name, self._last), self._heard, told=False
@@ -193,6 +196,6 @@ class Sub(Named):
         return await self._run_in_loop(self._get(None))
 
     def __del__(self) -> None:
-        token = getattr(self, "_token", "")
-        if token:
-            self._abandon([token])
+        claim = getattr(self, "_claim", None)
+        if claim is not None:
+            self._abandon([claim])

@@ -7,17 +7,18 @@ import warnings
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from redist.coordination.base import Awaitable, Request, patience
+from redist.coordination.base import Awaitable, Request, given_back, patience
 from redist.errors import SemaphoreClosed
 from redist.session.lane import Refused
 from redist.session.operations import Ask, Operation
-from redist.store.coordination import LOCK, MAY_OPEN, OPEN, acquire, leave, shut, standing
+from redist.store.coordination import LOCK, MAY_OPEN, OPEN, acquire, shut, standing
 from redist.timeouts import seconds
 
 if TYPE_CHECKING:
     from typing import Self
 
     from redist.client import Client
+    from redist.session.waits import Claim
     from redist.store.calls import Call
 
 __all__ = ["Lock", "Semaphore"]
@@ -72,8 +73,8 @@ class Semaphore(Awaitable):
             raise ValueError(f"max_leases is a positive whole number, not {max_leases!r}")
         super().__init__(name, client, self._kind)
         self.max_leases = max_leases
-        #: Tokens of the leases that were acquired by this object, oldest first.
-        self._leases: deque[str] = deque()
+        #: The leases that were acquired by this object, oldest first.
+        self._leases: deque[Claim] = deque()
         #: The registration of the client under which the semaphore was opened.
         self._opened_in = ""
 
@@ -162,13 +163,14 @@ class Semaphore(Awaitable):
                 granted = yield from request.lock(lambda: self._call(token, wait=request.waits, need=1))
                 self._opened_in = incarnation
                 if granted:
-                    self._leases.append(token)
+                    request.kept = True
+                    self._leases.append(request.claim)
                 return granted
         except Refused as refused:
             raise self._error(refused) from None
         except BaseException:
-            if token in self._leases:
-                self._leases.remove(token)
+            if request.claim in self._leases:
+                self._leases.remove(request.claim)
             raise
 
     def release(self) -> Any:
@@ -194,11 +196,11 @@ class Semaphore(Awaitable):
 
     def _release(self) -> Operation[bool]:
         self._check_held()
-        token = self._leases.popleft()  # here: a coroutine that never begins takes nothing away
-        reply = yield Ask(leave([token]), stays=True)
-        if not reply[2]:
+        lease = self._leases.popleft()  # here: a coroutine that never begins takes nothing away
+        reply = yield from given_back(self._bound(), lease)
+        if not reply:
             logger.warning("a lease of %r was lost before it was released", self)
-        return bool(reply[2])
+        return reply
 
     def get_value(self) -> Any:
         """Return how many leases are held, by anybody."""

@@ -204,9 +204,12 @@ class Session:
         self.lane.tick(now)
         self.notifications.tick(now)
         if self.waits.abandoned:
-            self.enqueue(leave(self.waits.take_abandoned()))
+            tokens = self.waits.take_abandoned()
+            self.enqueue(leave(tokens))
+            self.waits.left(tokens)
         if self.heart.at is not None and now >= self.heart.at:
             self.heart.beat(now)
+            self.waits.abandon_lost()
         if self._look_at is not None and now >= self._look_at:
             self._look_at = None
             if self.on_tasks is not None:

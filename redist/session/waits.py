@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import weakref
 from collections import deque
 from collections.abc import Iterable
 
 from redist.session.states import Waiter
 
-__all__ = ["Wait", "Waits"]
+__all__ = ["Claim", "Wait", "Waits"]
 
 
 class Wait(Waiter):
@@ -45,6 +46,15 @@ class Wait(Waiter):
             self.wake()
 
 
+class Claim:
+    """What a request lives by. When it is gone, wherever a Ctrl-C struck, the request is left with the next heartbeat."""
+
+    __slots__ = ("__weakref__", "token")
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+
+
 class Waits:
     """The requests of a session that wait.
 
@@ -57,12 +67,13 @@ class Waits:
         inside garbage collections too.
     """
 
-    __slots__ = ("_count", "_waits", "abandoned", "prefix")
+    __slots__ = ("_claims", "_count", "_waits", "abandoned", "prefix")
 
     def __init__(self) -> None:
         self.prefix = os.urandom(5).hex()
         self._count = itertools.count(1)
         self._waits: dict[str, Wait] = {}
+        self._claims: dict[str, weakref.ref[Claim]] = {}
         self.abandoned: deque[str] = deque()
 
     def take_abandoned(self) -> list[str]:
@@ -72,6 +83,22 @@ class Waits:
             while True:
                 tokens.append(self.abandoned.popleft())
         return tokens
+
+    def claim(self) -> Claim:
+        """Return the claim of a new request; from any thread."""
+        claim = Claim(self.token())
+        self._claims[claim.token] = weakref.ref(claim)
+        return claim
+
+    def left(self, tokens: Iterable[str]) -> None:
+        """Note that requests were left, or left nothing with the server."""
+        for token in tokens:
+            self._claims.pop(token, None)
+
+    def abandon_lost(self) -> None:
+        """Have the requests left whose claims are gone."""
+        with contextlib.suppress(RuntimeError):  # a garbage collection changed them: the next time
+            self.abandoned.extend([token for token, claim in self._claims.items() if claim() is None])
 
     def token(self) -> str:
         """Return a new token; from any thread."""

@@ -308,6 +308,33 @@ def test_interrupted_when_it_was_granted(client: Client, monkeypatch: pytest.Mon
     assert Lock("x").acquire(timeout=5)
 
 
+@pytest.mark.parametrize("moment", ["it is given up", "it is given back"])
+def test_interrupted_again_where_nothing_can_be_done(
+    new_client: NewClient, client: Client, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """A lock that nobody can give back any more is free with the next heartbeat."""
+    mine = new_client(heartbeat_interval=0.1, set_as_default=False)
+    lock = Lock("x", client=mine)
+    if moment == "it is given back":
+        assert lock.acquire()
+        lock._leases.popleft()  # and there it struck
+    else:
+        others = Lock("x")
+        others.acquire()
+        post, times = mine._post, iter(range(2))
+
+        def struck(call: Any) -> None:
+            if call.script.name == "leave" and next(times, None) is not None:
+                raise KeyboardInterrupt
+            post(call)
+
+        monkeypatch.setattr(mine, "_post", struck)
+        with pytest.raises(KeyboardInterrupt):
+            lock.acquire(timeout=0.01)
+        others.release()
+    assert Lock("x").acquire(timeout=10)
+
+
 def test_lost_message(client: Client, new_client: NewClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Messages are hints: a heartbeat tells that one did not come, and who waits looks."""
     other = new_client(set_as_default=False, heartbeat_interval=0.2)
