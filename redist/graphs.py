@@ -132,6 +132,8 @@ class _Submission:
         self._kept: list[Future[Any]] = []
         #: to large objects that were taken out of nodes, by their identity; the graph keeps the objects
         self._taken: dict[int, Future[Any]] = {}
+        #: records of the tasks that have been collected
+        self._collected: dict[str, FutureState] = {}
         #: references that last until the task of this number is in
         self._until: dict[int, list[FutureState]] = {}
 
@@ -339,7 +341,7 @@ class _Submission:
         states: list[FutureState | None] = []
         with session.lock:
             client._check_alive()
-            records, submissions = session.states.records, session.submissions
+            records, submissions, collected = session.states.records, session.submissions, self._collected
             generation = session.lane.generation
             for key, name, function, spec, needs, options, borrowed in made:
                 until = last.get(name, end - 1)
@@ -350,6 +352,8 @@ class _Submission:
                     flags = AHEAD if needs else SPREAD if key in self._actors else 0
                     task = client._submitter.task(name, function, spec, needs, options, flags)
                     state.count = int(counted)  # told with the submission
+                    state.needs = [it for dep in needs if (it := collected.get(dep) or records.get(dep))]
+                    collected[name] = state
                     states.append(state)
                     if borrowed:
                         submissions.kept[state] = borrowed

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from redist.session.lane import Entry
+from redist.session.lineage import is_known_here, with_needs
 from redist.session.states import FINISHED, PENDING, FutureState
 from redist.session.submissions import SLICE
 from redist.store import calls
@@ -26,7 +27,7 @@ def bring(session: Session, kept: list[Entry]) -> None:
 
     In this order: what a face brings (files, running attempts), values that we have in hand with the keys that they
     contain, counts, tasks without a value. So tasks find their dependencies, and what the old index alone still names can
-    be released at the end.
+    be released at the end. What tasks of graphs need and nobody refers to is counted until all of them have left.
     """
     submissions, ledger = session.submissions, session.ledger
     submissions.forget_server()
@@ -36,28 +37,30 @@ def bring(session: Session, kept: list[Entry]) -> None:
     pending: list[FutureState] = []
     counts: list[tuple[str, int]] = []
     values: list[calls.Value] = []
-    contained = session.contained
     storing = any(entry.call.script.name == "commit" for entry in kept)
     for name, count in ledger.pairs():
         state = session.states.records[name]
         if state.task is not None and state.status in (PENDING, FINISHED):
             state.unfinished()
             pending.append(state)
-        elif state.status == FINISHED and state.value and not state.where:
-            inside = session.bundles.get(state)
-            if inside is None:
-                inside = contained(state.value) if contained is not None else ()
-            values.append(
-                calls.Value(
-                    name, count, 0, 0, state.nbytes, state.type, state.value, contains=inside, again=True
-                )
-            )
+        elif is_known_here(state):
+            values.append(_value(session, state, count))
         elif state.status != PENDING or not storing:  # else it is said behind what may store it
             counts.append((name, count))
+    every = with_needs([*pending, *submissions.unsent()], session.states.records)
+    lent = [state for state in every if state.count <= 0 and is_known_here(state)]
+    for state in lent:
+        values.append(_value(session, state, 1))
+        ledger.settled(state, 1)
     for part in portions(values, SLICE, lambda value: 1 + len(value.contains)):
         enqueue(calls.commit(part))
     session.enqueue_counts(counts)
-    submissions.send_again(submissions.again(pending))
+    tasks = submissions.again(every)
+    for state, _ in tasks:
+        if state.count <= 0:
+            state.unfinished()
+            lent.append(state)
+    submissions.send_again(tasks)
     for entry in kept:
         # Counts are said above, in their present form.
         if entry.call.script.name == "submit":
@@ -69,8 +72,18 @@ def bring(session: Session, kept: list[Entry]) -> None:
     if any(entry.call.script.name in _BRINGS_COUNTS for entry in kept):
         # Those brought the counts of their time. What has not left yet has no count: said too early, it would be cancelled.
         unsent = submissions.names()
-        session.enqueue_counts([pair for pair in ledger.pairs() if pair[0] not in unsent])
+        session.enqueue_counts([pair for pair in ledger.pairs(lent) if pair[0] not in unsent])
     enqueue(calls.registered())
+    if lent:
+        session.dirty()
+
+
+def _value(session: Session, state: FutureState, count: int) -> calls.Value:
+    value = state.value or b""
+    inside = session.bundles.get(state)
+    if inside is None:
+        inside = session.contained(value) if session.contained is not None else ()
+    return calls.Value(state.name, count, 0, 0, state.nbytes, state.type, value, contains=inside, again=True)
 
 
 def take_up(session: Session, kept: list[Entry], on_done: Callable[[], object]) -> None:

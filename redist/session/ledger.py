@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
+from redist.session.lineage import with_needs
 from redist.session.states import CANCELLED, PENDING, FutureState, States
 
 if TYPE_CHECKING:
@@ -192,18 +193,20 @@ class Ledger:
         self._dirty.pop(state, None)
 
     def tasks(self) -> Iterator[Task]:
-        """Return the tasks of the keys that we refer to."""
-        return (state.task for state in self._states if state.task is not None and state.count > 0)
+        """Return the tasks of the keys that we refer to, and of what they need."""
+        held = [state for state in self._states if state.task is not None and state.count > 0]
+        return (state.task for state in with_needs(held, self._states.records) if state.task is not None)
 
     def disown(self, state: FutureState) -> None:
         """Forfeit our references, and pay no attention to what the server says of the key from now on."""
         self.forfeit(state)
         self._states.discard(state)
 
-    def pairs(self) -> list[tuple[str, int]]:
+    def pairs(self, lent: Iterable[FutureState] = ()) -> list[tuple[str, int]]:
         """Return (name, count) of everything that is counted, for a registration anew, and note it as sent.
 
         Counts that another call is about to bring (`settled`) are left to it: the server does not know those keys yet.
+        `lent` are told already of one reference each, which nobody has: it is still to be released.
         """
         self.drain()
         dirty = set(self._dirty)
@@ -220,6 +223,10 @@ class Ledger:
                 state.born = self._lane.n + 1
                 self.sent(state, state.count)
                 result.append((state.name, state.count))
+        for state in lent:
+            state.sent = 0
+            self.sent(state, 1)
+            self._dirty[state] = None
         return result
 
     def reset(self, generation: int) -> None:

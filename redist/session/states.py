@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from redist.errors import FutureCancelledError
@@ -155,6 +155,8 @@ class FutureState:
         Size of the payload.
     type : str
         Short type name of the value or of the exception.
+    needs : sequence of FutureState
+        Of a task of a graph that is not known to be done: what it needs, whether or not anybody refers to that.
     waiters : Waiter, list or None
         Who waits for it: usually none or one.
     sites : tuple of Site
@@ -164,8 +166,8 @@ class FutureState:
     """
 
     __slots__ = (
-        "__weakref__", "born", "cache", "count", "fn", "generation", "name", "nbytes", "sent", "sites", "status", "task",
-        "type", "value", "waiters", "where",
+        "__weakref__", "born", "cache", "count", "fn", "generation", "name", "nbytes", "needs", "sent", "sites", "status",
+        "task", "type", "value", "waiters", "where",
     )  # fmt: skip
 
     def __init__(self, name: str, generation: int, fn: str = "") -> None:
@@ -177,6 +179,7 @@ class FutureState:
         self.born = _NOT_YET
         self.fn = fn
         self.task: Task | None = None
+        self.needs: Sequence[FutureState] = ()
         self.value: bytes | None = None
         self.where = ""
         self.nbytes = 0
@@ -218,6 +221,7 @@ class FutureState:
         """Set a final status and call who waits."""
         self.status = status
         self.task = None
+        self.needs = ()
         waiters = self.waiters
         if waiters is not None:
             self.waiters = None
@@ -236,12 +240,13 @@ class FutureState:
             self.value = value or None
         if self.status != FINISHED:
             self.cache = None
-            task = self.task
+            task, needs = self.task, self.needs
             self.settle(FINISHED)
             if not (self.value or where):
-                self.task = task  # the server alone has the value
+                self.task, self.needs = task, needs  # the server alone has the value
         elif self.value or where:
             self.task = None
+            self.needs = ()
 
     def err(self, type_: str, cause: str, value: bytes | None) -> None:
         """Note that the task failed or its data is lost; `cause` names the task that failed if it is another one."""

@@ -149,9 +149,13 @@ class Submissions:
         self.unanswered = sum(entry.call.script.name == "submit" for entry in self._lane.unanswered)
         self.pump()
 
+    def unsent(self) -> list[FutureState]:
+        """Return the records of the tasks that have not left."""
+        return [state for state, _ in chain(self.outbox, self.holding.tasks)]
+
     def names(self) -> set[str]:
         """Return the names of the tasks that have not left."""
-        return {state.name for state, _ in chain(self.outbox, self.holding.tasks)}
+        return {state.name for state in self.unsent()}
 
     # --- after a loss, after a restart ------------------------------------------------------------------------------
 
@@ -162,12 +166,12 @@ class Submissions:
 
     def again(self, states: Collection[FutureState]) -> list[tuple[FutureState, Task]]:
         """Return the tasks of those of `states` that have left before and are to leave again."""
-        unsent = {id(state) for state, _ in chain(self.outbox, self.holding.tasks)}
+        unsent = set(self.unsent())
         announced = self.holding.announced
         return [
             (state, announced[state.name].task if state.name in announced else state.task)
             for state in states
-            if state.task is not None and id(state) not in unsent
+            if state.task is not None and state not in unsent
         ]
 
     def send_again(self, tasks: list[tuple[FutureState, Task]]) -> None:
