@@ -129,7 +129,7 @@ def _frame() -> Any:
             "number": chosen.random(ROWS),
             "word": chosen.integers(0, 10_000, ROWS).astype(str).astype(object),
             "day": pd.date_range("2000-01-01", periods=ROWS, freq="s"),
-            "kind": pd.Categorical.from_codes(chosen.integers(0, 4, ROWS), ["a", "b", "c", "d"]),
+            "kind": pd.Categorical(chosen.choice(["a", "b", "c", "d"], ROWS)),
         }
     )
 

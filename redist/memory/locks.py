@@ -24,6 +24,7 @@ __all__ = [
     "lock_if_free",
     "remove_dead",
     "remove_empty_parent",
+    "remove_file",
     "remove_tree",
     "small_shm_warning",
     "spilled_by",
@@ -62,16 +63,21 @@ def remove_tree(path: str) -> None:
             if number_in(entry.name) is not None:
                 os.truncate(entry.path, 0)
             elif entry.is_file(follow_symlinks=False) and entry.stat().st_size >= LARGE:
-                _punch_if_free(entry.path)
+                remove_file(entry.path)
     rmtree(path, ignore_errors=True)
 
 
-def _punch_if_free(path: str) -> None:
+def remove_file(path: str) -> None:
+    """Unlink a payload's file, with its memory unless somebody reads it; arrays that view it stay valid.
+
+    The lock is held until the path is gone: who comes for it meanwhile takes it for evicted.
+    """
     with contextlib.suppress(OSError):
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            if try_lock(fd):
+            if try_lock(fd) and os.fstat(fd).st_size >= LARGE:
                 punch(fd)
+            os.unlink(path)
         finally:
             os.close(fd)
 

@@ -30,6 +30,7 @@ from redist.memory.locks import (
     LOCK_FILE,
     check_private,
     remove_empty_parent,
+    remove_file,
     remove_tree,
     spilled_by,
     try_lock,
@@ -261,8 +262,7 @@ class SpillDirectory:
         nbytes = self.files.pop(file, None)
         if nbytes is not None:
             self.used -= nbytes
-            with contextlib.suppress(OSError):
-                os.unlink(os.path.join(self.path, file))
+            remove_file(os.path.join(self.path, file))
 
     def read_into(self, file: str, target: int) -> int:
         """Copy a payload into the open file `target`, and return its size.

@@ -12,6 +12,7 @@ from memory_helpers import store
 
 from redist.errors import SegmentGone
 from redist.memory.directory import SegmentDirectory
+from redist.memory.locks import remove_file
 from redist.memory.mappings import mappings
 from redist.memory.reader import open_segment
 
@@ -123,3 +124,17 @@ def test_descriptors_go_with_the_arrays(directory: SegmentDirectory) -> None:
     assert len(os.listdir("/proc/self/fd")) == before + 10
     del held
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_removed_file_gives_its_memory_back_unless_it_is_read(parent: str) -> None:
+    path = os.path.join(parent, "file")
+    for reads in (False, True):
+        with open(path, "wb") as file:
+            file.write(b"x" * (2 * MIB))
+        kept = os.open(path, os.O_RDONLY)  # as a mapping keeps it
+        if reads:
+            fcntl.flock(kept, fcntl.LOCK_SH)
+        remove_file(path)
+        assert not os.path.exists(path)
+        assert bool(os.fstat(kept).st_blocks) is reads
+        os.close(kept)
