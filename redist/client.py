@@ -52,6 +52,9 @@ class Client(ClientGraphs, ClientCluster):
         Namespace on the server.
     heartbeat_interval : float or str, optional
         A fifth of the lease, after which a client without a connection is believed gone; default 2 s.
+    quota : int or str, optional
+        Most bytes of values on workers that it may hold, as ``"4 GiB"``; what is refused then raises `QuotaExceeded`.
+        Default: the setting ``quota.client``; 0: any number.
     silence : float or str, optional
         How long a client without heartbeats is believed to live while its connection stands, since a long hold of the
         interpreter's lock is not death; default 300 s.

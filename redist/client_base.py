@@ -16,6 +16,7 @@ from redist.explaining import Inbox
 from redist.missing import NOT_YET, check_options, not_yet
 from redist.peers import Peers
 from redist.protocol import names_inside
+from redist.quotas import quotas
 from redist.running import Runs
 from redist.session.session import Session
 from redist.session.states import FutureState
@@ -82,6 +83,7 @@ class ClientBase(ClientCore):
         direct_to_workers: object = None,
         connection_limit: int | None = None,
         scheduler_file: str | None = None,
+        quota: int | str | None = None,
         **kwargs: Any,
     ) -> None:
         if scheduler_file is not None and (address is not None or namespace is not None):
@@ -98,6 +100,7 @@ class ClientBase(ClientCore):
         self._set_as_default = set_as_default
         lease = seconds(grace) or 5 * (seconds(heartbeat_interval) or _time("heartbeat-interval"))
         self._silence = seconds(config.get("client.silence") if silence is None else silence)
+        self._quotas = quotas(quota)
         cluster_options: dict[str, Any] = {
             "n_workers": n_workers,
             "threads_per_worker": threads_per_worker,
@@ -182,6 +185,7 @@ class ClientBase(ClientCore):
         details = {"host": socket.gethostname(), "pid": str(os.getpid())}
         if self._silence is not None:
             details["silence"] = str(int(1000 * self._silence))
+        details.update(self._quotas)
         session = Session(where, "client", name, details, lease=lease, named=named)
         driver: Any
         if self.asynchronous:

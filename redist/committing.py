@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
-from redist.errors import RedistError, StoreError
+from redist.errors import QuotaExceeded, RedistError, StoreError
 from redist.protocol import Payload
 from redist.session.operations import Ask, Operation, Until
 from redist.session.states import PENDING, Condition, FutureState
@@ -54,6 +54,9 @@ def commit(
         except StoreError as error:
             if not error.pending:
                 sent -= told
+            raise
+        except QuotaExceeded:
+            sent -= told
             raise
         except BaseException:
             if (session.lane.incarnation, session.lane.n) == before:

@@ -212,6 +212,21 @@ class SegmentCorrupt(SegmentError):
     """The payload's file or frame is truncated, foreign or lies about its size."""
 
 
+class QuotaExceeded(RedistError):
+    """A client or the namespace would hold more than its quota, or does already; the message names the largest holders.
+
+    Attributes
+    ----------
+    need, used, limit : int
+        Bytes that were to be added, that are held, and that may be.
+    holders : tuple
+        Names and bytes of the largest: keys of the client, or clients of the namespace.
+    """
+
+    need = used = limit = 0
+    holders: tuple[tuple[str, int], ...] = ()
+
+
 class SegmentsFull(SegmentError, MemoryError):
     """There is no space for the payload; names path, need, limit and the largest holders."""
 

@@ -20,7 +20,7 @@ from redist.belonging import Borrowing
 from redist.bundling import Bundles
 from redist.committing import Written, commit, give_up
 from redist.describing import workers_changed
-from redist.errors import KeyTaken, NoWorkers, RedistError, StoreError, TransferError
+from redist.errors import KeyTaken, NoWorkers, QuotaExceeded, RedistError, StoreError, TransferError
 from redist.future import Future
 from redist.inlining import inline_limit
 from redist.protocol import Payload, dumps
@@ -147,7 +147,8 @@ def store(
 
             yield from wait_for(client, pending, deadline, stop_on_error=False)
     except BaseException as error:
-        if give_up(client, [state for state, _ in todo], sent, error):
+        unanswered = give_up(client, [state for state, _ in todo], sent, error)
+        if unanswered or isinstance(error, QuotaExceeded):
             _drop_soon(client, writing, [item for item in placed if item[0] not in sent])
         raise
     finally:

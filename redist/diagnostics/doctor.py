@@ -26,6 +26,8 @@ __all__ = ["Report", "examine", "look"]
 #: Seconds for which the same thing must look broken: longer than anybody's heartbeat takes to mend it.
 PATIENCE = 5.0
 _PAUSES = (0.02, 0.05, 0.1, 0.25, 0.5)
+#: Callers that are named as holding most.
+_MOST_HOLDERS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,6 +384,22 @@ def _notes(snapshot: Snapshot, now: float) -> Iterator[str]:
     if waiting and not snapshot.hgetall("executors"):
         count = sum(len(snapshot.lrange(f"queue:{suffix}")) for suffix in waiting)
         yield f"{_counted(count, 'task')} in queues, and no executor is there: start one with `redist worker`"
+    short = snapshot.zrange("short")
+    if short:
+        yield f"{_counted(len(short), 'key')} with fewer copies than wanted, or about to be copied or moved"
+    yield from _quotas(snapshot, meta)
+
+
+def _quotas(snapshot: Snapshot, meta: Fields) -> Iterator[str]:
+    """Say who holds how much, where somebody has a quota."""
+    if "quota" in meta:
+        yield f"values of {int(meta.get('bytes', 0)):,} bytes count for the namespace's quota of {int(meta['quota']):,}"
+    held = snapshot.zrange("bytes")
+    for ordinal, nbytes in sorted(held.items(), key=lambda item: -item[1])[:_MOST_HOLDERS]:
+        caller = snapshot.hgetall(f"caller:{ordinal}")
+        who = f"{caller.get('kind', 'caller')} {caller.get('name', '')}".strip()
+        of = f" of {int(caller['quota']):,}" if "quota" in caller else ""
+        yield f"{who} (caller:{ordinal}) made keys with values of {nbytes:,.0f} bytes{of}"
 
 
 def _lost_datasets(snapshot: Snapshot, known: Mapping[str, Fields]) -> Iterator[str]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from redist.diagnostics.invariants_of_callers import callers, functions, hand_outs
 from redist.diagnostics.invariants_of_coordination import coordination, persistent
-from redist.diagnostics.invariants_of_copies import copies, replicas
+from redist.diagnostics.invariants_of_copies import copies, counted, replicas
 from redist.diagnostics.namespace import Namespace, Violation
 from redist.diagnostics.reading import KINDS, OF_CALLERS, Fields, Reader
 
@@ -21,7 +21,7 @@ __all__ = ["Violation", "check"]
 _STATE = re.compile(r"waiting|queued \d+|processing e\d+\.\d+|memory|erred|released|forgetting")
 _FIELD = re.compile(
     r"state|refs:(\d+|d|h|c)|pins|missing|needed|deps|w:\d+|data|nbytes|type|fn|retries|deaths|class|prio|home|cause|keep|meta|contains|"
-    r"attempt|lost|fan|reviving|linking|ahead|c:\d+|copies|branching|tries"
+    r"attempt|lost|fan|reviving|linking|ahead|c:\d+|copies|branching|tries|owner|counted"
 )
 _COUNTS = (
     "pins",
@@ -37,6 +37,8 @@ _COUNTS = (
     "copies",
     "branching",
     "tries",
+    "owner",
+    "counted",
 )
 _UNFINISHED = ("waiting", "queued", "processing")
 _OF_RECORDS = ("data", "error", "deps", "waiters", "users", "dependents", "containers")
@@ -69,6 +71,7 @@ def check(read: Reader, *, quiescent: bool = False, closed: bool = False) -> lis
         *_datasets(space),
         *replicas(space),
         *copies(space, settled),
+        *counted(space),
         *_pins(space),
         *_edges(space, settled),
         *hand_outs(space, settled),
@@ -348,7 +351,7 @@ def _when_closed(space: Namespace) -> Iterator[Violation]:
 _OF_NAMED = (
     "meta", "datasets", "key", "data", "error", "deps", "waiters", "users", "dependents", "fns", "fn", "class",
     "queues", "queue", "events", "variables", "items", "limits",
-    "metadata", "logs", "log", "plugins", "short",
+    "metadata", "logs", "log", "plugins", "short", "sizes", "bytes",
 )  # fmt: skip
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 
 from redist.diagnostics.namespace import Namespace, Violation
 
-__all__ = ["copies", "replicas"]
+__all__ = ["copies", "counted", "replicas"]
 
 
 def replicas(space: Namespace) -> Iterator[Violation]:
@@ -43,3 +44,27 @@ def copies(space: Namespace, settled: bool) -> Iterator[Violation]:
         there = [field for field in h if field.startswith("w:")]
         if there and sum(field[2:] in space.living["worker"] for field in there) < int(h.get("copies", "1")):
             yield Violation("copies", name, f"has too few copies, and nobody looks at it: {h}")
+
+
+def counted(space: Namespace) -> Iterator[Violation]:
+    """Check what callers are said to hold, for quotas, against the values on workers that they made."""
+    sizes: dict[str, dict[str, float]] = defaultdict(dict)
+    for name, h in space.known.items():
+        there = h.get("state") == "memory" and any(field.startswith("w:") for field in h)
+        if ("counted" in h) != (there and "owner" in h):
+            yield Violation("quota", name, f"is counted or not, and should not be so: {h}")
+        elif "counted" in h:
+            sizes[h["owner"]][name] = float(h["counted"])
+    said = {ordinal: space.read.zrange(f"sizes:{ordinal}") for ordinal in space.keys["sizes:"]}
+    for ordinal in said.keys() | sizes.keys():
+        if said.get(ordinal, {}) != sizes.get(ordinal, {}):
+            yield Violation(
+                "quota", f"sizes:{ordinal}", f"is {said.get(ordinal)}, it should be {sizes.get(ordinal)}"
+            )
+    totals = {ordinal: sum(values.values()) for ordinal, values in sizes.items()}
+    if space.read.zrange("bytes") != totals:
+        yield Violation("quota", "bytes", f"is {space.read.zrange('bytes')}, it should be {totals}")
+    if int(space.meta.get("bytes", "0")) != sum(totals.values()):
+        yield Violation(
+            "quota", "meta", f"says bytes={space.meta.get('bytes')}, they are {sum(totals.values()):.0f}"
+        )

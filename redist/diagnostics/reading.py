@@ -18,7 +18,7 @@ KINDS: Mapping[str, str] = {
     "inbox": "list", "answers": "hash", "hosts": "hash",
     "asks": "hash", "lock": "zset", "waits": "zset", "limits": "hash", "openers": "set", "events": "set",
     "variables": "hash", "items": "zset", "topic": "zset", "subscribers": "zset",
-    "metadata": "hash", "logs": "hash", "log": "list", "plugins": "hash", "short": "zset",
+    "metadata": "hash", "logs": "hash", "log": "list", "plugins": "hash", "short": "zset", "sizes": "zset", "bytes": "zset",
 }  # fmt: skip
 """Type of every Redis key, by the first word of its name (``executors:W`` is a set, ``executors`` a hash)."""
 
@@ -159,6 +159,7 @@ class Snapshot:
         families: tuple[str, ...] = ("caller", *OF_CALLERS)
         yield {f"{family}:{ordinal}" for family in families for ordinal in ordinals}
         yield {f"log:{topic}" for topic in self.hgetall("logs")}
+        yield {f"sizes:{ordinal}" for ordinal in self.zrange("bytes")}
         yield {f"queue:{suffix}" for suffix in self.zrange("queues")} | {
             f"fn:{hash_}" for hash_ in self.hgetall("fns")
         }
@@ -198,7 +199,7 @@ class Snapshot:
 _FAMILIES = frozenset(
     ("caller", "key", "data", "error", "deps", "waiters", "users", "dependents", "contains", "containers", "holds",
      "stale", "has", "batches", "queue", "class", "fn", "functions", "inbox", "answers", "asks",
-     "lock", "waits", "openers", "items", "topic", "subscribers", "log")
+     "lock", "waits", "openers", "items", "topic", "subscribers", "log", "sizes")
 )  # fmt: skip
 
 

@@ -33,7 +33,7 @@ from typing import Any, TypeAlias
 import hiredis
 
 from redist.errors import ProtocolError, RedistError
-from redist.session.refusals import error_of
+from redist.session.refusals import error_of, quota_error
 from redist.store import calls
 from redist.store.calls import Call, Header
 
@@ -399,7 +399,8 @@ class Lane:
             return
         if word == b"NO":
             code, message = (_text(part) for part in (*reply[1:3], b"", b"")[:2])
-            self._settle(entry, entry.on_error, Refused(code, message))
+            error = quota_error(message) if code == "quota" else Refused(code, message)
+            self._settle(entry, entry.on_error, error)
         elif word == b"OLD":
             self._on_generation(int(reply[1]))
             self._settle(entry, entry.on_error, OldGeneration())

@@ -20,6 +20,7 @@ from redist.memory.data_server import DataServer, ip_towards
 from redist.memory.fetcher import Fetcher
 from redist.memory.host import memory_id
 from redist.memory.locks import small_shm_warning
+from redist.quotas import quotas
 from redist.session.asyncio_driver import AsyncioDriver
 from redist.session.session import Session
 from redist.store import calls
@@ -179,6 +180,7 @@ class Worker:
             "resources": options.resources,
             "threads": str(options.threads),
             "executors": str(options.executors),
+            **quotas(own=False),
         }
         self.session = session = Session(
             self.endpoint, "worker", self.name, details, ordinal=home.ordinal, lease=options.lease

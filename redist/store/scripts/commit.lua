@@ -2,12 +2,18 @@
 -- @include growing
 -- @include callers
 -- @include clock
+-- @include answers
+-- @include quota
 -- Make scattered values known, with the caller's references.
 -- KEYS[1] META
 -- ARGV[1] header, then per value: name, count, attempt, worker (0: inline), nbytes, type, value, flags (1: keep, 2: said again by
 --   who registers anew), contained keys and their names
--- Reply OK more, names that were in memory already (their new payloads are dropped)
+-- Reply OK more, names that were in memory already (their new payloads are dropped) | NO quota text
 if repeated then
+  local refused = epoch[8] and S.refused_before()
+  if refused then
+    return refused
+  end
   return { 'REPEAT', 0 }
 end
 local field = 'refs:' .. ME
@@ -18,6 +24,20 @@ while epoch[7] and i <= #a do -- a name that is still being forgotten cannot com
     return { 'WAIT' }
   end
   i = i + 9 + a[i + 8]
+end
+if epoch[8] then
+  local need = 0 -- who registers anew brings what was there before
+  i = BODY
+  while i <= #a do
+    if a[i + 3] > 0 and a[i + 7] < 2 and call('HGET', RECORD .. a[i], 'state') ~= 'memory' then
+      need = need + a[i + 4]
+    end
+    i = i + 9 + a[i + 8]
+  end
+  local over = need > 0 and S.over_quota(need)
+  if over then
+    return S.refuse_for_good('quota', over)
+  end
 end
 i = BODY
 while i <= #a do
@@ -44,6 +64,9 @@ while i <= #a do
     if not h then
       h = { state = 'released' }
       S.create(name, h)
+      if epoch[8] then
+        S.set(name, h, 'owner', ME)
+      end
     end
     if count > 0 then
       sum = sum + count - tonumber(h[field] or 0)

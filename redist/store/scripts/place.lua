@@ -2,16 +2,25 @@
 -- @include growing
 -- @include eligible
 -- @include answers
+-- @include quota
 -- Choose a worker for each of several values that are about to be scattered, in turn, on the caller's host where one is.
 -- KEYS[1] META
 -- ARGV[1] header, values, bytes in all, host id of the caller or '', then names, addresses, hosts or ordinals of workers
--- Reply OK 0 first attempt, then a worker's ordinal for each value | NO workers message
+-- Reply OK 0 first attempt, then a worker's ordinal for each value | NO workers message | NO quota text
 if repeated then
+  local kept = S.kept_answer()
+  if kept[1] == 'quota' then
+    return { 'NO', unpack(kept) }
+  end
   local reply = { 'REPEAT', 0 }
-  for _, value in ipairs(S.kept_answer()) do
+  for _, value in ipairs(kept) do
     reply[#reply + 1] = value
   end
   return reply
+end
+local over = epoch[8] and S.over_quota(a[BODY + 1])
+if over then
+  return S.refuse_for_good('quota', over)
 end
 local count, host = a[BODY], a[BODY + 2]
 local list = '\n' .. concat(a, '\n', BODY + 3) .. '\n'

@@ -2,12 +2,19 @@
 -- @include growing
 -- @include callers
 -- @include containers
+-- @include answers
+-- @include quota
 -- Publish a dataset: a new version that pins what it contains. An older version stays while readers hold it.
 -- KEYS[1] META
 -- ARGV[1] header, name, override, value, contained keys
--- Reply OK more version | NO exists version | NO unknown key
+-- Reply OK more version | NO exists version | NO unknown key | NO quota text
 if repeated then
-  return { 'REPEAT', 0, tonumber(call('HGET', P .. 'datasets', a[BODY]) or 0) }
+  local refused = epoch[8] and S.refused_before()
+  return refused or { 'REPEAT', 0, tonumber(call('HGET', P .. 'datasets', a[BODY]) or 0) }
+end
+local over = epoch[8] and S.over_quota(0)
+if over then
+  return S.refuse_for_good('quota', over)
 end
 local name, override, value = a[BODY], a[BODY + 1], a[BODY + 2]
 local names, unknown = S.contents(BODY + 3)

@@ -109,8 +109,25 @@ end
 note_resources(-1)
 local fields = { 'kind', kind, 'name', name, 'inc', incarnation, 'n', int(n), 'since', now, 'seen', now,
   'lease', int(lease) }
-for i = 17, #a do
-  fields[#fields + 1] = a[i]
+local quota -- that the namespace has from now on, 0 for none
+local owns = false
+for i = 17, #a, 2 do
+  if a[i] == 'namespace_quota' then
+    quota = a[i + 1]
+  else
+    fields[#fields + 1] = a[i]
+    fields[#fields + 1] = a[i + 1]
+    owns = owns or a[i] == 'quota'
+  end
+end
+call('HDEL', me, 'quota')
+if quota == '0' then
+  call('HDEL', META, 'quota')
+elseif quota then
+  call('HSET', META, 'quota', quota)
+end
+if quota or owns then
+  call('HSET', META, 'quotas', '1') -- from now on it is noted who made which key
 end
 if parent > 0 then
   fields[#fields + 1] = 'worker'

@@ -2,6 +2,8 @@
 -- @include growing
 -- @include callers
 -- @include clock
+-- @include answers
+-- @include quota
 -- Make tasks known, count the caller's references, and hand out or queue what is ready.
 -- A name that is known already only gains the reference; one taken by another function is refused (pushed as erred).
 -- KEYS[1] META
@@ -10,8 +12,12 @@
 --   function, spec, options ('', `+` for a fresh name, or `FLAGS COUNT RETRIES PRIORITY CLASS`), dependencies, and their names
 -- FLAGS: 1 fire and forget, 2 a fresh name, 4 the further dependencies are told of by `link`, 8 ahead of what is queued when
 --   what it waits for has come, 16 idle executors take turns with such tasks
--- Reply OK more
+-- Reply OK more | NO quota text
 if repeated then
+  local refused = call('HGET', P .. 'answers:' .. ME, N)
+  if refused then
+    return { 'NO', unpack(cmsgpack.unpack(refused)) }
+  end
   return { 'REPEAT', 0 }
 end
 local tasks, functions, classes_given, trust = a[BODY], a[BODY + 1], a[BODY + 2], a[BODY + 3] == 1
@@ -33,7 +39,7 @@ local beyond    -- some were queued, and more executors than were looked at may 
 do
   local unsure, seen = {}, {}
   local at = first_task
-  while plain < tasks and plain < CHUNK do
+  while plain < tasks and plain < CHUNK and not epoch[8] do
     local name, options = a[at], a[at + 3]
     if a[at + 4] ~= 0 or options ~= '' and options ~= '+' then
       break
@@ -135,6 +141,10 @@ if plain > 0 then
 end
 
 -- @general
+local over = epoch[8] and S.over_quota(0)
+if over then
+  return S.refuse_for_good('quota', over)
+end
 if beyond then
   S.later('seek 0 0')
 end
@@ -255,6 +265,9 @@ local function admit(name, fn, spec, options, deps)
     h[f] = value
     fields[#fields + 1] = f
     fields[#fields + 1] = value
+  end
+  if epoch[8] and not h.owner then
+    add('owner', ME)
   end
   if count > 0 then
     sum = sum + count - tonumber(h[field] or 0)

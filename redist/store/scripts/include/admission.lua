@@ -17,7 +17,7 @@ end
 local sum = tonumber(lane[3] or 0) -- of this caller's counts
 local epoch
 if a[3] < 2 ^ 52 then -- 2^52: of no generation
-  epoch = call('HMGET', META, 'generation', 'wiping', 'recovering', 'attempt', 'enqueued', 'keys', 'forgetting')
+  epoch = call('HMGET', META, 'generation', 'wiping', 'recovering', 'attempt', 'enqueued', 'keys', 'forgetting', 'quotas')
   if not repeated and a[3] < tonumber(epoch[1]) then
     call('SREM', P .. 'void', '')
     call('HSET', me, 'n', N)

@@ -1,4 +1,5 @@
 -- @include lane
+-- @lazy
 -- Answers that state cannot give back are kept with their n until a later call acknowledges them.
 function S.keep_answer(answer)
   local key = P .. 'answers:' .. ME

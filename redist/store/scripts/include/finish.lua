@@ -79,6 +79,9 @@ function S.remember(name, h, attempt, worker, nbytes, kind, value, names)
     if h.copies then
       S.fewer(name, h)
     end
+    if h.owner then
+      S.count_value(name, h)
+    end
     if h.class and S.class(h.class).executor then
       once_only(name, h)
     elseif h.deps then

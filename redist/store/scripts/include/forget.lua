@@ -1,6 +1,7 @@
 -- @include work
 -- @include functions
 -- @include copies
+-- @include quota
 -- @lazy
 -- How a key that nothing wants goes, and what goes with it.
 
@@ -146,6 +147,9 @@ end
 function S.drop_value(name, h)
   if h.tries then
     S.enough(name, h)
+  end
+  if h.counted then
+    S.discount(name, h)
   end
   S.drop_replicas(name, h)
   if h.contains then

@@ -158,6 +158,9 @@ function S.lose(name, h, worker, what)
   if h.tries then
     S.enough(name, h)
   end
+  if h.counted then
+    S.discount(name, h)
+  end
   local contained = h.contains
   S.unset(name, h, 'contains')
   S.set(name, h, 'state', 'released', 'lost', sub(what, 1, COMPACT))
