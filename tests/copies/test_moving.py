@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from copies.conftest import MakeCluster, kill, names_of, ordinals
+from copies.conftest import MakeCluster, kill, names_of, ordinals, set_apart
 from redist import Client, LocalCluster
 from redist.errors import NoWorkers
 from redist.levelling import Load, level
@@ -72,11 +72,13 @@ def test_rebalance(make_cluster: MakeCluster, apart: bool) -> None:
 
 
 def test_a_sender_dies_in_the_middle(make_cluster: MakeCluster) -> None:
-    cluster = make_cluster(3)
-    first, second, third = cluster.workers
+    cluster = make_cluster(1, False)
     with Client(cluster) as client:
-        futures = client.map(np.full, [SIZE] * 10, range(10), workers=first, allow_other_workers=True)
+        futures = client.map(np.full, [SIZE] * 10, range(10))
         client.gather(futures)
+        cluster.scale(3)
+        set_apart(cluster)
+        first, second, third = cluster.workers
         os.kill(cluster.workers[second].pid, signal.SIGSTOP)
         moving = threading.Thread(target=client.rebalance, kwargs={"timeout": 60})
         moving.start()
@@ -189,11 +191,13 @@ def test_retired_and_not_closed(make_cluster: MakeCluster) -> None:
 
 @pytest.mark.parametrize("who", ["retiring", "receiving"])
 def test_killed_while_retiring(make_cluster: MakeCluster, who: str) -> None:
-    cluster = make_cluster(3)
-    first, second, third = cluster.workers
+    cluster = make_cluster(1, False)
     with Client(cluster) as client:
-        futures = client.map(np.full, [SIZE] * 10, range(10), workers=first, allow_other_workers=True)
+        futures = client.map(np.full, [SIZE] * 10, range(10))
         client.gather(futures)
+        cluster.scale(3)
+        set_apart(cluster)
+        first, second, third = cluster.workers
         for name in (second, third):
             os.kill(cluster.workers[name].pid, signal.SIGSTOP)
         retiring = threading.Thread(target=client.retire_workers, kwargs={"names": [first], "timeout": 60})

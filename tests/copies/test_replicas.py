@@ -7,14 +7,13 @@ import signal
 import subprocess
 import sys
 import threading
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from copies.conftest import MakeCluster, kill, names_of, ordinals
-from redist import Client, LocalCluster
+from redist import Client, LocalCluster, config
 from redist.errors import NoWorkers
 from servers import wait_until
 
@@ -201,8 +200,9 @@ def test_two_clients_at_once(make_cluster: MakeCluster) -> None:
             wait_until(lambda f=future: len(names_of(ada, f)) >= int(_wanted(cluster, f.name) or 1))
 
 
-def test_a_full_worker_is_passed_over(make_cluster: MakeCluster, tmp_path: Path) -> None:
-    cluster = make_cluster(3, memory_limit=8 << 20)
+def test_a_full_worker_is_passed_over(make_cluster: MakeCluster) -> None:
+    with config.set({"worker.memory.target": False, "worker.memory.spill": False, "worker.memory.wait": 0}):
+        cluster = make_cluster(3, memory_limit=8 << 20)
     first, second, third = cluster.workers
     with Client(cluster) as client:
         filler = client.scatter(np.zeros(900_000), workers=second, hash=False)

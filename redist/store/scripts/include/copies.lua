@@ -81,7 +81,8 @@ function S.enough(name, h)
   end
 end
 
--- Workers by the number of their copies, the fewest first; those of other memory than `taken` workers have come before.
+-- Workers by the number of their copies, the fewest first; those of other memory than `taken` workers have come before, and
+-- those that are short of memory last.
 function S.by_load(workers, taken)
   local near = {}
   for w in pairs(taken) do
@@ -96,7 +97,8 @@ function S.by_load(workers, taken)
     end
   end
   local function rank(w)
-    return near[S.caller(w).memory or ''] and 1 or 0
+    local c = S.caller(w)
+    return (c.status == 'paused' and 2 or 0) + (near[c.memory or ''] and 1 or 0)
   end
   table.sort(list, function(one, other)
     if rank(one) ~= rank(other) then
