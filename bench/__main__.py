@@ -15,11 +15,12 @@ from pathlib import Path
 import click
 
 from bench import figures as of_tasks
+from bench import limits as of_limits
 from bench import payloads as of_payloads
 from bench.figures import Numbers
 from bench.systems import SYSTEMS, Unsupported
 
-FIGURES = of_tasks.FIGURES | of_payloads.FIGURES
+FIGURES = of_tasks.FIGURES | of_payloads.FIGURES | of_limits.FIGURES
 LESS_IS_BETTER = (
     " ms",
     " s",

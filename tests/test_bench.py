@@ -37,6 +37,18 @@ def test_figures_with_small_counts() -> None:
     assert all(number > 0 for number in numbers.values())
 
 
+def test_figures_of_limits_with_small_values() -> None:
+    code = (
+        "import json; from bench import limits; from bench.__main__ import measure\n"
+        "limits.SPILLED, limits.PART = 32 << 20, 16 << 20\n"
+        "limits.LIMIT, limits.TIMES, limits.CHUNK = 128_000_000, 1, 8_000_000\n"
+        "print(json.dumps(measure('redist', ['spill', 'beyond-memory'])))"
+    )
+    numbers = json.loads(run("-c", code).splitlines()[-1])
+    assert len(numbers) == 5
+    assert all(number > 0 for number in numbers.values())
+
+
 def test_figures_of_payloads_with_small_values() -> None:
     code = (
         "import json; from bench import payloads; from bench.__main__ import measure\n"

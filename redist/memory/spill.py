@@ -186,7 +186,7 @@ class SpillDirectory:
             self._make()
         path = os.path.join(self.path, _WRITING + file)
         try:
-            target = self._open(path)
+            target = self._open(path, _OPEN | os.O_CREAT | os.O_TRUNC)
             try:
                 with mmap.mmap(source, size, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
                     self._copy(view, target, size)
@@ -202,8 +202,8 @@ class SpillDirectory:
             raise
         return path
 
-    def _open(self, path: str) -> int:
-        flags = _OPEN | os.O_CREAT | os.O_TRUNC
+    def _open(self, path: str, flags: int) -> int:
+        """Open a file past the page cache if the file system can do that."""
         if self._direct:
             try:
                 return os.open(path, flags | _DIRECT, 0o600)
@@ -273,10 +273,9 @@ class SpillDirectory:
             If it is gone, or one of the two disks fails.
         """
         path = os.path.join(self.path, file)
-        source = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        source = self._open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             size = os.fstat(source).st_size
-            os.posix_fadvise(source, 0, 0, os.POSIX_FADV_SEQUENTIAL)
             with mmap.mmap(-1, min(_PIECE, footprint(size))) as buffer, memoryview(buffer) as view:
                 at = 0
                 while at < size:

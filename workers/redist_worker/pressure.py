@@ -37,6 +37,7 @@ _PERIOD, _SHORT_PERIOD = (
 )  # s between two looks; the short one when more than half of the limit is used
 _AT_ONCE = 256 << 20  # bytes that are spilled before it is looked again how much has to be
 _AGAIN, _LONGEST_AGAIN = 0.2, 2.0  # s until spilling is tried again after it freed nothing
+_STRAINED = 1.0  # s after the last payload was spilled, in which tasks with dependencies still go first
 _DISK_AGAIN = 5.0  # s until a full disk is tried again
 _BACK = 0.9  # of the target, to which hot payloads come back
 _BACK_PERIOD = 1.0  # s between two looks for them
@@ -86,7 +87,7 @@ class Pressure:
         self._timer: asyncio.TimerHandle | None = None
         self._paused = self._strained = self._let_through = False
         self._stuck = False  # whether the last try to spill freed nothing
-        self._above = 0  # looks in a row that found more than the target
+        self._moved_at = float("-inf")  # when something was last spilled
         self._ran = time.monotonic()
         self._since = 0.0  # of the pause
         self._spill_after = 0.0
@@ -208,8 +209,9 @@ class Pressure:
         limits, limit, now = self._limits, self._limit, time.monotonic()
         managed = self.managed
         total = managed + self.unmanaged
-        self._above = self._above + 1 if limits.target and managed > limits.target * self._room else 0
-        self._strained = self._above > 2
+        # What was just made is best used before it goes to disk.
+        above = bool(limits.target) and managed > limits.target * self._room
+        self._strained = above or now - self._moved_at < _STRAINED
         pause = limits.pause * limit
         if not self._paused and pause and total > pause:
             self._paused, self._let_through, self._ran, self._since = True, False, now, now
@@ -272,7 +274,9 @@ class Pressure:
         while (excess := self._excess()) > 0 and not self._directory.spill.closing:
             freed = await self._free(min(excess, _AT_ONCE))
             self._stuck = not freed
-            if not freed:
+            if freed:
+                self._moved_at = time.monotonic()
+            else:
                 self._spill_after = max(self._spill_after, time.monotonic() + self._again)
                 self._again = min(2 * self._again, _LONGEST_AGAIN)
                 return
