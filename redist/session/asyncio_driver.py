@@ -111,7 +111,7 @@ class AsyncioDriver(Driver):
             if self.session.failure is None and self._loop is not None:
                 self.session.close(lambda: done([]))
                 self.links.transmit()
-                if self.links.up:
+                if self.links.coming:
                     await self.wait(outcome, timeout)
         except RedistError:
             pass

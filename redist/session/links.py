@@ -88,6 +88,11 @@ class Links:
         """Whether both connections stand."""
         return self.command is not None and self.push is not None
 
+    @property
+    def coming(self) -> bool:
+        """Whether both stand, or nobody has tried in vain yet to make them anew."""
+        return self.up or self._pause == 0.0
+
     # --- making -----------------------------------------------------------------------------------------------------
 
     def open(self, timeout: float, *, check: bool) -> tuple[Wire, Wire]:

@@ -76,4 +76,4 @@ class Reads:
                 if get(read.name) is asked.get(read.name):
                     self.apply(read)
 
-        self._lane.enqueue(calls.states(list(asked)), answered)
+        self._lane.enqueue(calls.states(list(asked), ours=True), answered)

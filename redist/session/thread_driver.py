@@ -115,7 +115,7 @@ class ThreadDriver(Driver, BlockingRunner):
                 with self.lock:
                     self.session.close(lambda: done([]))
                     self.links.transmit()
-                if self.links.up:
+                if self.links.coming:
                     self.wait(outcome, timeout, replies=True)
         except RedistError:
             pass

@@ -511,9 +511,12 @@ def send(ordinals: Sequence[int], message: bytes) -> Call:
 # --- reads ----------------------------------------------------------------------------------------------------------
 
 
-def states(names: Sequence[str], *, full: bool = False) -> Call:
-    """Read the states of keys; `full` also brings inline values and errors above the push limits."""
-    return Call(load("states"), [int(full), *names], numbered=False)
+def states(names: Sequence[str], *, full: bool = False, ours: bool = False) -> Call:
+    """Read the states of keys; `full` also brings inline values and errors above the push limits.
+
+    `ours`: of keys to which the caller sent references. A task that has none of them is told as ``erred`` with ``KeyTaken``.
+    """
+    return Call(load("states"), [2 if ours else int(full), *names], numbered=False)
 
 
 def dependencies(name: str, cursor: int = 0) -> Call:

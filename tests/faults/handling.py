@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from redist import Client
+from redist.errors import ClientClosed
 from redist.session.driver import Driver
 from redist.session.thread_driver import ThreadDriver
 from redist.store.connect import Endpoint
@@ -50,6 +51,9 @@ class Handling(Protocol):
 
     def beat(self, drivers: list[Any]) -> None:
         """Make the heartbeats of these drivers; from any thread."""
+
+    def kill(self, client: Client) -> None:
+        """End a client without a word."""
 
     def close(self) -> None:
         """End it."""
@@ -93,6 +97,9 @@ class Blocking:
         for driver in drivers:
             hurry(driver)
 
+    def kill(self, client: Client) -> None:
+        client._driver._shut(ClientClosed("killed"))
+
     def close(self) -> None:
         self._threads.shutdown()
 
@@ -110,7 +117,13 @@ class InLoop:
         return self._loop.run_until_complete(made())
 
     def do(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        return self._loop.run_until_complete(_called(function, *args, **options))
+        result, error = self._loop.run_until_complete(_outcome(function, *args, **options))
+        try:
+            if error is not None:
+                raise error
+            return result
+        finally:
+            del error  # its frames, of which this is one, hold what the client was asked for
 
     def begin(self, function: Callable[..., Any], *args: Any) -> Any:
         return self._loop.create_task(_called(function, *args))
@@ -134,6 +147,9 @@ class InLoop:
             else:
                 self._loop.call_soon_threadsafe(hurry, driver)
 
+    def kill(self, client: Client) -> None:
+        self._loop.run_until_complete(client._driver._shut(ClientClosed("killed")))
+
     def close(self) -> None:
         self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
@@ -142,6 +158,15 @@ class InLoop:
 async def _called(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
     result = function(*args, **options)
     return await result if asyncio.iscoroutine(result) else result
+
+
+async def _outcome(
+    function: Callable[..., Any], *args: Any, **options: Any
+) -> tuple[Any, BaseException | None]:
+    try:
+        return await _called(function, *args, **options), None
+    except Exception as error:
+        return None, error
 
 
 HANDLINGS: dict[str, Callable[[], Handling]] = {"threads": Blocking, "loop": InLoop}

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pickle
+from functools import partial
 from typing import Any
 
-from faults.scenario import TIMEOUT, Story
-from redist.errors import RedistError
+from faults.scenario import TIMEOUT, Story, other
 from redist.store import calls
-from redist.store.replies import parse_place
 
 __all__ = ["OfKeys"]
 
@@ -21,28 +20,10 @@ class OfKeys(Story):
             return {"inner": self.futures["a"]} if "a" in self.futures else {}
         return f"value of {name} " + "x" * (100 if name == "b" else 0)
 
-    def scatter_segment(self) -> None:
-        session = self.c1.session
-        ((attempt, worker),) = parse_place(self.call(self.c1, calls.place(1, 5000)))
-        with session.lock:
-            state = session.states.obtain("segment", session.generation)
-            state.count += 1
-            session.ledger.settled(state, 1)
-        try:
-            self.call(self.c1, calls.commit([calls.Value("segment", 1, attempt, worker, 5000, "bytes")]))
-        except RedistError:
-            with session.lock:
-                session.ledger.forfeit(state)
-                session.states.discard(state)
-            raise
-        self.files = 1
-        self.futures["segment"] = state
-
     def lose_segment(self) -> None:
         """The worker finds that the file is gone; what depends on it cannot be computed."""
-        copies = [(self.futures["segment"].name, int(self.futures["segment"].where.partition(".")[2]))]
-        self.worker.call(calls.remove_replicas(copies), TIMEOUT)
-        self.files = 0
+        self.worker.call(calls.remove_replicas([self.segment()]), TIMEOUT)
+        self.files["w"] = 0
 
     def hand_over(self) -> None:
         packed = self.do(pickle.dumps, self.futures["a"])
@@ -65,6 +46,33 @@ class OfKeys(Story):
     def scatter(self) -> None:
         values = self.do(self.c1.scatter, [b"s" * 200, [self.futures["c"]]])
         self.futures.update(zip(("s", "t"), values))
+
+    def taken(self) -> None:
+        """The key is another function's."""
+        future = self.do(self.c2.submit, other, 1, key="c")
+        self.refused(future.result)
+
+    def scattered_taken(self) -> None:
+        future = self.do(self.c2.scatter, {"c": 1})["c"]
+        self.refused(future.result)
+
+    def scattered_again(self) -> None:
+        (again,) = self.do(self.c2.scatter, [b"s" * 200])
+        assert again.key == self.futures["s"].key
+        self.seen.append(self.do(again.result))
+
+    def refusals(self) -> None:
+        self.step("submit what is taken", self.taken, needs=["submit c"])
+        self.settle()
+        self.step("scatter what is taken", self.scattered_taken, needs=["submit c"])
+        for name, *what in (
+            ("publish again", partial(self.c1.publish_dataset, 1, name="kept")),
+            ("read nothing", self.c1.get_dataset, "nothing"),
+            ("unpublish nothing", self.c1.unpublish_dataset, "nothing"),
+            ("place nowhere", self.c1._driver.call, calls.place(1, 5000, ["nowhere"])),
+        ):
+            self.step(name, self.refused, *what, needs=["publish kept"])
+        self.settle()
 
     def tell(self) -> None:
         self.errs = {"bad", "flaky"}
@@ -122,7 +130,9 @@ class OfKeys(Story):
         step("scatter", self.scatter)
         self.settle()
         step("value s", self.value, "s")
-        step("scatter segment", self.scatter_segment)
+        step("scatter again", self.scattered_again)
+        self.settle()
+        step("scatter segment", self.scatter_segment, "w")
         self.settle()
         self.submit("fire")
         self.submit("hold", "s")
@@ -141,6 +151,7 @@ class OfKeys(Story):
         self.settle()
         step("override", lambda: self.publish("ds", "s", override=True))
         step("read value", lambda: self.seen.append(do(self.c2.gather, futures["read"])))
+        self.refusals()
         step("unpublish", lambda: do(self.c2.unpublish_dataset, "ds"))
         step("lose segment", self.lose_segment)
         self.settle()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -16,7 +17,7 @@ from faults.standing import normalised
 from redist import Client
 from redist.diagnostics.invariants import check
 from redist.diagnostics.reading import Snapshot
-from redist.errors import CancelledError, RedistError
+from redist.errors import CancelledError, RedistError, ServerFull
 from redist.protocol import dumps, pack_error
 from redist.session.driver import Driver
 from redist.session.session import Session
@@ -24,10 +25,10 @@ from redist.session.thread_driver import ThreadDriver
 from redist.store import calls
 from redist.store.calls import Call
 from redist.store.connect import Endpoint
-from redist.store.replies import HandOut, parse_turn
+from redist.store.replies import HandOut, parse_place, parse_turn
 from redist.store.wire import pack_command
 
-__all__ = ["Story", "work"]
+__all__ = ["Story", "other", "work"]
 
 #: Long enough that nobody beats by himself: when nothing moves, the story does it.
 LEASE = 1000.0
@@ -38,6 +39,10 @@ MANY = 16  # tasks that a turn takes where they are quick
 
 def work(*args: Any) -> None:
     """What is submitted; nobody calls it."""
+
+
+def other(*args: Any) -> None:
+    """Another function; nobody calls it."""
 
 
 class Story:
@@ -56,6 +61,8 @@ class Story:
 
     Attributes
     ----------
+    did : set of str
+        Steps that were done.
     failed : dict
         Step -> the error that it ended with.
     seen : list
@@ -66,6 +73,8 @@ class Story:
         Tasks that were taken with the one that they wait for; the repeat of a turn does not say so.
     errs : set of str
         Tasks that fail the next time that they run.
+    files : Counter of str
+        Payloads that each worker has.
     """
 
     #: Calls whose refusal by a full server no step hears of: nobody waits for them, or they come again by themselves.
@@ -76,6 +85,7 @@ class Story:
     ) -> None:
         self.endpoint, self.direct, self.handling, self.skip = endpoint, direct, handling, skip
         self.do = handling.do
+        self.did: set[str] = set()
         self.failed: dict[str, BaseException] = {}
         self.seen: list[Any] = []
         self.states: list[dict[str, Any]] = []
@@ -84,7 +94,7 @@ class Story:
         self.drivers: list[Any] = []
         self.clients: dict[str, Client] = {}
         self.errs: set[str] = set()
-        self.files = 0
+        self.files: Counter[str] = Counter()
         self.wire = direct.open()
         self.moves = 0
         self.over = threading.Event()
@@ -100,7 +110,9 @@ class Story:
     def driver(self, kind: str, name: str, details: dict[str, str], parent: int = 0) -> ThreadDriver:
         session = Session(self.endpoint, kind, name, details, parent, lease=LEASE)
         if kind == "worker":
-            session.heart.make = lambda: calls.worker_heartbeat(self.files, session.lane.n, int(LEASE * 1000))
+            session.heart.make = lambda: calls.worker_heartbeat(
+                self.files[name], session.lane.n, int(LEASE * 1000)
+            )
         driver = ThreadDriver(session, self.endpoint, check=False)
         self.drivers.append(driver)
         driver.start(TIMEOUT)
@@ -164,24 +176,27 @@ class Story:
             if _busy(driver):
                 with driver.lock:
                     driver.session.flush()
+                    driver.session.tick()
                     driver.links.transmit()
                 self.handling.wait(driver, lambda driver=driver: not _busy(driver), STALLED)
-            pushed = self.pushed(driver)
-            if pushed > driver.session.notifications.number:
-                notes = driver.session.notifications
-                self.handling.wait(driver, lambda notes=notes, pushed=pushed: notes.number >= pushed, STALLED)
-        return not (
-            any(map(_busy, self.drivers))
-            or any(self.pushed(driver) > driver.session.notifications.number for driver in self.drivers)
-            or self.left()
-        )
+            if missing := self.missing(driver):
+                self.handling.wait(driver, missing, STALLED)
+        return not (any(map(_busy, self.drivers)) or any(map(self.missing, self.drivers)) or self.left())
 
-    def pushed(self, driver: Driver) -> int:
-        """How many pushes with states were sent to a client; -1 where nobody counts."""
+    def missing(self, driver: Driver) -> Callable[[], bool] | None:
+        """None if a driver has heard of all that was pushed to it, else what says that it has."""
         session = driver.session
-        if _gone(driver) or session.kind != "client" or session.notifications.number < 0:
-            return -1
-        return int(self.command("HGET", f"caller:{session.ordinal}", "pushed") or 0)
+        if _gone(driver) or not session.ready:
+            return None
+        generation = int(self.command("HGET", "meta", "generation") or 1)
+        pushed = -1
+        if session.kind == "client" and session.notifications.number >= 0:
+            pushed = int(self.command("HGET", f"caller:{session.ordinal}", "pushed") or 0)
+
+        def heard() -> bool:
+            return session.generation >= generation and session.notifications.number >= pushed
+
+        return None if heard() else heard
 
     def left(self) -> bool:
         """Whether there is work for whoever comes next."""
@@ -192,12 +207,13 @@ class Story:
 
     # --- what steps are made of -------------------------------------------------------------------------------------
 
-    def step(self, name: str, body: Callable[..., Any], *args: Any) -> None:
+    def step(self, name: str, body: Callable[..., Any], *args: Any, needs: Collection[str] = ()) -> None:
         """Do one step, unless it is to be left out; one that cannot be done for lack of another is left out too."""
-        if name in self.skip:
+        if name in self.skip or not self.did.issuperset(needs):
             return
         try:
             body(*args)
+            self.did.add(name)
         except KeyError:
             pass
         except (RedistError, CancelledError) as error:
@@ -210,11 +226,17 @@ class Story:
         return self.do(client._driver.call, call, TIMEOUT)
 
     def submit(
-        self, name: str, *deps: str, client: Client | None = None, retries: int = 0, step: str = ""
+        self,
+        name: str,
+        *deps: str,
+        client: Client | None = None,
+        retries: int = 0,
+        step: str = "",
+        function: Callable[..., Any] = work,
     ) -> None:
         def body() -> None:
             args = [[self.futures[d]] for d in deps]
-            future = self.do((client or self.c1).submit, work, name, *args, key=name, retries=retries)
+            future = self.do((client or self.c1).submit, function, name, *args, key=name, retries=retries)
             self.futures[step or name] = future
             self.settle()
             if future.status == "error":
@@ -225,10 +247,44 @@ class Story:
 
         self.step(f"submit {step or name}", body)
 
+    def scatter_segment(self, worker: str) -> None:
+        """Have a value whose payload is a file of a worker's; there is none."""
+        session = self.c1.session
+        ((attempt, ordinal),) = parse_place(self.call(self.c1, calls.place(1, 5000, [worker])))
+        with session.lock:
+            state = session.states.obtain("segment", session.generation)
+            state.count += 1
+            session.ledger.settled(state, 1)
+        try:
+            self.call(self.c1, calls.commit([calls.Value("segment", 1, attempt, ordinal, 5000, "bytes")]))
+        except RedistError:
+            with session.lock:
+                session.ledger.forfeit(state)
+                session.states.discard(state)
+            raise
+        self.files[worker] = 1
+        self.futures["segment"] = state
+
+    def segment(self) -> tuple[str, int]:
+        """Name and attempt of that value."""
+        state = self.futures["segment"]
+        return state.name, int(state.where.partition(".")[2])
+
     def value(self, name: str) -> None:
         self.done(name)
         future = self.futures[name]
         self.seen.append((name, future.status, self.do(future.exception) or self.do(future.result)))
+
+    def refused(self, function: Callable[..., Any], *args: Any, **options: Any) -> None:
+        """See that something is refused, whatever becomes of the first answer."""
+        try:
+            self.do(function, *args, **options)
+        except ServerFull:
+            raise
+        except Exception as error:
+            self.seen.append(type(error).__name__)
+        else:
+            self.seen.append("not refused")
 
     def drop(self, *names: str) -> None:
         for name in names:
@@ -291,9 +347,11 @@ class Story:
         for client in self.clients.values():
             self.do(client.close)
             self.settle()
-        self.executor.close()
-        self.settle()
-        self.worker.close()
+        for kind in ("executor", "worker"):
+            for driver in self.drivers:
+                if driver.session.kind == kind and not driver.closed:
+                    self.wait(lambda: not self.left(), "the work is done")
+                    driver.close()
         self.wait(lambda: not self.left() or self.help(), "the work is done")
         self.stop(closed=True)
 
@@ -326,6 +384,6 @@ def _busy(driver: Driver) -> bool:
     session = driver.session
     lane = session.lane
     return not _gone(driver) and bool(
-        lane.unanswered or lane.due or lane._loose or session.ledger.dirty or session.collected
+        lane.unanswered or lane.due or lane._loose or session.ledger.dirty or session.collected or session.waits.abandoned
         or not lane.open or not driver.links.up or not session.ready
     )  # fmt: skip

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from typing import Any
 
 from faults.handling import HANDLINGS
@@ -20,6 +21,8 @@ __all__ = ["KINDS", "LONG", "Stage"]
 
 KINDS = (*CALL_FAULTS, "OOM", *PUSH_FAULTS)
 LONG = bool(os.environ.get("REDIST_FAULTS_LONG"))
+#: Calls of which there are many, all alike.
+FREQUENT = ("submit", "turn", "ledger", "heartbeat", "leave")
 #: A story takes a tenth of a second; one that takes so long is stuck, s.
 STUCK = 25.0
 
@@ -39,6 +42,18 @@ def limited(seconds: float, describe: Callable[[], str]) -> Iterator[None]:
     finally:
         timer.cancel()
         signal.signal(signal.SIGUSR1, before)
+
+
+def last_of_each(events: Iterable[Event]) -> list[Event]:
+    """The last call of each script by anybody, but for those that do not come every time."""
+    return list({event.what: event for event in events if event.number % 4 != 3}.values())
+
+
+def first_and_last(events: Sequence[Event]) -> list[Event]:
+    """The first and the last of each sort and caller."""
+    last = {(event.caller, event.what): event for event in events if event.number % 4 != 3}
+    first = {(event.caller, event.what): event for event in reversed(events)}
+    return [*first.values(), *last.values()]
 
 
 class Stage:
@@ -81,25 +96,34 @@ class Stage:
         return self.undisturbed[key]
 
     def chosen(self, kind: str) -> list[Event]:
-        """The places where a fault is tried: all in the long mode, else one of each sort."""
-        pushes = kind in PUSH_FAULTS
-        events = [
-            event
-            for event in self.events
-            if event.what.startswith("push-") == pushes and event.caller != "all"
-        ]
-        if kind == "OOM":
-            events = [event for event in events if "META, 'grown'" in load(event.what).text]
-            events = [event for event in events if event.what != "register"]
-        if (
-            kind == "repeat"
-        ):  # a registration takes no number: who repeats one does so under another incarnation
-            events = [event for event in events if event.what != "register"]
-        if LONG or pushes:
+        """The places where a fault is tried: all that there are in the long mode, else some of each sort."""
+        events = [event for event in self.events if event.caller != "all" and self.fits(kind, event)]
+        if LONG:
             return events
-        last = {(event.caller, event.what): event for event in events if event.number % 4 != 3}
-        first = {(event.caller, event.what): event for event in reversed(events)}
-        return sorted({*last.values(), *first.values()}, key=self.events.index)
+        if kind in CALL_FAULTS and kind != "repeat":
+            # The lane deals with it in the same way whatever the call is: every script meets half of these kinds.
+            turn = CALL_FAULTS.index(kind) + (self.handling == "loop")
+            chosen = [event for i, event in enumerate(last_of_each(events)) if (i + turn) % 2]
+        elif self.handling == "loop":
+            chosen = last_of_each(events)
+        elif kind == "repeat":  # whatever a script answers, its repeat has to answer too
+            chosen = [event for event in events if event.what not in FREQUENT] + first_and_last(events)
+        else:
+            chosen = first_and_last(events) if kind == "OOM" else events
+        return sorted(set(chosen), key=self.events.index)
+
+    def fits(self, kind: str, event: Event) -> bool:
+        """Whether a kind of fault can happen there, and is not the same with another driver."""
+        if event.what.startswith("push-") != (kind in PUSH_FAULTS):
+            return False
+        # A registration takes no number: who repeats one does so under another incarnation.
+        if event.what == "register" and kind in ("OOM", "repeat"):
+            return False
+        if kind == "OOM" and "META, 'grown'" not in load(event.what).text:
+            return False
+        return (
+            LONG or self.handling == "threads" or event.caller in self.first.clients or event.caller == "log"
+        )
 
     def try_all(self, kind: str) -> None:
         """Try a kind of fault everywhere; fail with all that went wrong."""
@@ -117,12 +141,13 @@ class Stage:
     def compare(self, story: Story, fault: Fault) -> None:
         expected = self.without(story.failed)
         # How releases are grouped, and how often the story stands still, is a matter of moments.
-        assert fault.fired or fault.event.what in ("ledger", "heartbeat")
+        assert fault.fired or fault.event.what in ("ledger", "heartbeat"), "it did not come"
         if fault.kind != "OOM":
-            assert story.failed == {}
+            assert story.failed == {}, story.failed
         else:
-            assert {type(error) for error in story.failed.values()} <= {ServerFull, FutureCancelledError}
-            assert story.failed or fault.event.what in story.unheard
+            kinds = {type(error) for error in story.failed.values()}
+            assert kinds <= {ServerFull, FutureCancelledError}, story.failed
+            assert story.failed or fault.event.what in story.unheard, "nobody heard of it"
         for i, (state, right) in enumerate(zip(story.states, expected.states, strict=True)):
             differences = {
                 key: (state.get(key), right.get(key))
@@ -131,4 +156,6 @@ class Stage:
             }
             assert not differences, f"stop {i}: {differences}, failed {story.failed}"
         if fault.kind != "OOM":
-            assert [repr(seen) for seen in story.seen] == [repr(seen) for seen in expected.seen]
+            seen, right = map(repr, story.seen), map(repr, expected.seen)
+            for i, pair in enumerate(zip_longest(seen, right)):
+                assert pair[0] == pair[1], f"{i}: {pair[0]} was seen, not {pair[1]}"

@@ -7,13 +7,18 @@ from collections.abc import Callable
 import pytest
 
 from faults.handling import HANDLINGS
+from faults.of_coordination import OfCoordination
 from faults.of_keys import OfKeys
+from faults.of_metadata import OfMetadata
+from faults.of_processes import OfProcesses
+from faults.of_sessions import OfSessions
 from faults.scenario import Story
 from faults.stage import KINDS, LONG, Stage
 from faults.transport import Proxy
+from redist.store.scripts import names
 from servers import Server
 
-STORIES = (OfKeys,)
+STORIES = (OfKeys, OfProcesses, OfSessions, OfCoordination, OfMetadata)
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +31,13 @@ def stage_of(proxy: Proxy, valkey: Server) -> Callable[[type[Story], str], Stage
         return stages[story, handling]
 
     return get
+
+
+@pytest.mark.parametrize("handling", HANDLINGS)
+def test_every_script_is_called(stage_of: Callable[[type[Story], str], Stage], handling: str) -> None:
+    """Who adds one has a story call it."""
+    met = {event.what for story in STORIES for event in stage_of(story, handling).events}
+    assert set(names()) <= met, f"no story calls {sorted(set(names()) - met)}"
 
 
 @pytest.mark.parametrize("kind", KINDS)

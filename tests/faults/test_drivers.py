@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import hiredis
 import pytest
 
+from faults.handling import HANDLINGS
 from faults.transport import Event, Fault, Proxy
 from redist.diagnostics.doctor import examine
 from redist.errors import ConnectionLost
+from redist.session.links import Links
 from redist.session.session import Session
 from redist.session.states import Condition
 from redist.session.thread_driver import ThreadDriver
@@ -46,8 +49,6 @@ def test_idle_driver_sleeps(driver: ThreadDriver) -> None:
 
 def test_reader_whose_descriptor_became_somebody_elses(driver: ThreadDriver) -> None:
     """The connection is replaced between the moment that a reader picks what to poll and the poll."""
-    import threading
-
     replies: list[object] = []
     waiter = Condition(lambda: replies)
     outcomes: list[bool] = []
@@ -141,6 +142,35 @@ def test_what_is_collected_leaves_although_answers_were_lost(
         driver.push_out()
     wire = endpoint.open()
     wait_until(lambda: wire.call("EXISTS", f"{endpoint.prefix}key:k"))
+    wire.close()
+
+
+@pytest.mark.parametrize("handling", HANDLINGS)
+def test_close_right_behind_a_connection_that_broke(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, handling: str
+) -> None:
+    """What is held is let go at once, not only when the lease is over."""
+    handled = HANDLINGS[handling]()
+    client = handled.client(endpoint, set_as_default=False)
+    broken = threading.Event()
+    real = Links.reopen
+
+    def reopen(links: Links) -> Any:
+        assert broken.wait(10)
+        return real(links)
+
+    monkeypatch.setattr(Links, "reopen", reopen)
+
+    def close() -> Any:
+        with client._driver.lock:
+            client._driver.links.lost_command()
+        threading.Timer(0.05, broken.set).start()
+        return client.close()
+
+    handled.do(close)
+    handled.close()
+    wire = endpoint.open()
+    assert not wire.call("EXISTS", f"{endpoint.prefix}caller:{client.session.ordinal}")
     wire.close()
 
 

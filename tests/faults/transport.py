@@ -291,11 +291,16 @@ class Proxy:
     def _push(self, link: _Link, frame: Any) -> None:
         if frame[0] in (b"message", b"smessage"):
             place, _, ordinal = frame[1].rpartition(b"}:")[2].partition(b":")
-            kind = (
-                msgpack.unpackb(frame[2], raw=True, strict_map_key=False)[:1] if place != b"evict" else [b"e"]
-            )
-            what = "push-" + (kind or [b"e"])[0].decode()
-            event = self._note(self._ordinals.get(int(ordinal or 0), "all"), what)
+            if place == b"log":
+                event = self._note("log", "push-log")
+            else:
+                kind = (
+                    msgpack.unpackb(frame[2], raw=True, strict_map_key=False)[:1]
+                    if place != b"evict"
+                    else [b"e"]
+                )
+                what = "push-" + (kind or [b"e"])[0].decode()
+                event = self._note(self._ordinals.get(int(ordinal or 0), "all"), what)
             fault = self.fault
             if fault is not None and fault.kind in PUSH_FAULTS and fault.hits(event):
                 if fault.kind == "drop-push":

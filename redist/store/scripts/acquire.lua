@@ -1,6 +1,7 @@
 -- @include lane
 -- @include callers
 -- @include locks
+-- @include answers
 -- Ask for a lock, for a lease of a semaphore, or for several locks at once. Asked again, it says how the request stands.
 -- KEYS[1] META
 -- ARGV[1] header, token, leases, how (0: the semaphore must be open, 1: open it, 2: nobody opens it, it is known while it is in use), 1 to wait, how
@@ -9,7 +10,7 @@
 local token, leases, how, wait, need = unpack(a, BODY, BODY + 4)
 local kind, missing = S.ask(ME, token)
 if repeated then
-  return { 'REPEAT', 0, tonumber(missing or need == 0 and 0 or -1) }
+  return S.refused_before() or { 'REPEAT', 0, tonumber(missing or need == 0 and 0 or -1) }
 elseif kind then
   call('SREM', P .. 'void', '') -- to ask how it stands adds nothing: a full server lets it through
   return S.done(0, tonumber(missing))
@@ -20,9 +21,9 @@ for i = BODY + 5, #a do
   names[#names + 1] = a[i]
   local limit = tonumber(call('HGET', P .. 'limits', 'lock ' .. a[i]))
   if how == 0 and not (limit and limit > 0) then
-    return S.refuse('closed', a[i])
+    return S.refuse_for_good('closed', a[i])
   elseif limit and math.abs(limit) ~= leases then -- below 0: closed, but some still hold it or wait
-    return S.refuse('limit', int(math.abs(limit)))
+    return S.refuse_for_good('limit', int(math.abs(limit)))
   end
 end
 if how == 1 then

@@ -10,11 +10,11 @@
 --   who registers anew), contained keys and their names
 -- Reply OK more, names that were in memory already (their new payloads are dropped) | NO quota text
 if repeated then
-  local refused = epoch[8] and S.refused_before()
-  if refused then
-    return refused
+  local kept = S.kept_answer()
+  if kept[1] and kept[1] ~= '' then
+    return { 'NO', unpack(kept) }
   end
-  return { 'REPEAT', 0 }
+  return { 'REPEAT', 0, unpack(kept, 2) }
 end
 local field = 'refs:' .. ME
 local held, known = {}, {}
@@ -111,6 +111,9 @@ while i <= #a do
   end
 end
 S.many('SADD', P .. 'holds:' .. ME, held)
+if #known > 0 then
+  S.keep_answer({ '', unpack(known) })
+end
 local reply = S.done(S.settle_up())
 for _, name in ipairs(known) do
   reply[#reply + 1] = name

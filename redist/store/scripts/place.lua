@@ -8,11 +8,10 @@
 -- ARGV[1] header, values, bytes in all, host id of the caller or '', then names, addresses, hosts or ordinals of workers
 -- Reply OK 0 first attempt, then a worker's ordinal for each value | NO workers message | NO quota text
 if repeated then
-  local kept = S.kept_answer()
-  if kept[1] == 'quota' then
+  local reply, kept = { 'REPEAT', 0 }, S.kept_answer()
+  if kept[1] == 'quota' or kept[1] == 'workers' then
     return { 'NO', unpack(kept) }
   end
-  local reply = { 'REPEAT', 0 }
   for _, value in ipairs(kept) do
     reply[#reply + 1] = value
   end
@@ -38,7 +37,7 @@ for i = 1, #flat, 2 do
 end
 local choice = #here > 0 and any and here or all
 if #choice == 0 then
-  return S.refuse('workers', any and 'no worker is running' or 'none of these workers is running: ' .. concat(a, ', ', BODY + 3))
+  return S.refuse_for_good('workers', any and 'no worker is running' or 'none of these workers is running: ' .. concat(a, ', ', BODY + 3))
 end
 table.sort(choice)
 local turn = call('HINCRBY', META, 'placed', count)

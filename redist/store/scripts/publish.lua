@@ -9,8 +9,7 @@
 -- ARGV[1] header, name, override, value, contained keys
 -- Reply OK more version | NO exists version | NO unknown key | NO quota text
 if repeated then
-  local refused = epoch[8] and S.refused_before()
-  return refused or { 'REPEAT', 0, tonumber(call('HGET', P .. 'datasets', a[BODY]) or 0) }
+  return S.refused_before() or { 'REPEAT', 0, tonumber(call('HGET', P .. 'datasets', a[BODY]) or 0) }
 end
 local over = epoch[8] and S.over_quota(0)
 if over then
@@ -19,11 +18,11 @@ end
 local name, override, value = a[BODY], a[BODY + 1], a[BODY + 2]
 local names, unknown = S.contents(BODY + 3)
 if not names then
-  return S.refuse('unknown', unknown)
+  return S.refuse_for_good('unknown', unknown)
 end
 local before = call('HGET', P .. 'datasets', name)
 if before and override == 0 then
-  return S.refuse('exists', before)
+  return S.refuse_for_good('exists', before)
 end
 local version = int(call('HINCRBY', META, 'version', 1))
 local record = '@' .. name .. '@' .. version
