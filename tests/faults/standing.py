@@ -16,7 +16,7 @@ _HISTORY = frozenset((
     "grown", "quiet_until", "lease", "metrics", "asked", "plugin",
 ))  # fmt: skip
 #: Words in front of an ordinal.
-_CALLERS = frozenset((*OF_CALLERS, "refs", "w", "caller"))
+_CALLERS = frozenset((*OF_CALLERS, "refs", "w", "c", "caller"))
 _TOKEN = r"\b[0-9a-f]{10}\.[0-9a-f]+"
 
 
@@ -56,7 +56,7 @@ class _Names:
         return f"{family}:{self.holder(rest) if family in _CALLERS else self.plain(rest)}"
 
     def field(self, field: str, value: str) -> str:
-        if field.startswith("w:") or field == "contains":
+        if field.startswith(("w:", "c:")) or field == "contains":
             return "#"
         return self.holder(value) if field == "worker" else self.plain(value)
 

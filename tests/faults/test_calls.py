@@ -8,6 +8,7 @@ import pytest
 
 from faults.handling import HANDLINGS
 from faults.of_coordination import OfCoordination
+from faults.of_copies import OfCopies
 from faults.of_keys import OfKeys
 from faults.of_metadata import OfMetadata
 from faults.of_processes import OfProcesses
@@ -18,7 +19,7 @@ from faults.transport import Proxy
 from redist.store.scripts import names
 from servers import Server
 
-STORIES = (OfKeys, OfProcesses, OfSessions, OfCoordination, OfMetadata)
+STORIES = (OfKeys, OfProcesses, OfCopies, OfSessions, OfCoordination, OfMetadata)
 
 
 @pytest.fixture(scope="module")

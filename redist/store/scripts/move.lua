@@ -3,12 +3,13 @@
 -- @include callers
 -- @include clock
 -- @include copies
+-- @include answers
 -- Copies are to move: the receiver makes one, and then that of the sender goes, if there are enough others.
 -- KEYS[1] META
 -- ARGV[1] header, then per copy: key, ordinals of the sender and of the receiver
 -- Reply OK more how many will
 if repeated then
-  return { 'REPEAT', 0, 0 }
+  return { 'REPEAT', 0, S.kept_answer()[1] or 0 }
 end
 local count = 0
 for i = BODY, #a, 3 do
@@ -21,4 +22,5 @@ for i = BODY, #a, 3 do
     count = count + 1
   end
 end
+S.keep_answer({ count })
 return S.done(S.settle_up(), count)

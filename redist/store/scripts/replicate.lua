@@ -3,6 +3,7 @@
 -- @include callers
 -- @include clock
 -- @include copies
+-- @include answers
 -- Say how many copies of values there should be, also of those that are still to come, or which workers should have one.
 -- Values in the server itself have no copies.
 -- KEYS[1] META
@@ -11,7 +12,7 @@
 --   hosts), most, workers (0: all) and their names, addresses, hosts or ordinals, then keys
 -- Reply OK more | NO workers message
 if repeated then
-  return { 'REPEAT', 0 }
+  return S.refused_before() or { 'REPEAT', 0 }
 end
 local wanted, raise, branching, plan, most, listed = unpack(a, BODY, BODY + 5)
 local list = '\n' .. concat(a, '\n', BODY + 6, BODY + 5 + listed) .. '\n'
@@ -22,7 +23,7 @@ for _, w in ipairs(S.able()) do
   end
 end
 if #chosen == 0 and plan ~= '' then
-  return S.refuse('workers', listed == 0 and 'no worker is running'
+  return S.refuse_for_good('workers', listed == 0 and 'no worker is running'
     or 'none of these workers is running: ' .. concat(a, ', ', BODY + 6, BODY + 5 + listed))
 end
 
