@@ -6,6 +6,7 @@ this host is mapped where it lies, one of another host is fetched.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy as copy_of
@@ -421,7 +422,10 @@ class Segments:
         return self._remote
 
     def close(self) -> None:
-        """Close connections."""
+        """Close connections, and files from which small payloads were read."""
+        payloads = sys.modules.get("redist.memory.payloads")
+        if payloads is not None:
+            payloads.let_go()
         if self._remote is not None:
             self._remote.close()
             self._remote = None

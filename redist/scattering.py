@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from math import inf
 from threading import Lock, Thread, current_thread
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Item", "prepare", "scatter", "store", "store_soon", "wait_for_drops"]
 
+#: Values that are written together, while the ones before them are made known.
+_PART = 2000
 #: s that what was given up may go on to be written, before it is dropped
 _LONGEST_WRITE = 300.0
 
@@ -68,7 +70,7 @@ def prepare(
         value if type(value) is Payload else dumps(value, inline_limit=limit, name_of=borrowing.name_of)
         for value in values
     ]
-    chosen = [name or _name_of(payload, unique) for payload, name in zip(payloads, names)]
+    chosen = list(_chosen(payloads, names, unique))
     session = client.session
     site = call_site()
     items: list[Item] = []
@@ -98,10 +100,20 @@ def prepare(
     return items
 
 
-def _name_of(payload: Payload, unique: bool) -> str:
+def _chosen(payloads: Sequence[Payload], names: Sequence[str | None], unique: bool) -> Iterator[str]:
+    """Yield the name of each payload."""
+    chance = secrets.token_hex(16 * len(payloads)) if unique else ""
+    for at, (payload, name) in enumerate(zip(payloads, names)):
+        if name:
+            yield name
+        elif unique:
+            yield f"{payload.type.rpartition('.')[2]}-{chance[32 * at : 32 * at + 32]}"
+        else:
+            yield _content_name(payload)
+
+
+def _content_name(payload: Payload) -> str:
     label = payload.type.rpartition(".")[2]
-    if unique:
-        return f"{label}-{secrets.token_hex(16)}"
     from xxhash import xxh3_128  # as quick as memory: blake2b took ten times as long as the copy
 
     digest = xxh3_128(payload.type.encode())
@@ -129,6 +141,7 @@ def store(
     sent: set[str] = set()
     writing = _Writing()
     bundles = Bundles(client)
+    ahead: _Ahead | None = None
     try:
         inside: dict[str, Sequence[str]] = {}
         for state, payload in todo:
@@ -136,10 +149,17 @@ def store(
                 inside[state.name] = yield from bundles.of(payload.contains, timeout)
         inline = [(state, payload, 0, 0) for state, payload in todo if payload.inline is not None]
         large = [(state, payload) for state, payload in todo if payload.inline is None]
-        written: list[Written] = []
-        if large:
-            written = yield from _write(client, large, workers, deadline, timeout, placed, writing)
-        yield from commit(client, inline + written, keep, timeout, sent, inside)
+        written: list[Written] = inline
+        for at in range(0, len(large), _PART):
+            part = _Part(client, large[at : at + _PART], workers, deadline, timeout, placed, writing)
+            if at == 0:
+                written = inline + (yield from part.write())
+                continue
+            ahead = _Ahead(part, (yield from part.place()))
+            yield from commit(client, written, keep, timeout, sent, inside)
+            written = yield from ahead.written()
+            ahead = None
+        yield from commit(client, written, keep, timeout, sent, inside)
         pending = [state for state, payload in items if payload is None and state.status == PENDING]
         if pending:
             # Another thread of ours stores it, or it is being looked up.
@@ -148,7 +168,7 @@ def store(
             yield from wait_for(client, pending, deadline, stop_on_error=False)
     except BaseException as error:
         unanswered = give_up(client, [state for state, _ in todo], sent, error)
-        if unanswered or isinstance(error, QuotaExceeded):
+        if unanswered or ahead is not None or isinstance(error, QuotaExceeded):
             _drop_soon(client, writing, [item for item in placed if item[0] not in sent])
         raise
     finally:
@@ -211,41 +231,87 @@ def _drop_placed(client: Client, placed: Sequence[tuple[str, int, int]]) -> None
                 client._segments.data_client(client).drop(peer.address, payloads)
 
 
-def _write(
-    client: Client,
-    large: list[tuple[FutureState, Payload]],
-    workers: Sequence[str],
-    deadline: float | None,
-    timeout: float | None,
-    placed: list[tuple[str, int, int]],
-    writing: _Writing,
-) -> Operation[list[Written]]:
-    """Write payloads into segments; a worker that cannot be reached is replaced by another one.
+class _Part(NamedTuple):
+    """Values that are written together, and what goes for all of them."""
 
-    What may be written is noted in `placed` before: name, attempt, worker.
-    """
-    attempts = 3
-    while True:
+    client: Client
+    large: list[tuple[FutureState, Payload]]
+    workers: Sequence[str]
+    deadline: float | None
+    timeout: float | None
+    #: What may be written is noted here before: name, attempt, worker.
+    placed: list[tuple[str, int, int]]
+    writing: _Writing
+
+    def place(self) -> Operation[list[Written]]:
+        """Choose a worker for each."""
+        client, large, workers, deadline, timeout, placed, _ = self
         total = sum(payload.nbytes for _, payload in large)
         host = yield from _host_id(client, timeout)
         places = yield from _place(client, len(large), total, workers, host, deadline, timeout)
-        groups: dict[int, list[tuple[str, int, Payload]]] = {}
-        for (state, payload), (attempt, worker) in zip(large, places):
-            groups.setdefault(worker, []).append((state.name, attempt, payload))
-            placed.append((state.name, attempt, worker))
-        try:
-            for worker, batch in groups.items():
-                yield Run(writing.put, (client, worker, batch))
-        except TransferError:
-            attempts -= 1
-            client._peers.forget()
-            if attempts == 0:
-                raise
-            yield Until(Waiter(1), 0.2)
-            continue
-        return [
+        written = [
             (state, payload, attempt, worker) for (state, payload), (attempt, worker) in zip(large, places)
         ]
+        placed += [(state.name, attempt, worker) for state, _, attempt, worker in written]
+        return written
+
+    def put(self, written: list[Written]) -> None:
+        """Write them; blocks."""
+        groups: dict[int, list[tuple[str, int, Payload]]] = {}
+        for state, payload, attempt, worker in written:
+            groups.setdefault(worker, []).append((state.name, attempt, payload))
+        for worker, batch in groups.items():
+            self.writing.put(self.client, worker, batch)
+
+    def write(self) -> Operation[list[Written]]:
+        """Write them into segments; a worker that cannot be reached is replaced by another one."""
+        attempts = 3
+        while True:
+            written = yield from self.place()
+            try:
+                yield Run(self.put, (written,))
+            except TransferError:
+                attempts -= 1
+                self.client._peers.forget()
+                if attempts == 0:
+                    raise
+                yield Until(Waiter(1), 0.2)
+            else:
+                return written
+
+
+class _Ahead:
+    """A part that is written by a thread, while the one before it is made known."""
+
+    def __init__(self, part: _Part, written: list[Written]) -> None:
+        self._part = part
+        self._written = written
+        self._error: BaseException | None = None
+        self._thread = Thread(target=self._put, name="redist-put", daemon=True)
+        self._thread.start()
+
+    def _put(self) -> None:
+        try:
+            self._part.put(self._written)
+        except BaseException as error:
+            self._error = error
+
+    def _joined(self) -> BaseException | None:
+        self._thread.join()
+        return self._error
+
+    def written(self) -> Operation[list[Written]]:
+        """Wait until it is written; once more if its worker could not be reached."""
+        error = yield Run(self._joined)
+        if error is None:
+            return self._written
+        if not isinstance(error, TransferError):
+            try:
+                raise error
+            finally:
+                del error  # else it would keep this frame, and this frame it, and both the Futures
+        self._part.client._peers.forget()
+        return (yield from self._part.write())
 
 
 def _host_id(client: Client, timeout: float | None) -> Operation[str]:

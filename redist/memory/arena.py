@@ -49,13 +49,14 @@ _ARENA_MAGIC = b"redistA\x01"
 _RECORD_MAGIC = b"redistR\x01"
 _ARENA = struct.Struct("<8sQ")
 _RECORD = struct.Struct("<8sQQ16sQI")
+_KEY, _SIZES = struct.Struct("<8sQQ16s"), struct.Struct("<QII")
 _CRC = struct.Struct("<I")
 _PADDING = bytes(RECORD_HEAD - _RECORD.size - _CRC.size)
 
 
-def is_small(header: Header) -> bool:
-    """Tell whether a payload goes into an arena."""
-    return header.nbytes > _MORE_THAN and header.file_size <= _AT_MOST
+def is_small(nbytes: int, footer: int = 0) -> bool:
+    """Tell whether a payload of `nbytes` bytes, with a footer of `footer` bytes, goes into an arena."""
+    return _MORE_THAN < nbytes <= _AT_MOST - footer
 
 
 def arena_path(segments: str, number: int) -> str:
@@ -93,10 +94,9 @@ def extent(length: int) -> int:
     return -(-length // RECORD_HEAD) * RECORD_HEAD
 
 
-def record_head(arena: int, digest: bytes, header: Header) -> bytes:
-    """Return what stands ahead of a payload; `digest` is the hash of its key's name."""
-    rest = header.file_size - header.nbytes
-    packed = _RECORD.pack(_RECORD_MAGIC, arena, header.attempt, digest, header.nbytes, rest)
+def record_head(arena: int, digest: bytes, attempt: int, nbytes: int, rest: int) -> bytes:
+    """Return what stands ahead of a payload; `digest` is the hash of its key's name, `rest` the length of its footer."""
+    packed = _RECORD.pack(_RECORD_MAGIC, arena, attempt, digest, nbytes, rest)
     return packed + _CRC.pack(zlib.crc32(packed)) + _PADDING
 
 
@@ -112,13 +112,13 @@ def check_record(
     """
     if len(record) < RECORD_HEAD + TRAILER_BYTES:
         raise SegmentCorrupt(f"{where()}: {len(record)} bytes are too few for a record")
-    magic, number, its_attempt, its_digest, nbytes, rest = _RECORD.unpack_from(record)
-    if magic != _RECORD_MAGIC or _CRC.unpack_from(record, _RECORD.size)[0] != zlib.crc32(
-        record[: _RECORD.size]
-    ):
-        raise SegmentCorrupt(f"{where()}: no record of this version of redist begins here, or it is damaged")
-    if number != arena or its_attempt != attempt or its_digest != digest:
-        raise SegmentCorrupt(f"{where()}: the record is of another key, attempt or arena")
+    if record[: _KEY.size] != _KEY.pack(_RECORD_MAGIC, arena, attempt, digest):
+        if record[: len(_RECORD_MAGIC)] != _RECORD_MAGIC:
+            raise SegmentCorrupt(f"{where()}: no record of this version of redist begins here")
+        raise SegmentCorrupt(f"{where()}: the record is of another key, attempt or arena, or damaged")
+    nbytes, rest, crc = _SIZES.unpack_from(record, _KEY.size)
+    if crc != zlib.crc32(record[: _RECORD.size]):
+        raise SegmentCorrupt(f"{where()}: the record is damaged")
     if rest < TRAILER_BYTES or RECORD_HEAD + nbytes + rest != len(record):
         raise SegmentCorrupt(f"{where()}: claims {nbytes} + {rest} bytes in a record of {len(record)}")
     return int(nbytes)

@@ -6,26 +6,37 @@ that nobody looks at; the arena is given up, and the worker takes out of the ind
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import threading
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import NamedTuple, Protocol
 
 from redist.errors import RedistError, SegmentError, SegmentGone, SegmentsFull
-from redist.memory.arena import ARENA_HEAD, ARENA_SIZE, arena_path, extent, is_open, record_head
-from redist.memory.headers import Header
-from redist.memory.index import Entry, Index, digest_of, hash_of
+from redist.memory.arena import ARENA_HEAD, ARENA_SIZE, RECORD_HEAD, arena_path, extent, is_open, record_head
+from redist.memory.index import Index, digest_of, hash_of
 from redist.memory.space import full_error
 
 __all__ = ["ArenaWriter", "Granting", "Small", "SmallWriter"]
 
-_PIECES_A_CALL = 1000
+#: Pieces that are collected for one system call, and that it takes.
+_PIECES_A_CALL, _MOST_PIECES = 900, 1000
 #: Arenas that may be sealed, one after the other, before a byte is written: space is short then.
 _TRIES = 5
+#: Payloads for which arenas are asked for at once.
+_MOST_NEEDED = 5000
 
-Small: TypeAlias = tuple[Header, Iterable[bytes | memoryview]]
+
+class Small(NamedTuple):
+    """A small payload to be written: its key, size, footer, and bytes."""
+
+    name: str
+    attempt: int
+    nbytes: int
+    footer: bytes
+    chunks: Iterable[bytes | memoryview]
 
 
 class ArenaWriter:
@@ -39,8 +50,6 @@ class ArenaWriter:
         The arena, which its worker has granted.
     index : Index
         The directory's index, to be written.
-    connection : object, optional
-        What the grant came over.
 
     Raises
     ------
@@ -53,12 +62,10 @@ class ArenaWriter:
     number: int
     #: where the next record goes
     end: int
-    connection: Any
 
-    def __init__(self, segments: str, number: int, index: Index, connection: Any = None) -> None:
+    def __init__(self, segments: str, number: int, index: Index) -> None:
         self.number = number
         self.end = ARENA_HEAD
-        self.connection = connection
         self._index = index
         self._path = arena_path(segments, number)
         try:
@@ -95,33 +102,35 @@ class ArenaWriter:
 
     def _append(self, items: Sequence[Small], start: int) -> list[int]:
         pieces: list[bytes | memoryview] = []
-        entries: list[Entry] = []
+        entries: list[tuple[int, int, int, int]] = []
         lengths: list[int] = []
         end = written = self.end
-        for header, chunks in items[start:]:
-            footer = header.footer()
-            length = ARENA_HEAD + header.nbytes + len(footer)
+        number = self.number
+        for at in range(start, len(items)):
+            name, attempt, nbytes, footer, chunks = items[at]
+            length = RECORD_HEAD + nbytes + len(footer)
             if end + length > ARENA_SIZE:
                 break
-            digest = digest_of(header.name)
-            pieces.append(record_head(self.number, digest, header))
+            digest = digest_of(name)
+            pieces.append(record_head(number, digest, attempt, nbytes, len(footer)))
             size = 0
             for chunk in chunks:
-                pieces.append(chunk)
-                size += len(chunk) if type(chunk) is bytes else memoryview(chunk).nbytes
-            if size != header.nbytes:
+                view = memoryview(chunk)
+                pieces.append(view)
+                size += view.nbytes
+            if size != nbytes:
                 raise SegmentError(
-                    f"{self._path}: payload of {header.name!r:.80} announced {header.nbytes} bytes, gave {size}"
+                    f"{self._path}: payload of {name!r:.80} announced {nbytes} bytes, gave {size}"
                 )
-            pieces.append(footer.ljust(extent(length) - ARENA_HEAD - size, b"\0"))
-            entries.append(Entry(*hash_of(digest, header.attempt), self.number, end << 32 | length))
+            pieces.append(footer.ljust(extent(length) - RECORD_HEAD - nbytes, b"\0"))
+            entries.append((*hash_of(digest, attempt), number, end << 32 | length))
             lengths.append(length)
             end += extent(length)
             if len(pieces) > _PIECES_A_CALL:
-                _write(self._fd, pieces, written)
+                _write(self._fd, pieces, written, end)
                 pieces, written = [], end
         if pieces:
-            _write(self._fd, pieces, written)
+            _write(self._fd, pieces, written, end)
         if entries:
             self._index.lock()
             try:
@@ -145,13 +154,16 @@ class ArenaWriter:
 class Granting(Protocol):
     """Grants arenas, and hears what became of them."""
 
-    def grant(self) -> ArenaWriter:
-        """Return a new arena; raises `SegmentsFull` if there is no space."""
+    def grant(self, count: int) -> list[int]:
+        """Return the numbers of new arenas, at most `count`; raises `SegmentsFull` if there is no space for one."""
 
-    def store(self, writer: ArenaWriter, start: int, records: Sequence[tuple[tuple[str, int], int]]) -> None:
-        """Hear of keys that were written from `start` on, and of the lengths of their records."""
+    def open(self, number: int) -> ArenaWriter:
+        """Open one of them; raises `SegmentGone` if it was taken back already."""
 
-    def leave(self, writer: ArenaWriter) -> None:
+    def store(self, number: int, start: int, records: Sequence[tuple[str, int, int]]) -> None:
+        """Hear what was written from `start` on: names, attempts, lengths of records."""
+
+    def leave(self, numbers: Sequence[int]) -> None:
         """Hear that nothing more will be written there."""
 
 
@@ -168,6 +180,8 @@ class SmallWriter:
         self._granting = granting
         self._mutex = threading.Lock()
         self._writer: ArenaWriter | None = None
+        #: granted, and not opened yet
+        self._next: list[int] = []
 
     def put(self, items: Sequence[Small]) -> int:
         """Write payloads; return how many there was space for.
@@ -189,7 +203,7 @@ class SmallWriter:
                         if tries > _TRIES:
                             break
                         try:
-                            self._writer = self._granting.grant()
+                            self._writer = self._open(items, done)
                         except SegmentGone:
                             continue
                     writer = self._writer
@@ -197,51 +211,70 @@ class SmallWriter:
                     lengths = writer.append(items, done)
                     if lengths:
                         tries = 0
-                        keys = [
-                            (header.name, header.attempt) for header, _ in items[done : done + len(lengths)]
-                        ]
-                        self._granting.store(writer, start, list(zip(keys, lengths)))
+                        written = items[done : done + len(lengths)]
+                        told = [(item[0], item[1], length) for item, length in zip(written, lengths)]
+                        self._granting.store(writer.number, start, told)
                         done += len(lengths)
                     if done < len(items):
                         # it is full, or was sealed because it was not used
                         self._let_go()
+                self._give_back()
             except SegmentsFull:
-                self._let_go()
+                self._give_up()
             except BaseException:
-                self._let_go()
+                self._give_up()
                 raise
         return done
+
+    def _open(self, items: Sequence[Small], done: int) -> ArenaWriter:
+        """Open the next arena; several are asked for at once: an answer comes after the worker has heard of all before."""
+        if not self._next:
+            need = sum(
+                extent(RECORD_HEAD + item[2] + len(item[3])) for item in items[done : done + _MOST_NEEDED]
+            )
+            self._next = self._granting.grant(max(1, need // ARENA_SIZE))
+        return self._granting.open(self._next.pop(0))
 
     def _let_go(self) -> None:
         writer, self._writer = self._writer, None
         if writer is not None:
-            try:
-                self._granting.leave(writer)
-            except RedistError:  # the worker sees for itself that the connection is gone
-                pass
+            self._leave([writer.number])
             writer.close()
+
+    def _give_back(self) -> None:
+        """Give back what was granted and is not needed."""
+        left, self._next = self._next, []
+        self._leave(left)
+
+    def _give_up(self) -> None:
+        self._let_go()
+        self._give_back()
+
+    def _leave(self, numbers: Sequence[int]) -> None:
+        if numbers:
+            with contextlib.suppress(RedistError):  # the worker sees for itself that the connection is gone
+                self._granting.leave(numbers)
 
     def close(self) -> None:
         """Give the arena back."""
         with self._mutex:
-            self._let_go()
+            self._give_up()
 
 
-def _write(fd: int, pieces: Sequence[bytes | memoryview], offset: int) -> None:
-    views = [view for piece in pieces if (view := memoryview(piece)).nbytes]
-    left = sum(view.nbytes for view in views)
-    while left:
-        count = os.pwritev(fd, views[:_PIECES_A_CALL], offset)
-        left -= count
+def _write(fd: int, pieces: Sequence[bytes | memoryview], offset: int, end: int) -> None:
+    """Write `pieces` from `offset` to `end`."""
+    while offset < end:
+        count = os.pwritev(fd, pieces[:_MOST_PIECES], offset)
         offset += count
-        if left:
-            views = _rest(views, count)
+        if offset < end:
+            pieces = _rest(pieces, count)
 
 
-def _rest(views: Sequence[memoryview], count: int) -> list[memoryview]:
+def _rest(pieces: Sequence[bytes | memoryview], count: int) -> list[bytes | memoryview]:
     """Return what a short write of `count` bytes left."""
-    for at, view in enumerate(views):
+    for at, piece in enumerate(pieces):
+        view = memoryview(piece)
         if count < view.nbytes:
-            return [view.cast("B")[count:], *views[at + 1 :]]
+            return [view.cast("B")[count:], *pieces[at + 1 :]]
         count -= view.nbytes
     return []

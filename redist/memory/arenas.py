@@ -32,7 +32,7 @@ from redist.memory.arena import (
     walk,
 )
 from redist.memory.arena_state import ArenaState, runs
-from redist.memory.arena_writer import ArenaWriter, SmallWriter
+from redist.memory.arena_writer import ArenaWriter, Small, SmallWriter
 from redist.memory.headers import PAGE, Header
 from redist.memory.holes import punch
 from redist.memory.index import MAKING, Entry, Index, digest_of, hash_of, make_index
@@ -45,6 +45,10 @@ logger = logging.getLogger("redist.memory")
 
 #: How long the worker waits for somebody who changes the index, and at its start for one who writes an arena, s.
 _PATIENCE, _LONG_PATIENCE = 0.2, 1.0
+#: How long the index is let alone when it could not be had, s.
+_PAUSE = 1.0
+#: Most arenas that are granted together.
+_MOST_GRANTED = 256
 
 Key: TypeAlias = tuple[str, int]
 Place: TypeAlias = tuple[int, int, int]
@@ -91,6 +95,9 @@ class Arenas:
         self._numbers = itertools.count((secrets.randbits(31) << 32) + 1)
         #: dropped while somebody else changed the index
         self._late: list[tuple[Key, Place | None]] = []
+        self._not_before = 0.0
+        #: bytes of space since the start
+        self._given_back = 0
         self._index: Index | None = None
 
     @property
@@ -106,6 +113,16 @@ class Arenas:
         return sum(not arena.sealed for arena in self._arenas.values())
 
     # --- being written ----------------------------------------------------------------------------------------------
+
+    def grant_all(self, owner: object, count: int, largest: Callable[[], list[tuple[str, int]]]) -> list[int]:
+        """Make arenas, as many of `count` as there is space for, and return their numbers; see `grant`."""
+        numbers = [self.grant(owner, largest)]
+        try:
+            while len(numbers) < min(count, _MOST_GRANTED):
+                numbers.append(self.grant(owner, largest))
+        except SegmentsFull:
+            pass
+        return numbers
 
     def grant(self, owner: object, largest: Callable[[], list[tuple[str, int]]]) -> int:
         """Make an arena that `owner` may write, and return its number.
@@ -136,8 +153,10 @@ class Arenas:
             self._arenas[number] = ArenaState(number, owner)
             return number
 
-    def store(self, owner: object, number: int, start: int, records: Sequence[tuple[Key, int]]) -> list[Key]:
-        """Take in what `owner` has written from `start` on: keys, and lengths of their records.
+    def store(
+        self, owner: object, number: int, start: int, records: Iterable[tuple[str, int, int]]
+    ) -> list[Key]:
+        """Take in what `owner` has written from `start` on: names, attempts, lengths of records.
 
         Returns
         -------
@@ -153,65 +172,70 @@ class Arenas:
             arena = self._arenas.get(number)
             if arena is None or arena.owner is not owner or arena.sealed or arena.told != start:
                 raise SegmentCorrupt(f"arena {number:x}: the process does not write there at {start}")
-            index = self.index
-            stored: list[Key] = []
-            replaced: list[Place] = []
-            for (name, attempt), length in records:
+            says = self.index.says
+            stored: list[tuple[Key, Place]] = []
+            for name, attempt, length in records:
                 offset = arena.told
                 if length <= 0 or offset + length > ARENA_SIZE:
                     raise SegmentCorrupt(f"arena {number:x}: no record of {length} bytes fits at {offset}")
                 arena.told += extent(length)
-                found = index.find(*hash_of(digest_of(name), attempt))
-                if found is None or (found.arena, found.place) != (number, offset << 32 | length):
-                    continue
-                before = self._record((name, attempt), (number, offset, length))
-                if before is not None:
-                    replaced.append(before)
-                arena.count(offset, length, 1)
-                stored.append((name, attempt))
+                if says(*hash_of(digest_of(name), attempt), number, offset << 32 | length):
+                    arena.count(offset, length, 1)
+                    stored.append(((name, attempt), (number, offset, length)))
+            replaced = self._record(stored)
             arena.touched = time.monotonic()
             arena.written = time.time()
             if replaced:
                 self._uncount(replaced)
-            return stored
+            return [key for key, _ in stored]
 
-    def _record(self, key: Key, place: Place) -> Place | None:
-        """Note where a payload lies; return where it lay before."""
-        before = self._places.get(key)
-        self._places[key] = place
-        self.newest = max(self.newest, key[1])
-        size = extent(place[2])
+    def _record(self, stored: Iterable[tuple[Key, Place]]) -> list[Place]:
+        """Note where payloads lie; return where those lay that were here already."""
+        places, files = self._places, self._files
+        replaced = []
         with self._files_mutex:
-            self.total += size - (0 if before is None else extent(before[2]))
-            self._files[key] = size
-        return before
+            for key, place in stored:
+                before = places.get(key)
+                if before is not None:
+                    self.total -= extent(before[2])
+                    replaced.append(before)
+                places[key] = place
+                files[key] = size = extent(place[2])
+                self.total += size
+                if key[1] > self.newest:
+                    self.newest = key[1]
+        return replaced
 
     def put(self, header: Header, data: memoryview, largest: Callable[[], list[tuple[str, int]]]) -> bool:
         """Write a payload as the worker itself; return whether there was space for it."""
         with self._mutex:
             if self._writer is None:
                 self._writer = SmallWriter(_OwnArenas(self, largest))
-        return self._writer.put([(header, (data,))]) == 1
+        return (
+            self._writer.put([Small(header.name, header.attempt, header.nbytes, header.footer(), (data,))])
+            == 1
+        )
 
     def leave(self, owner: object, number: int | None = None) -> None:
         """Have nothing more be written by `owner`, in all of its arenas or one, and forget what it did not tell of."""
         with self._mutex:
-            for arena in list(self._arenas.values()):
-                if arena.owner is owner and not arena.sealed and number in (None, arena.number):
+            arenas = list(self._arenas.values()) if number is None else [self._arenas.get(number)]
+            for arena in arenas:
+                if arena is not None and arena.owner is owner and not arena.sealed:
                     arena.leaving = True
                     self._seal(arena)
 
-    def seal_idle(self, idle: float | None = None) -> bool:
-        """Seal arenas that nothing was written to for `idle` seconds; return whether that gave space back."""
+    def seal_idle(self, idle: float | None = None) -> int:
+        """Seal arenas that nothing was written to for `idle` seconds; return how many bytes of space that gave back."""
         idle = self.idle if idle is None else idle
-        before = self._space.used
         with self._mutex:
+            before = self._given_back
             until = time.monotonic() - idle
             for arena in list(self._arenas.values()):
                 if not arena.sealed and (arena.leaving or arena.touched <= until):
                     self._seal(arena)
             self._forget_late()
-        return self._space.used < before
+            return self._given_back - before
 
     def _seal(self, arena: ArenaState) -> None:
         """Seal an arena unless it is being written just now; one that its writer has not left, only if nothing is untold."""
@@ -270,7 +294,11 @@ class Arenas:
 
     def _forget_late(self) -> None:
         """Take what was dropped out of the index, and give back where it lay; later, if somebody has the index for long."""
-        if not self._late or not self.index.lock(_PATIENCE):
+        if not self._late or time.monotonic() < self._not_before:
+            return
+        if not self.index.lock(_PATIENCE):
+            # whoever has it was stopped inside; this worker must not be, by waiting again and again
+            self._not_before = time.monotonic() + _PAUSE
             return
         late, self._late = self._late, []
         try:
@@ -301,6 +329,7 @@ class Arenas:
             else:
                 pages += self._punch(arena)
         if pages:
+            self._given_back += pages * PAGE
             self._space.release(pages * PAGE)
 
     def _punch(self, arena: ArenaState) -> int:
@@ -441,7 +470,7 @@ class Arenas:
                 continue
             digest = digest_of(header.name)
             arena.count(offset, length, 1)
-            self._record((header.name, header.attempt), (number, offset, length))
+            self._record([((header.name, header.attempt), (number, offset, length))])
             kept.append(Entry(*hash_of(digest, header.attempt), number, offset << 32 | length))
         if arena.living:
             self._punch(arena)
@@ -457,12 +486,15 @@ class _OwnArenas:
         self._arenas = arenas
         self._largest = largest
 
-    def grant(self) -> ArenaWriter:
-        number = self._arenas.grant(self, self._largest)
+    def grant(self, count: int) -> list[int]:
+        return [self._arenas.grant(self, self._largest)]
+
+    def open(self, number: int) -> ArenaWriter:
         return ArenaWriter(self._arenas._segments, number, self._arenas.index)
 
-    def store(self, writer: ArenaWriter, start: int, records: Sequence[tuple[Key, int]]) -> None:
-        self._arenas.store(self, writer.number, start, records)
+    def store(self, number: int, start: int, records: Sequence[tuple[str, int, int]]) -> None:
+        self._arenas.store(self, number, start, records)
 
-    def leave(self, writer: ArenaWriter) -> None:
-        self._arenas.leave(self, writer.number)
+    def leave(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            self._arenas.leave(self, number)

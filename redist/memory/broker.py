@@ -156,18 +156,13 @@ class Broker:
             self._stored(peer, _number(items[2]), _number(items[3]), items[4:])
         elif kind == ARENA:
             try:
-                peer.send(
-                    [
-                        number,
-                        None,
-                        self.directory.path,
-                        self.directory.arenas.grant(peer, self.directory.largest),
-                    ]
-                )
+                granted = self.directory.arenas.grant_all(peer, _number(items[2]), self.directory.largest)
+                peer.send([number, None, self.directory.path, *granted])
             except SegmentError as error:
                 peer.send([number, error_fields(error)])
         elif kind == LEAVE:
-            self.directory.arenas.leave(peer, _number(items[2]))
+            for item in items[2:]:
+                self.directory.arenas.leave(peer, _number(item))
         elif kind == FETCH:
             self._spawn(self._fetch_for(peer, number, [_wanted(*item) for item in items[2:]]))
         elif kind == STAT:
@@ -228,13 +223,10 @@ class Broker:
                 pass
 
     def _stored(self, peer: _Peer, arena: int, start: int, items: list[Any]) -> None:
-        records = []
-        for at in range(0, len(items), 3):
-            name, attempt, length = _wish(*items[at : at + 3])
-            records.append(((name, attempt), length))
+        records = [_wish(*items[at : at + 3]) for at in range(0, len(items), 3)]
         stored = self.directory.arenas.store(peer, arena, start, records)
         if self._on_committed is not None:
-            sizes = dict(records)
+            sizes = {(name, attempt): length for name, attempt, length in records}
             for key in stored:
                 self._on_committed(*key, sizes[key])
 

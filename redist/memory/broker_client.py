@@ -7,6 +7,7 @@ of that connection is what makes a dead process's files return and a committed o
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import select
 import socket
@@ -18,7 +19,7 @@ from typing import Any
 
 from redist.errors import RedistError, TransferError
 from redist.memory.arena import is_small
-from redist.memory.arena_writer import ArenaWriter, SmallWriter
+from redist.memory.arena_writer import ArenaWriter, Small, SmallWriter
 from redist.memory.broker_conversation import Answer, Conversation, GrantHolder
 from redist.memory.broker_messages import (
     ARENA,
@@ -39,7 +40,7 @@ from redist.memory.broker_messages import (
     take_back,
 )
 from redist.memory.frames import pack_frame
-from redist.memory.headers import Header
+from redist.memory.headers import Header, footer_of
 from redist.memory.index import Index
 from redist.memory.local_sockets import address_of
 from redist.memory.writer import PayloadLike, SegmentWriter, header_for
@@ -95,13 +96,21 @@ class BrokerClient(GrantHolder):
         used: list[_Connection] = []
         grants: list[Grant] = []
         published: list[Grant] = []
-        all_items = [(header_for(name, attempt, payload), payload) for name, attempt, payload in items]
-        small = [item for item in all_items if is_small(item[0])]
-        large = all_items if not small else [item for item in all_items if not is_small(item[0])]
+        small: list[Small] = []
+        large: list[tuple[Header, PayloadLike]] = []
+        for name, attempt, payload in items:
+            nbytes = payload.nbytes
+            if is_small(nbytes):
+                footer = footer_of(name, attempt, nbytes, payload.type, payload.contains)
+                if is_small(nbytes, len(footer)):
+                    small.append(Small(name, attempt, nbytes, footer, payload.chunks()))
+                    continue
+            large.append((header_for(name, attempt, payload), payload))
         try:
             if small:
+                left = {item[:2] for item in small[self._small.put(small) :]}
                 # what no arena can be had for gets a file
-                large += small[self._small.put([(header, payload.chunks()) for header, payload in small]) :]
+                large += [(header_for(*item), item[2]) for item in items if item[:2] in left] if left else ()
                 if not large:
                     return
             grants = self._reserve([header for header, _ in large], used)
@@ -115,7 +124,7 @@ class BrokerClient(GrantHolder):
             self._undo(error, used, grants, published)
             if small:
                 with contextlib.suppress(RedistError):
-                    self.drop([(header.name, header.attempt) for header, _ in small])
+                    self.drop([item[:2] for item in small])
             raise
 
     def _undo(
@@ -265,20 +274,31 @@ class _Arenas:
 
     def __init__(self, client: BrokerClient) -> None:
         self._client = weakref.proxy(client)
+        self._segments = ""
         self._index: Index | None = None
+        #: over which each arena was granted
+        self._connections: dict[int, _Connection] = {}
 
-    def grant(self) -> ArenaWriter:
-        connection, (segments, number) = self._client._ask(ARENA, (), self._client.timeout)
+    def grant(self, count: int) -> list[int]:
+        numbers: list[int]
+        connection, (self._segments, *numbers) = self._client._ask(ARENA, (count,), self._client.timeout)
+        self._connections.update(dict.fromkeys(numbers, connection))
+        return numbers
+
+    def open(self, number: int) -> ArenaWriter:
         if self._index is None:
-            self._index = Index(segments, writable=True)
-        return ArenaWriter(segments, number, self._index, connection)
+            self._index = Index(self._segments, writable=True)
+        return ArenaWriter(self._segments, number, self._index)
 
-    def store(self, writer: ArenaWriter, start: int, records: Sequence[tuple[tuple[str, int], int]]) -> None:
-        told = [field for (name, attempt), length in records for field in (name, attempt, length)]
-        writer.connection.send([STORED, 0, writer.number, start, *told])
+    def store(self, number: int, start: int, records: Sequence[tuple[str, int, int]]) -> None:
+        self._connections[number].send([STORED, 0, number, start, *itertools.chain.from_iterable(records)])
 
-    def leave(self, writer: ArenaWriter) -> None:
-        writer.connection.send([LEAVE, 0, writer.number])
+    def leave(self, numbers: Sequence[int]) -> None:
+        for connection in {self._connections[number] for number in numbers}:
+            of_it = [number for number in numbers if self._connections[number] is connection]
+            for number in of_it:
+                del self._connections[number]
+            connection.send([LEAVE, 0, *of_it])
 
 
 class _Connection:

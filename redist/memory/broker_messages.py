@@ -9,10 +9,10 @@ ABORT    [3, 0, grant...]                                               nothing
 FETCH    [4, id, [name, attempt, [address...]]...]                      [id, None, None or [error, text]...]
 STAT     [5, id]                                                        [id, None, files, bytes, limit, used, granted]
 DROP     [6, 0, name, attempt, (the two again)...]                      nothing
-ARENA    [7, id]                                                        [id, None, segment directory, arena]
+ARENA    [7, id, how many at most]                                      [id, None, segment directory, arena...]
 STORED   [8, 0, arena, offset, name, attempt, length of the record,     nothing
          (the three again)...]
-LEAVE    [9, 0, arena]                                                  nothing
+LEAVE    [9, 0, arena...]                                               nothing
 ======== ============================================================== ==========================================
 
 A refused request is answered ``[id, [error, text]]``. Grants belong to the connection: when it closes, those that were

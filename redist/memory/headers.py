@@ -85,15 +85,20 @@ class Header:
     def footer(self) -> bytes:
         """Return footer and trailer, to be written at the end of the file."""
         if not self._footer:
-            packed: bytes = msgpack.packb(self.fields)
-            trailer = _TRAILER.pack(self.nbytes, len(packed), zlib.crc32(packed), MAGIC)
-            object.__setattr__(self, "_footer", packed + trailer)
+            footer = footer_of(self.name, self.attempt, self.nbytes, self.type, self.contains)
+            object.__setattr__(self, "_footer", footer)
         return self._footer
 
     @property
     def file_size(self) -> int:
         """Size of the segment's file: payload, footer and trailer."""
         return self.nbytes + len(self.footer())
+
+
+def footer_of(name: str, attempt: int, nbytes: int, type_name: str, contains: Sequence[str]) -> bytes:
+    """Return footer and trailer of a payload; see `Header`."""
+    packed: bytes = msgpack.packb([name, attempt, nbytes, type_name, list(contains)])
+    return packed + _TRAILER.pack(nbytes, len(packed), zlib.crc32(packed), MAGIC)
 
 
 def footprint(size: int) -> int:

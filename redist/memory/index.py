@@ -198,6 +198,11 @@ class Index:
                 return None
             table = newest
 
+    def says(self, name: int, key: int, arena: int, place: int) -> bool:
+        """Tell whether a key's record lies there."""
+        found = self.find(name, key)
+        return found is not None and found[2] == arena and found[3] == place
+
     def stands(self, found: Found) -> bool:
         """Tell whether the slot still says the same: then nothing that it names has been given back.
 
@@ -277,7 +282,7 @@ class Index:
         finally:
             self._mutex.release()
 
-    def insert(self, entries: Iterable[Entry]) -> None:
+    def insert(self, entries: Iterable[tuple[int, int, int, int]]) -> None:
         """Add entries; one with the same hash goes. The table is locked.
 
         Raises

@@ -16,7 +16,7 @@ from redist.memory.headers import Header, file_name
 from redist.memory.index import Entry, Found, Index, digest_of, hash_of
 from redist.memory.reader import Mapping, open_segment
 
-__all__ = ["list_payloads", "open_payload"]
+__all__ = ["let_go", "list_payloads", "open_payload"]
 
 _MOST_ARENAS = 64
 _MOST_INDICES = 64
@@ -133,6 +133,13 @@ def _open_index(segments: str) -> Index | None:
         while len(_indices) > _MOST_INDICES:
             _indices.popitem(last=False)
     return index
+
+
+def let_go() -> None:
+    """Close what is kept open, until it is needed again."""
+    with _mutex:
+        _indices.clear()
+        _arenas.clear()
 
 
 def _forget(segments: str) -> None:

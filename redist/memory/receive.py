@@ -131,7 +131,7 @@ class SegmentSink:
 
     def start(self, header: Header) -> Target:
         """Reserve space for the payload and make its file; a small one is gathered first."""
-        if is_small(header):
+        if is_small(header.nbytes, len(header.footer())):
             return _SmallTarget(self, header)
         return self.start_file(header)
 

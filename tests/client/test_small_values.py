@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections.abc import Iterator
+from threading import Event, Timer
 from typing import Any
 
 import numpy as np
 import pytest
 
-from redist import Client, LocalCluster
+from redist import Client, LocalCluster, scattering
 from redist.diagnostics.doctor import examine
+from redist.errors import SegmentsFull, TransferError
 from redist.memory.headers import is_file_name
 from redist.memory.space import Space
-from servers import wait_until
+from redist.session.lane import Refused
+from servers import keys_of, wait_until
 
 
 def values(count: int) -> list[np.ndarray[Any, Any]]:
@@ -99,3 +104,85 @@ def test_a_client_that_ends_takes_back_what_it_did_not_make_known(
         client.scatter(values(300), hash=False)
     monkeypatch.undo()
     wait_until(lambda: used(client) == 0 and listed(client) == (0, 0), 30)
+
+
+def failing_put(monkeypatch: pytest.MonkeyPatch, error: BaseException, times: int = 1) -> list[int]:
+    """Have the second part of a scatter fail `times` times; return the sizes of the parts that were to be written."""
+    put, sizes = scattering._put, []
+
+    def fails(client: Client, worker: int, batch: list[Any]) -> None:
+        sizes.append(len(batch))
+        if 1 < len(sizes) <= 1 + times:
+            raise type(error)(*error.args)  # a new one, whose traceback holds no frame for long
+        put(client, worker, batch)
+
+    monkeypatch.setattr(scattering, "_put", fails)
+    monkeypatch.setattr(scattering, "_PART", 100)
+    return sizes
+
+
+@pytest.fixture
+def one_worker() -> Iterator[Client]:
+    with LocalCluster(n_workers=1, threads_per_worker=1) as cluster, Client(cluster) as client:
+        yield client
+        wait_until(lambda: not keys_of(cluster))
+        wait_until(lambda: used(client) == 0 and listed(client) == (0, 0), 30)
+
+
+def test_a_part_that_cannot_be_written(one_worker: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = failing_put(monkeypatch, SegmentsFull("no space"))
+    with pytest.raises(SegmentsFull, match="no space"):
+        one_worker.scatter(values(350), hash=False)
+    assert sizes == [100, 100]
+
+
+def test_a_worker_that_is_gone_while_a_part_is_written(
+    one_worker: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = failing_put(monkeypatch, TransferError("gone"), times=2)
+    check(one_worker.gather(one_worker.scatter(values(350), hash=False)), 350)
+    assert sizes == [100, 100, 100, 100, 100, 50]
+
+
+def test_an_interrupt_while_a_part_is_written(one_worker: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    put, begun, go_on = scattering._put, Event(), Event()
+
+    def slow(client: Client, worker: int, batch: list[Any]) -> None:
+        if begun.is_set():
+            go_on.wait(10)
+        begun.set()
+        put(client, worker, batch)
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        Timer(0.1, go_on.set).start()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scattering, "_PART", 100)
+    monkeypatch.setattr(scattering, "_put", slow)
+    monkeypatch.setattr(scattering, "commit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        one_worker.scatter(values(350), hash=False)
+    monkeypatch.undo()
+
+
+def test_a_refusal_while_a_part_is_written(one_worker: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*args: Any, **kwargs: Any) -> Any:
+        raise Refused("nothing", "not today")
+
+    monkeypatch.setattr(scattering, "_PART", 100)
+    monkeypatch.setattr(scattering, "commit", refused)
+    with pytest.raises(Refused, match="not today"):
+        one_worker.scatter(values(350), hash=False)
+    monkeypatch.undo()
+
+
+def test_in_a_loop_too() -> None:
+    async def main() -> None:
+        async with (
+            LocalCluster(n_workers=1, threads_per_worker=1, asynchronous=True) as cluster,
+            Client(cluster, asynchronous=True) as client,
+        ):
+            futures = await client.scatter(values(2500), hash=False)
+            check(await client.gather(futures), 2500)
+
+    asyncio.run(main())

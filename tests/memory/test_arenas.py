@@ -22,7 +22,7 @@ from memory_helpers import TOKEN, Bytes, Loop, forked, store
 from redist.errors import SegmentCorrupt, SegmentError, SegmentGone, SegmentsFull, TransferError
 from redist.memory import arena, arena_writer, arenas, broker_client, index
 from redist.memory.arena import ARENA_SIZE, arena_path, number_in
-from redist.memory.arena_writer import ArenaWriter
+from redist.memory.arena_writer import ArenaWriter, Small
 from redist.memory.broker import Broker
 from redist.memory.broker_client import BrokerClient
 from redist.memory.broker_messages import ARENA, STORED
@@ -31,7 +31,7 @@ from redist.memory.data_server import DataServer
 from redist.memory.directory import SegmentDirectory
 from redist.memory.headers import Header
 from redist.memory.index import Index
-from redist.memory.payloads import list_payloads, open_payload
+from redist.memory.payloads import let_go, list_payloads, open_payload
 from redist.memory.receive import Received, SegmentSink
 from redist.protocol.payload import dumps, loads
 from servers import wait_until
@@ -261,15 +261,8 @@ def test_a_full_file_system(tmp_path: Path) -> None:
         directory.close()
         del directory
     finally:
-        open_payload_forgets()
+        let_go()
         subprocess.run(["umount", str(tmp_path)], check=True)
-
-
-def open_payload_forgets() -> None:
-    from redist.memory import payloads
-
-    payloads._indices.clear()
-    payloads._arenas.clear()
 
 
 # --- processes that die -----------------------------------------------------------------------------------------------
@@ -440,7 +433,7 @@ def test_a_payload_of_another_size_than_it_says(directory: SegmentDirectory, cli
 def test_a_lying_writer_loses_its_connection(
     directory: SegmentDirectory, broker: Broker, client: BrokerClient, told: object
 ) -> None:
-    connection, (_, number) = client._ask(ARENA, (), 10)
+    connection, (_, number) = client._ask(ARENA, (1,), 10)
     connection.send(told(number))  # type: ignore[operator]
     wait_until(lambda: not broker.peers and not directory.space.used)
     assert directory.files == {}
@@ -449,7 +442,7 @@ def test_a_lying_writer_loses_its_connection(
 def test_records_that_are_not_there_are_not_taken_in(
     directory: SegmentDirectory, client: BrokerClient
 ) -> None:
-    connection, (_, number) = client._ask(ARENA, (), 10)
+    connection, (_, number) = client._ask(ARENA, (1,), 10)
     connection.send([STORED, 0, number, 64, "a", 1, 9000, "b", 1, 9000])
     assert client.stat().files == 0
 
@@ -468,6 +461,7 @@ def test_a_forked_child_writes_into_an_arena_of_its_own(
 
 def test_the_index_is_held_for_long(directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arenas, "_PATIENCE", 0.01)
+    monkeypatch.setattr(arenas, "_PAUSE", 0.01)
     put_small(directory, ("a", 1), ("b", 1))
     other = Index(directory.path, writable=True)
     assert other.lock()
@@ -477,8 +471,7 @@ def test_the_index_is_held_for_long(directory: SegmentDirectory, monkeypatch: py
     put_key = ("b", 1)
     assert read(directory, *put_key) == value(*put_key)
     other.unlock()
-    directory.reap()
-    assert in_index(directory) == 1
+    wait_until(lambda: directory.reap() or in_index(directory) == 1)
     directory.drop("b", 1)
     directory.arenas.seal_idle(0.0)
     assert directory.space.used == 0
@@ -553,7 +546,7 @@ def test_who_outlives_its_worker_writes_no_more(parent: str, loop: Loop) -> None
         assert list(successor.files) == [("a", 1)]
         writer = client._small._writer
         assert writer is not None
-        assert writer.append([(Header("b", 2, 5000), [bytes(5000)])]) == []
+        assert writer.append([Small("b", 2, 5000, Header("b", 2, 5000).footer(), [bytes(5000)])]) == []
         assert successor.space.used == taken(successor) == 12_288
     directory.arenas = successor.arenas  # what the old broker hears of ends there
     loop.run(broker.close())
@@ -646,7 +639,9 @@ def test_a_lying_record_is_a_typed_error(data: st.DataObject) -> None:
     payload = value("key", 3, 5000)
     header = Header("key", 3, 5000, "bytes", ("inner",))
     digest = index.digest_of("key")
-    record = bytearray(arena.record_head(9, digest, header) + payload + header.footer())
+    record = bytearray(
+        arena.record_head(9, digest, 3, 5000, len(header.footer())) + payload + header.footer()
+    )
     part = data.draw(st.sampled_from(["head", "tail", "cut", "noise"]))
     if part == "cut":
         del record[data.draw(st.integers(0, len(record) - 1)) :]
@@ -661,7 +656,7 @@ def test_a_lying_record_is_a_typed_error(data: st.DataObject) -> None:
         for _ in range(data.draw(st.integers(1, 4))):
             record[data.draw(places)] ^= data.draw(st.integers(1, 255))
     whole = bytes(record)
-    intact = whole == arena.record_head(9, digest, header) + payload + header.footer()
+    intact = whole == arena.record_head(9, digest, 3, 5000, len(header.footer())) + payload + header.footer()
     nbytes = named(
         SegmentCorrupt, "FILE: 'key'", arena.check_record, whole, 9, digest, 3, lambda: "FILE: 'key'"
     )
@@ -695,7 +690,7 @@ def test_an_arena_that_somebody_removed(directory: SegmentDirectory) -> None:
     put_small(directory, ("a", 1))
     (number,) = files_in(directory)
     os.unlink(arena_path(directory.path, number))
-    open_payload_forgets()
+    let_go()
     with pytest.raises(SegmentGone, match=f"{number:x}"):
         read(directory, "a", 1)
     assert directory.headers() == []

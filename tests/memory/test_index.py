@@ -138,8 +138,8 @@ def test_many_processes(segments: str) -> None:
             add(index, *mine[at : at + 7])
             gone = chance.choice(mine[at : at + 7])
             take_out(index, gone)
-            assert not says(index, gone)
-            assert all(says(index, each) for each in mine[at : at + 7] if each != gone)
+            assert not index.says(*gone)
+            assert all(index.says(*each) for each in mine[at : at + 7] if each != gone)
 
     children = [forked(lambda seed=seed: work(seed)) for seed in range(4)]
     assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
