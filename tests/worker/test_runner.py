@@ -42,8 +42,8 @@ class Server:
             self.changed.notify_all()
 
     def _ready(self, name, fn, front=False):
-        if self.idle > 0:
-            self.idle -= 1
+        if self.idle > 0 or fn == "call":  # calls of actors go there however busy it is
+            self.idle = max(0, self.idle - 1)
             self.attempt += 1
             self.batches[self.attempt] = [name]
             self.state[name] = self.attempt
@@ -127,7 +127,7 @@ class Server:
                     for i, name in enumerate(names):
                         if self.state.get(name) == batch + i:
                             reply += [batch, batch + i, name.encode(), b"f", b"", 0]
-            if want and self.queue and len(reply) == 2:
+            if want and want != calls.OWN and self.queue and len(reply) == 2:
                 chosen = [self.queue.popleft()]
                 while chosen[0][1] in quick and self.queue and len(chosen) < want:
                     chosen.append(self.queue.popleft())
@@ -153,7 +153,8 @@ def make(tmp_path):
             value = body(task.name, server)
             return Result(task.name, task.attempt, "memory", 1, "int", b"v"), value
 
-        runner = Runner(server, execute, Marks(str(tmp_path / f"marks{len(made)}")), threads, lambda: None)
+        marks = Marks(str(tmp_path / f"marks{len(made)}"))
+        runner = Runner(server, execute, marks, threads, lambda: None, is_call=lambda fn: fn == "call")
         server.runner = runner
         made.append((server, runner))
         runner.start()
@@ -453,3 +454,77 @@ def test_a_mixture_ends_well(make, threads):
     children = [f"c{i}" for i in range(300) if i % 10 == 3]
     server.submit(names)
     settled(server, runner, names + children)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_calls_run_beside_tasks_that_have_all_slots(make, threads):
+    gate, door = threading.Event(), threading.Event()
+    running, most = set(), []
+
+    def body(name, server):
+        if name.startswith("slow"):
+            gate.wait(20)
+        elif name.startswith("long"):
+            server.runner.places.secede()  # as a call does that takes long
+            door.wait(20)
+        elif name.startswith("call"):
+            running.add(name)
+            most.append(len(running))
+            time.sleep(0.001)
+            running.discard(name)
+
+    server, runner = make(body, threads)
+    slow = [f"slow{i}" for i in range(threads)]
+    server.submit(slow)
+    server.wait_for(lambda: runner.busy == threads)
+    server.submit(["queued"])
+    quick = [f"call{i}" for i in range(40)]
+    server.submit(quick[:20], fn="call")
+    server.wait_for(lambda: set(quick[:20]) <= set(server.done))
+    server.submit(["long1", "long2", "long3"], fn="call")
+    server.submit(quick[20:], fn="call")
+    server.wait_for(lambda: set(quick) <= set(server.done))
+    assert max(most) == 1
+    assert not {"queued", "long1", *slow} & set(server.done)
+    door.set()
+    server.wait_for(lambda: {"long1", "long2", "long3"} <= set(server.done))
+    assert runner.busy == threads
+    gate.set()
+    settled(server, runner, [*slow, *quick, "queued", "long1", "long2", "long3"])
+    assert server.given_back == 0
+    server.wait_for(lambda: len(runner._all) <= threads + 1)
+
+
+def test_a_call_that_waited_takes_no_slot_again(make):
+    gate, door = threading.Event(), threading.Event()
+
+    def body(name, server):
+        if name == "call":
+            server.runner.places.block()
+            door.wait(20)
+            server.runner.places.unblock()  # at once, though the only slot is taken
+        elif name == "slow":
+            gate.wait(20)
+
+    server, runner = make(body)
+    server.submit(["call"], fn="call")
+    server.wait_for(lambda: runner._turns.blocked == 1)
+    server.submit(["slow"])
+    server.wait_for(lambda: runner._turns.running == 1)
+    door.set()
+    server.wait_for(lambda: "call" in server.done)
+    assert "slow" not in server.done
+    gate.set()
+    settled(server, runner, ["call", "slow"])
+
+
+def test_calls_go_back_when_it_stops(make):
+    gate = threading.Event()
+    server, runner = make(lambda name, server: gate.wait(20))
+    server.submit(["slow"])
+    server.wait_for(lambda: runner.busy == 1)
+    server.submit(["call0", "call1", "call2"], fn="call")
+    server.wait_for(lambda: runner.busy == 2)
+    runner.stop(0.05)
+    server.wait_for(lambda: server.given_back == 4)
+    gate.set()
