@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ from worker.harness import WorkerProcess
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0
+
+
+def _started(worker: WorkerProcess) -> bool:
+    return worker.process.poll() is not None or f"worker {worker.name} at " in worker.text()
 
 
 class Rig:
@@ -107,6 +112,8 @@ class Rig:
         wait_until(lambda: not self.names(), PATIENCE, "every key is gone")
         self.healthy()
         for worker in self.workers:
+            # one that has just been started again would end by the signal itself
+            wait_until(partial(_started, worker), PATIENCE, f"{worker.name} has started, or ended")
             self.pids.update(worker.descendants())
             code = worker.stop()
             assert code in (0, -9), worker.text()
