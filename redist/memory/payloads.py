@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict
 
 from redist.errors import SegmentCorrupt, SegmentError, SegmentGone
-from redist.memory.arena import RECORD_HEAD, arena_path, check_record, header_at
+from redist.memory.arena import ARENA_SIZE, RECORD_HEAD, arena_path, check_record, header_at
 from redist.memory.headers import Header, file_name
 from redist.memory.index import Entry, Found, Index, digest_of, hash_of
 from redist.memory.reader import Mapping, open_segment
@@ -92,7 +92,7 @@ def _read(
         if index.stands(found):
             raise SegmentGone(f"{arena_path(segments, number)}: the payload's file is gone") from None
         return None
-    record = os.pread(arena.fd, length, place >> 32)
+    record = os.pread(arena.fd, min(length, ARENA_SIZE), place >> 32)
     if not index.stands(found):
         return None
     path = arena_path(segments, number)

@@ -18,7 +18,7 @@ from redist.protocol.flatbuffers import field, follow
 from redist.protocol.header import CONTINUATION, END_OF_STREAM
 from redist.protocol.sizes import padding
 
-__all__ = ["PACKAGES", "from_stream", "has_stream", "is_foreign", "to_stream"]
+__all__ = ["PACKAGES", "from_stream", "has_stream", "is_foreign", "polars_frame", "polars_table", "to_stream"]
 
 PACKAGES = frozenset({"pyarrow", "polars"})
 """Packages whose objects may have a stream of their own."""
@@ -113,13 +113,12 @@ def from_stream(buffer: memoryview) -> Any:
 
 def _polars(table: Any, mark: bytes) -> Any:
     try:
-        import polars
         from polars.exceptions import PanicException
     except ImportError as error:
         raise DeserializationError(f"the value is a polars frame, and polars is not here: {error}") from error
     check_names(table.schema)
     try:
-        frame: Any = polars.from_arrow(table, rechunk=False)
+        frame = polars_frame(table)
         return frame if mark == b"polars" else frame.to_series(0)
     except (Exception, PanicException) as error:  # the latter is no Exception
         raise DeserializationError(f"polars does not take the table of the payload: {error}") from error
@@ -161,12 +160,41 @@ def _as_table(obj: Any) -> tuple[Any, bytes]:
         return pa.RecordBatch.from_arrays([obj], ["data"]), b"array"
     import polars
 
-    frame = obj.to_frame() if kind is polars.Series else obj
-    table = frame.to_arrow(compat_level=polars.CompatLevel.newest())
-    empty: Any = polars.from_arrow(table.slice(0, 0))
-    if empty.schema != frame.schema:
+    return polars_table(obj), b"polars" if kind is polars.DataFrame else b"polars.series"
+
+
+def polars_table(obj: Any) -> Any:
+    """Return the memory of a polars frame or series as a table.
+
+    Raises
+    ------
+    NotImplementedError
+        If polars would not make the same of it again.
+    """
+    import polars
+
+    frame = obj.to_frame() if type(obj) is polars.Series else obj
+    try:
+        table = frame.to_arrow(compat_level=polars.CompatLevel.newest())
+        again = polars_frame(table.slice(0, 0)).schema
+    except (
+        polars.exceptions.PolarsError,
+        polars.exceptions.PanicException,
+    ) as error:  # the latter is no Exception
+        raise NotImplementedError(str(error)) from error
+    if again != frame.schema:
         raise NotImplementedError("polars has types that Arrow does not give back")
-    return table, b"polars" if kind is polars.DataFrame else b"polars.series"
+    return table
+
+
+def polars_frame(table: Any) -> Any:
+    """Return a table as a polars frame over the same memory."""
+    import polars
+
+    frame: Any = polars.from_arrow(table, rechunk=False)
+    if frame.columns != table.column_names:  # polars names what has no name
+        frame.columns = table.column_names
+    return frame
 
 
 def is_foreign(kind: Any) -> bool:

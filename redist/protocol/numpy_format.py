@@ -25,10 +25,12 @@ from redist.protocol.header import (
     read_batch_message,
     read_metadata,
 )
-from redist.protocol.sizes import padding
+from redist.protocol.sizes import GATHERED_FROM, padding
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from redist.protocol.gathered import Gathered
 
     Array = np.ndarray[Any, np.dtype[Any]]
     Shape = tuple[int, ...]
@@ -42,8 +44,8 @@ _UNITS = {"s": 0, "ms": 1, "us": 2, "ns": 3}
 _KEYS = [b"dtype", b"shape", b"stored"]
 
 
-def to_stream(array: Array) -> list[bytes | memoryview] | None:
-    """Return the stream of an array in pieces, its memory uncopied if it is contiguous; None if this format is unfit.
+def to_stream(array: Array) -> list[bytes | memoryview | Gathered] | None:
+    """Return the stream of an array in pieces, its memory uncopied; None if this format is unfit.
 
     It is unfit for objects, for dtypes that their description does not give back (with metadata or titles, or from
     other packages), and for items of no size.
@@ -63,15 +65,24 @@ def to_stream(array: Array) -> list[bytes | memoryview] | None:
             array, stored = base.copy(order="C"), base.shape
     order = 0
     flags = array.flags
+    gathered = False
     if not flags.c_contiguous:
         if flags.f_contiguous:
             order = 1
-        else:
+        elif array.nbytes < GATHERED_FROM:
             array = array.copy()
+        else:
+            gathered = True
     schema = _schema(dtype, dtype.isalignedstruct, shape, stored, order)
     if schema is None:
         return None
-    memory = memory_of(array)
+    memory: memoryview | Gathered
+    if gathered:
+        from redist.protocol.gathered import Gathered
+
+        memory = Gathered(array)
+    else:
+        memory = memory_of(array)
     head = schema + batch_message(array.size, memory.nbytes)
     return [head, memory, bytes(padding(memory.nbytes)) + END_OF_STREAM]
 

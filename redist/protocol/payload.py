@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import pickle
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from redist.errors import DeserializationError, RedistError, SerializationError
 from redist.imported import imported
@@ -30,9 +30,12 @@ from redist.protocol.plain import is_plain
 from redist.protocol.signing import open_signed, sign_blob
 from redist.protocol.sizes import INLINE_LIMIT, OUT_OF_BAND
 
+if TYPE_CHECKING:
+    from redist.protocol.gathered import Gathered
+
 __all__ = ["Payload", "dumps", "loads", "loads_inline"]
 
-Pieces: TypeAlias = "list[bytes | memoryview]"
+Pieces: TypeAlias = "list[bytes | memoryview] | list[bytes | memoryview | Gathered]"
 
 _SCALAR_NAMES = {kind: kind.__name__ for kind in (int, float, bool, str, bytes, complex)} | {
     type(None): "NoneType"
@@ -46,7 +49,7 @@ class Payload:
 
     Parameters
     ----------
-    pieces : sequence of bytes or memoryview
+    pieces : sequence of bytes, memoryview or Gathered
         The payload's bytes; large pieces are the value's own memory.
     type : str
         Short name of the value's type, for people.
@@ -65,7 +68,7 @@ class Payload:
 
     def __init__(
         self,
-        pieces: Sequence[bytes | memoryview],
+        pieces: Sequence[bytes | memoryview | Gathered],
         type: str,  # noqa: A002 - the word that people read
         contains: tuple[str, ...] = (),
         inline: bytes | None = None,
@@ -81,7 +84,11 @@ class Payload:
 
     def chunks(self) -> Iterator[bytes | memoryview]:
         """Return the payload's bytes in pieces, in order; large ones are the value's own memory, uncopied."""
-        return iter(self._pieces)
+        for piece in self._pieces:
+            if isinstance(piece, bytes | memoryview):
+                yield piece
+            else:
+                yield from piece.pieces()
 
     def write_into(self, buffer: memoryview) -> None:
         """Write the payload to the beginning of `buffer`, `nbytes` bytes.
@@ -98,7 +105,9 @@ class Payload:
         position = 0
         for piece in self._pieces:
             end = position + len(piece)
-            if len(piece) >= _COPY_BY_NUMPY:
+            if not isinstance(piece, bytes | memoryview):
+                piece.write_into(buffer[position:end])
+            elif len(piece) >= _COPY_BY_NUMPY:
                 _copy(buffer[position:end], piece)
             else:
                 buffer[position:end] = piece

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from redist.errors import DeserializationError, RedistError
 from redist.protocol.header import (
@@ -22,6 +22,9 @@ from redist.protocol.pickling import Pickled
 from redist.protocol.signing import check, is_signed, sign
 from redist.protocol.sizes import padding
 
+if TYPE_CHECKING:
+    from redist.protocol.gathered import Gathered
+
 __all__ = ["MARK", "from_stream", "to_stream"]
 
 MARK = b"pickle"
@@ -31,14 +34,16 @@ _SCHEMA = SchemaTemplate(ColumnType(2, 8, "i", 0), [(b"redist", MARK)], [b"hmac"
 _UNSIGNED = _SCHEMA.message([b""])
 
 
-def to_stream(pickled: Pickled, buffers: Sequence[memoryview]) -> list[bytes | memoryview]:
+def to_stream(
+    pickled: Pickled, buffers: Sequence[memoryview | Gathered]
+) -> list[bytes | memoryview | Gathered]:
     """Return the stream of a pickle in pieces; large ones are the very objects.
 
     Parameters
     ----------
     pickled : Pickled
         The pickle.
-    buffers : sequence of memoryview
+    buffers : sequence of memoryview or Gathered
         Its out-of-band buffers, flat bytes, in order.
     """
     schema = _UNSIGNED
@@ -46,7 +51,7 @@ def to_stream(pickled: Pickled, buffers: Sequence[memoryview]) -> list[bytes | m
         signature = sign(b"value", pickled.chunks, [buffer.nbytes for buffer in buffers])
         assert signature is not None
         schema = _SCHEMA.message([signature.hex().encode()])
-    pieces: list[bytes | memoryview] = [
+    pieces: list[bytes | memoryview | Gathered] = [
         schema + batch_message(pickled.nbytes, pickled.nbytes),
         *pickled.chunks,
     ]

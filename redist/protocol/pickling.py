@@ -10,7 +10,7 @@ import pickle
 import sys
 from collections.abc import Callable, Sequence
 from types import CodeType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redist.errors import RedistError
 from redist.imported import imported
@@ -18,6 +18,9 @@ from redist.protocol.codes import Files
 from redist.protocol.futures import Collector, future_reducers
 from redist.protocol.reducers import reducer_of, register_imported, waiting
 from redist.protocol.sizes import OUT_OF_BAND
+
+if TYPE_CHECKING:
+    from redist.protocol.gathered import Gathered
 
 __all__ = ["BufferSink", "Pickled", "by_value_markers", "goes_by_value", "pickle_object"]
 
@@ -28,7 +31,7 @@ _LONGEST_FRAME = 256 * 1024
 class BufferSink:
     """Takes the out-of-band buffers of a pickle that are worth a place of their own."""
 
-    buffers: list[memoryview]
+    buffers: list[memoryview | Gathered]
     #: whether `stand_in` may be used: the buffers get a place of their own
     takes_buffers = True
 
@@ -38,10 +41,10 @@ class BufferSink:
     def reset(self) -> None:
         """Forget everything: the object is pickled a second time."""
         self.buffers = []
-        self._stand_ins: dict[int, tuple[pickle.PickleBuffer, memoryview]] = {}
+        self._stand_ins: dict[int, tuple[pickle.PickleBuffer, memoryview | Gathered]] = {}
 
-    def stand_in(self, memory: memoryview) -> pickle.PickleBuffer:
-        """Return a buffer to pickle in the place of read-only `memory`.
+    def stand_in(self, memory: memoryview | Gathered) -> pickle.PickleBuffer:
+        """Return a buffer to pickle in the place of read-only `memory`, or of memory that is not contiguous.
 
         Pickle notes that a buffer is read-only, and then no reader could have a writable copy of it.
         """

@@ -35,7 +35,7 @@ def _memoryview(buffer: Any, form: Any, shape: Any) -> memoryview:
 
 _reducers: dict[type, Reducer] = {memoryview: _reduce_memoryview}
 #: libraries that were not imported when `register_imported` looked last
-waiting = ["numpy", "pandas", "pyarrow"]
+waiting = ["numpy", "pandas", "pyarrow", "polars"]
 
 #: the reducer for instances of exactly a class, or None
 reducer_of = _reducers.get
@@ -62,6 +62,8 @@ def _load(library: str) -> dict[type, Reducer]:
         from redist.protocol.reducers_numpy import reducers
     elif library == "pandas":
         from redist.protocol.reducers_pandas import reducers
+    elif library == "polars":
+        from redist.protocol.reducers_polars import reducers
     else:
         from redist.protocol.reducers_arrow import reducers
     return reducers()

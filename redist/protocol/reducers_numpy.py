@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from redist.protocol.gathered import Gathered
 from redist.protocol.numpy_format import memory_of, unrepeated
 from redist.protocol.reducers import Reducer
-from redist.protocol.sizes import OUT_OF_BAND
+from redist.protocol.sizes import GATHERED_FROM, OUT_OF_BAND
 
 __all__ = ["reducers"]
 
@@ -38,6 +39,8 @@ def _reduce_array(array: Any, sink: Any) -> Any:
         if base.shape != array.shape:
             return np.broadcast_to, (base.copy(order="C"), array.shape)
     if not flags.forc:
+        if sink is not None and array.nbytes >= GATHERED_FROM:
+            return _array, (sink.stand_in(Gathered(array)), dtype, array.shape, "C")
         array = array.copy()
     elif not flags.writeable:
         if sink is None:

@@ -29,9 +29,11 @@ _payload = _Payload()
 def reducers() -> dict[type, Reducer]:
     """Return the reducers by class."""
     from pandas.arrays import ArrowExtensionArray, ArrowStringArray
+    from pandas.core.internals.blocks import NumpyBlock
     from pandas.core.internals.managers import BlockManager, SingleBlockManager
 
     return {
+        NumpyBlock: _reduce_block,
         BlockManager: _reduce_manager,
         SingleBlockManager: _reduce_manager,
         ArrowExtensionArray: _reduce_arrow,
@@ -42,6 +44,10 @@ def reducers() -> dict[type, Reducer]:
 def _reduce_manager(manager: Any, _sink: Any) -> Any:
     reduced = manager.__reduce_ex__(5)
     return _shared, reduced[:3] if len(reduced) > 2 else (*reduced, None)
+
+
+def _reduce_block(block: Any, _sink: Any) -> Any:
+    return block.__reduce__()  # __reduce_ex__ would copy values that are not contiguous
 
 
 def _shared(make: Any, args: tuple[Any, ...], state: Any) -> Any:

@@ -5,13 +5,25 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-__all__ = ["ALIGNMENT", "INLINE_LIMIT", "OUT_OF_BAND", "buffer_size", "format_bytes", "padding", "sizeof"]
+__all__ = [
+    "ALIGNMENT",
+    "GATHERED_FROM",
+    "INLINE_LIMIT",
+    "OUT_OF_BAND",
+    "buffer_size",
+    "format_bytes",
+    "padding",
+    "sizeof",
+]
 
 INLINE_LIMIT = 4096
 """Longest pickle, in bytes, that is kept in Redis itself; what is longer is a payload."""
 
 OUT_OF_BAND = 64 * 1024
 """Shortest buffer, in bytes, that leaves its pickle and gets a record batch of its own."""
+
+GATHERED_FROM = 1024 * 1024
+"""Shorter arrays, in bytes, that are not contiguous are copied first: that is quicker."""
 
 ALIGNMENT = 64
 """Every buffer of a payload begins at a multiple of this."""

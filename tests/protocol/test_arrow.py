@@ -189,3 +189,46 @@ def test_polars_frames():
         assert type(result) is type(value)
         assert result.equals(value)
         assert str(result) == str(value)
+
+
+@pytest.mark.parametrize("name", ["", "a", "data"])
+@pytest.mark.parametrize("n", [3, 100_000])
+def test_polars_without_names_and_inside_of_others(name, n):
+    pl = pytest.importorskip("polars")
+    series = pl.Series(name, np.arange(n))
+    frame = series.to_frame().with_columns(column_1=pl.lit("text"))
+    for value in (series, frame):
+        for result in (round_trip(value), round_trip([value, 1])[0], round_trip(value, inline_limit=0)):
+            assert type(result) is type(value)
+            assert result.equals(value, null_equal=True)
+            assert str(result) == str(value)
+    if n > 3:
+        places = [pa.py_buffer(chunk).address for chunk in dumps([frame]).chunks()]
+        assert series.to_arrow().buffers()[1].address in places
+
+
+def test_polars_types():
+    pl = pytest.importorskip("polars")
+    n = 20_000
+    frame = pl.DataFrame(
+        {
+            "c": pl.Series(["x", "y"] * (n // 2), dtype=pl.Categorical),
+            "e": pl.Series(["x", None] * (n // 2), dtype=pl.Enum(["x", "y"])),
+            "d": pl.Series([decimal.Decimal("1.50"), None] * (n // 2), dtype=pl.Decimal(10, 2)),
+            "l": [[1, None], []] * (n // 2),
+            "array": pl.Series([[1, 2]] * n, dtype=pl.Array(pl.Int64, 2)),
+            "t": pl.Series([datetime.time(12, 30)] * n),
+            "z": pl.Series([datetime.datetime(2020, 1, 1)] * n).dt.replace_time_zone("Europe/Berlin"),
+            "s": [{"a": 1, "b": "x"}, {"a": None, "b": "y"}] * (n // 2),
+            "binary": [b"x", None] * (n // 2),
+            "null": pl.Series([None] * n),
+            "i128": pl.Series([1, None] * (n // 2), dtype=pl.Int128),
+            "nan": [float("nan"), None] * (n // 2),
+        }
+    )
+    for value in (frame, frame[::2], frame[3:5], *frame):
+        for result in (round_trip(value), round_trip([value])[0]):
+            assert result.equals(value)
+            assert type(result) is type(value)
+            assert getattr(result, "schema", None) == getattr(value, "schema", None)
+            assert getattr(result, "dtype", None) == getattr(value, "dtype", None)

@@ -253,3 +253,47 @@ for value in (np.arange(10000), {"a": np.arange(100000)}, "text" * 5000, b"x" * 
 assert not {"pyarrow", "pandas", "dask", "cloudpickle"} & set(sys.modules), set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        "i1",
+        "<i2",
+        "f4",
+        ">f8",
+        "c16",
+        "g",
+        "S3",
+        "U3",
+        "M8[ns]",
+        "V5",
+        "i1,f8",
+        np.dtype("i1,f8", align=True),
+    ],
+    ids=str,
+)
+def test_large_arrays_that_are_not_contiguous(dtype):
+    """They are gathered into the payload, to the last byte of padding."""
+    dtype = np.dtype(dtype)
+    count = 2_500_000 // dtype.itemsize // 100 * 100
+    items = np.arange(2 * count * dtype.itemsize, dtype="u4").astype("u1").view(dtype)
+    if dtype.kind == "U":
+        items = np.full(2 * count, "ab", dtype)
+    for array in (
+        items[::2],
+        items.reshape(-1, 100)[::2, ::-1],
+        items.reshape(-1, 10, 10).transpose(1, 0, 2)[:, ::2],
+    ):
+        for value in (array, [array]):
+            payload = dumps(value)
+            assert not any(len(piece) > 1_100_000 for piece in payload.chunks())
+            result = loads(mapped(written(payload)))
+            result = result[0] if value is not array else result
+            assert result.dtype == dtype
+            assert result.shape == array.shape
+            raw = f"V{dtype.itemsize}"
+            assert result.view(raw).tobytes() == array.view(raw).tobytes()
+            assert not result.flags.writeable
+            again = loads(mapped(written(payload)), copy=True)
+            assert (again if value is array else again[0]).flags.writeable
