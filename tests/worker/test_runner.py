@@ -11,6 +11,8 @@ from redist.store.calls import Result
 from redist.store.replies import HandOut
 from redist_worker.marks import Marks
 from redist_worker.runner import Runner
+from redist_worker.threads import TaskThread
+from redist_worker.turns import Turns
 
 
 class Server:
@@ -528,3 +530,28 @@ def test_calls_go_back_when_it_stops(make):
     runner.stop(0.05)
     server.wait_for(lambda: server.given_back == 4)
     gate.set()
+
+
+def test_a_list_that_is_taken_in_late_starts_nothing_again():
+    """What it names was running when the server made it, and is done when the thread that asked for it wakes."""
+    task = HandOut(7, 7, "x", "f", b"", [], 0)
+    running, asking = TaskThread(), TaskThread()
+
+    class Lane:
+        failed = False
+
+        def post(self, call, on_reply):
+            on_reply([b"OK", 0])
+
+        def call(self, call):
+            running.results.append((Result("x", 7, "memory"), 7, None))
+            turns.hand_in(running)
+            return [b"OK", 0, 7, 7, b"x", b"f", b"", 0]
+
+    turns = Turns(Lane(), 2, lambda: None)
+    turns.pushed([task])
+    with turns.lock:
+        assert turns.claim(running, resync=False) == ([task], False)
+    assert turns.take(asking, resync=True) is None
+    assert not turns._batches._late
+    assert not turns._batches._turns

@@ -12,13 +12,18 @@ __all__ = ["Batches"]
 class Batches:
     """The open batches of an executor; has no lock of its own.
 
-    A batch that is told of again, by a push and a list or by two lists, is known by its number.
+    A batch that is told of again, by a push and a list or by two lists, is known by its number. Threads take in what
+    their turns brought as they wake: a list may come behind the answer to a hand-in that it knew nothing of. So a batch
+    stays known until all turns are taken in that were sent before that answer.
     """
 
     def __init__(self) -> None:
         self._left: dict[int, int] = {}  # batch -> tasks without a result
         self._handed_in: set[int] = set()  # not answered yet
         self._listed: set[int] = set()  # came by a list, so that their push may still come
+        self._sent = 0  # the number of the last turn
+        self._turns: set[int] = set()  # not taken in yet
+        self._late: dict[int, int] = {}  # batch that is over -> the last turn that may tell of it
 
     def __len__(self) -> int:
         return len(self._left)
@@ -40,7 +45,7 @@ class Batches:
             number = task.batch
             if number in batches:
                 batches[number].append(task)
-            elif number in self._left or number in self._handed_in:
+            elif number in self._left or number in self._handed_in or number in self._late:
                 continue
             elif pushed and number in self._listed:
                 self._listed.discard(number)
@@ -66,6 +71,20 @@ class Batches:
                 finished.append(number)
         return finished
 
-    def answered(self, finished: Iterable[int]) -> None:
-        """Forget batches whose hand-in was answered."""
+    def turn(self) -> int:
+        """Return the number of a turn that is about to be sent."""
+        self._sent += 1
+        self._turns.add(self._sent)
+        return self._sent
+
+    def answered(self, finished: Sequence[int]) -> None:
+        """Note that the hand-in of batches was answered: they are over."""
         self._handed_in.difference_update(finished)
+        self._late.update(dict.fromkeys(finished, self._sent))
+
+    def taken_in(self, turn: int) -> None:
+        """Note that what a turn brought was opened, or that it brings nothing any more."""
+        self._turns.discard(turn)
+        if self._late:
+            oldest = min(self._turns, default=self._sent + 1)
+            self._late = {batch: last for batch, last in self._late.items() if last >= oldest}

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from redist.store import calls
 from redist.store.calls import Call, Result
@@ -26,6 +26,13 @@ __all__ = ["Turns"]
 _SILENCE = 1.0  # s without a word from the server, after which an idle executor asks
 
 _Post: TypeAlias = Callable[[Call, Callable[[Any], None]], None]
+
+
+class _Sent(NamedTuple):
+    """A turn on its way: its number, and the batches that it finishes."""
+
+    number: int
+    finished: Sequence[int]
 
 
 class Turns:
@@ -235,10 +242,15 @@ class Turns:
         if me.results:
             self._before_hand_in()
         results, batches, values = take_results(me)
-        call, finished = self._turn(results, batches, resync=resync)
-        reply = self._lane.call(call)
+        call, sent = self._turn(results, batches, resync=resync)
+        try:
+            reply = self._lane.call(call)
+        except BaseException:
+            with self.lock:
+                self._batches.taken_in(sent.number)
+            raise
         values.clear()
-        new = self._answered(reply, finished, resync=resync)
+        new = self._answered(reply, sent, resync=resync)
         if not new:
             return None
         with self.lock:
@@ -270,11 +282,11 @@ class Turns:
 
     def _post(self, results: list[Result], batches: list[int], post: _Post | None = None) -> None:
         """Make a turn without waiting; what it brings goes to whichever thread is free."""
-        call, finished = self._turn(results, batches)
-        (post or self._lane.post)(call, lambda reply: self._posted(reply, finished))
+        call, sent = self._turn(results, batches)
+        (post or self._lane.post)(call, lambda reply: self._posted(reply, sent))
 
-    def _posted(self, reply: Any, finished: Sequence[int]) -> None:
-        new = self._answered(reply, finished)
+    def _posted(self, reply: Any, sent: _Sent) -> None:
+        new = self._answered(reply, sent)
         if new:
             with self.lock:
                 came = self._put(new)
@@ -284,12 +296,11 @@ class Turns:
             if came:
                 self.on_calls()
 
-    def _turn(
-        self, results: list[Result], batches: list[int], *, resync: bool = False
-    ) -> tuple[Call, list[int]]:
+    def _turn(self, results: list[Result], batches: list[int], *, resync: bool = False) -> tuple[Call, _Sent]:
         """Return the call that hands in `results` of `batches` and takes what this executor has threads for."""
         with self.lock:
             finished = self._batches.hand_in(batches)
+            sent = _Sent(self._batches.turn(), finished)
             free = max(0, self._free())
             if self.stopping:
                 want = free = 0
@@ -302,22 +313,22 @@ class Turns:
             self._told_free = free
             capacity = len(self._batches) + free
         quick = self.pace.quick if want > 1 else ()
-        return calls.turn(capacity, want, quick, finished, results), finished
+        return calls.turn(capacity, want, quick, finished, results), sent
 
-    def _answered(self, reply: Any, finished: Sequence[int], *, resync: bool = False) -> list[list[HandOut]]:
+    def _answered(self, reply: Any, sent: _Sent, *, resync: bool = False) -> list[list[HandOut]]:
         """Take in the reply of a turn; return the new batches that it brought."""
         code = reply[0]
+        new: list[list[HandOut]] = []
         with self.lock:
             self._heard = time.monotonic()
-            self._batches.answered(finished)
-            if code not in (b"OK", b"REPEAT"):
-                return []
-            turn: Turn = parse_turn(reply)
-            if not turn.tasks:
-                return []
-            new = self._batches.open(turn.tasks, listed=resync or code == b"REPEAT")
-            self._told_free -= len(new)
-            return new
+            self._batches.answered(sent.finished)
+            if code in (b"OK", b"REPEAT"):
+                turn: Turn = parse_turn(reply)
+                if turn.tasks:
+                    new = self._batches.open(turn.tasks, listed=resync or code == b"REPEAT")
+                    self._told_free -= len(new)
+            self._batches.taken_in(sent.number)
+        return new
 
 
 def _without(batches: deque[list[HandOut]], void: frozenset[int]) -> deque[list[HandOut]]:
