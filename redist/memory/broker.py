@@ -14,9 +14,11 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 from redist.errors import RedistError, SegmentCorrupt, SegmentError, SegmentsFull
+from redist.memory.arena import ARENA_SIZE
 from redist.memory.broker_messages import (
     ABORT,
     ARENA,
@@ -31,6 +33,7 @@ from redist.memory.broker_messages import (
 )
 from redist.memory.directory import SegmentDirectory
 from redist.memory.frames import FrameParser, error_fields, pack_frame
+from redist.memory.headers import footprint
 from redist.memory.local_sockets import bind
 
 __all__ = ["Broker"]
@@ -136,14 +139,8 @@ class Broker:
         kind, number = items[0], items[1]
         if kind == RESERVE:
             wanted = [_wish(*items[at : at + 3]) for at in range(2, len(items), 3)]
-            try:
-                self._grant(peer, number, wanted)
-            except SegmentsFull as error:
-                limit = self.directory.space.limit
-                if self._make_room is None or (limit and sum(size for _, _, size in wanted) > limit):
-                    peer.send([number, error_fields(error)])
-                else:
-                    self._spawn(self._grant_later(peer, number, wanted))
+            need = sum(footprint(size) for _, _, size in wanted)
+            self._once_there_is_room(peer, number, need, partial(self._grant, peer, number, wanted))
         elif kind == COMMIT:
             for item in items[2:]:
                 self._commit(peer, _number(item))
@@ -155,11 +152,7 @@ class Broker:
         elif kind == STORED:
             self._stored(peer, _number(items[2]), _number(items[3]), items[4:])
         elif kind == ARENA:
-            try:
-                granted = self.directory.arenas.grant_all(peer, _number(items[2]), self.directory.largest)
-                peer.send([number, None, self.directory.path, *granted])
-            except SegmentError as error:
-                peer.send([number, error_fields(error)])
+            self._grant_arenas(peer, number, _number(items[2]))
         elif kind == LEAVE:
             for item in items[2:]:
                 self.directory.arenas.leave(peer, _number(item))
@@ -193,20 +186,45 @@ class Broker:
             answer += (grant, path)
         peer.send(answer)
 
-    async def _grant_later(self, peer: _Peer, number: int, wanted: list[tuple[str, int, int]]) -> None:
+    def _grant_arenas(self, peer: _Peer, number: int, count: int) -> None:
+        arenas, largest = self.directory.arenas, self.directory.largest
+
+        def grant() -> None:
+            peer.send([number, None, self.directory.path, *arenas.grant_all(peer, count, largest)])
+
+        # one is enough to go on with
+        self._once_there_is_room(peer, number, ARENA_SIZE, grant)
+
+    def _once_there_is_room(self, peer: _Peer, number: int, need: int, grant: Callable[[], None]) -> None:
+        """Grant now, or when `need` bytes are free; answer the error if they are not for long, or can never be."""
+        try:
+            grant()
+        except SegmentsFull as error:
+            limit = self.directory.space.limit
+            if self._make_room is None or (limit and need > limit):
+                peer.send([number, error_fields(error)])
+            else:
+                self._spawn(self._grant_later(peer, number, need, grant))
+        except SegmentError as error:
+            peer.send([number, error_fields(error)])
+
+    async def _grant_later(self, peer: _Peer, number: int, need: int, grant: Callable[[], None]) -> None:
         assert self._make_room is not None
-        need = sum(size for _, _, size in wanted)
         while True:
             again = await self._make_room(need)
             if peer.closed:
                 return
             try:
-                self._grant(peer, number, wanted)
+                grant()
                 return
             except SegmentsFull as error:
                 if not again:
-                    peer.send([number, error_fields(error)])
+                    text = f"{error}; it waited, and nothing got free: let go of values, or allow more memory or disk"
+                    peer.send([number, error_fields(SegmentsFull(text))])
                     return
+            except SegmentError as error:
+                peer.send([number, error_fields(error)])
+                return
 
     def _commit(self, peer: _Peer, number: int) -> None:
         grant = peer.grants.pop(number, None)

@@ -23,7 +23,7 @@ from redist.errors import RedistError, SegmentCorrupt, SegmentError, SegmentsFul
 from redist.memory.data_messages import DROP, GET, PUT, SEND_PIECE
 from redist.memory.directory import SegmentDirectory
 from redist.memory.frames import MAX_FRAME, FrameParser, error_fields, pack_frame
-from redist.memory.headers import Header, header_of
+from redist.memory.headers import Header, footprint, header_of
 from redist.memory.hello import HELLO_LIMIT, check_client, new_nonce, server_hello, server_proof
 from redist.memory.payloads import open_payload
 from redist.memory.receive import PIECE, SegmentSink, Target
@@ -311,9 +311,10 @@ class DataServer:
                 return self._sink.start(header)
             except SegmentsFull:
                 limit = self.directory.space.limit
-                if self._make_room is None or (limit and header.file_size > limit) or self._closed:
+                need = footprint(header.file_size)
+                if self._make_room is None or (limit and need > limit) or self._closed:
                     raise
-                work = self._make_room(header.file_size)
+                work = self._make_room(need)
                 try:
                     again = asyncio.run_coroutine_threadsafe(work, self._loop).result()
                 except RuntimeError:  # the loop was closed meanwhile

@@ -31,7 +31,6 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from heapq import nlargest
 
 from redist.errors import SegmentCorrupt, SegmentError, SegmentGone, SegmentsFull
@@ -46,8 +45,9 @@ from redist.memory.headers import (
     read_header,
     spilled_path,
 )
-from redist.memory.holes import LARGE, give_back, punch
+from redist.memory.holes import LARGE, punch
 from redist.memory.host import ID_FILE, new_host_id, read_host_id
+from redist.memory.lingering import Dropped, Lingering
 from redist.memory.locks import (
     default_parent,
     is_file_at,
@@ -71,17 +71,6 @@ _GRANT = "grant-"
 _OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 #: The pool holds at most one in so many bytes.
 _POOLED = 4
-
-
-@dataclass(slots=True)
-class _Lingering:
-    """A dropped file that is open: its name in the pool, or empty, its memory, its writer, and what becomes of it."""
-
-    fd: int
-    path: str
-    size: int
-    writer: int
-    recycle: bool
 
 
 class SegmentDirectory:
@@ -125,10 +114,9 @@ class SegmentDirectory:
         self._grants = itertools.count(1)
         self._total = 0
         self.pool = Pool(path)
+        self._lingering = Lingering(self.space, self.pool)
         # the process that wrote a payload which is large enough for the pool
         self._writers: dict[tuple[str, int], int] = {}
-        # dropped while a reader maps them, still counted as used
-        self._lingering: list[_Lingering] = []
         _living.add(self)
 
     @classmethod
@@ -301,10 +289,7 @@ class SegmentDirectory:
 
     def trim(self, need: int = 0) -> int:
         """Give back pooled memory that is too old or too much, and `need` bytes at least if there are as many."""
-        freed = self.pool.trim(need=need)
-        if freed:
-            self.space.release(freed)
-        return freed
+        return self._lingering.trim(need)
 
     def cancel_grant(self, path: str, reserved: int) -> None:
         """Remove what was written of a grant, and give its reservation back."""
@@ -371,15 +356,15 @@ class SegmentDirectory:
             size = self.files.pop((name, attempt), 0)
             writer = self._writers.pop((name, attempt), 0)
             self._total -= size
-            if self.spill.files:
-                self.spill.drop(os.path.basename(path))
+            if self.spill.drop(os.path.basename(path)) and not size:
+                return True
         try:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError:
             self.space.release(size)
             self.arenas.drop([(name, attempt)])  # written, and not told of yet
             return False
-        file = _Lingering(fd, path, size, writer, recycle)
+        file = Dropped(fd, path, size, writer, recycle)
         mapped = not try_lock(fd)
         try:
             if size and (mapped or (recycle and size >= LARGE)):
@@ -393,23 +378,10 @@ class SegmentDirectory:
         except FileNotFoundError:
             file.path = ""
         if mapped and size:
-            with self._mutex:
-                self._lingering.append(file)
+            self._lingering.add(file)
         else:
-            self._bury(file)
+            self._lingering.bury(file)
         return True
-
-    def _bury(self, file: _Lingering) -> int:
-        """Pool a dropped file that nobody maps, or give its memory back; return how much that is."""
-        if file.path and file.recycle and file.size >= LARGE:
-            os.close(file.fd)
-            self.pool.add(file.path, file.size, file.writer)
-            return self.trim() if self.pool.total > self.pool.cap else 0
-        if file.path:
-            give_back(file.path)
-        os.close(file.fd)
-        self.space.release(file.size)
-        return file.size
 
     def drop_all(self, payloads: Iterable[tuple[str, int]]) -> None:
         """Remove several payloads, the small ones together."""
@@ -490,18 +462,7 @@ class SegmentDirectory:
             Bytes given back.
         """
         self.arenas.seal_idle()
-        with self._mutex:
-            looked, self._lingering = self._lingering, []
-        kept = []
-        freed = 0
-        for file in looked:
-            if try_lock(file.fd):
-                freed += self._bury(file)
-            else:
-                kept.append(file)
-        with self._mutex:
-            self._lingering += kept
-        return freed + self.trim()
+        return self._lingering.reap() + self.trim()
 
     @property
     def total(self) -> int:
@@ -516,7 +477,7 @@ class SegmentDirectory:
     @property
     def lingering(self) -> int:
         """Bytes of dropped payloads that somebody still maps."""
-        return sum(file.size for file in self._lingering)
+        return self._lingering.total
 
     def largest(self, count: int = 3) -> list[tuple[str, int]]:
         """Return names and sizes of the largest payloads."""
@@ -589,9 +550,7 @@ class SegmentDirectory:
         if remove:
             remove_tree(self.path)
             remove_empty_parent(self.path)
-        for file in self._lingering:
-            os.close(file.fd)
-        self._lingering = []
+        self._lingering.close()
         self.arenas.close()
         self.space.close()
         os.close(self._lock_fd)
@@ -610,9 +569,7 @@ def _forked() -> None:
         os.close(directory._lock_fd)
         directory._lock_fd = -1
         directory.spill.forked()
-        for file in directory._lingering:
-            os.close(file.fd)
-        directory._lingering = []
+        directory._lingering.close()
     _living.clear()
 
 

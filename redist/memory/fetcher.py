@@ -11,6 +11,7 @@ from redist.errors import RedistError, SegmentsFull, TransferError
 from redist.memory.broker_messages import Wanted
 from redist.memory.data_client import DataClient
 from redist.memory.directory import SegmentDirectory
+from redist.memory.headers import footprint
 from redist.memory.holders import HolderPlan
 from redist.memory.receive import Received, SegmentSink
 
@@ -121,8 +122,10 @@ class Fetcher:
         full = [index for index, outcome in enumerate(outcomes) if isinstance(outcome, SegmentsFull)]
         while full and self._make_room is not None:
             limit = self._directory.space.limit
-            need = sum(sink.refused)
-            if (limit and max(sink.refused) > limit) or not await self._make_room(min(need, limit or need)):
+            sizes = [footprint(size) for size in sink.refused]
+            # room for all, or for as many as can be there at once beside others
+            need = max(*sizes, min(sum(sizes), limit // 2 or sum(sizes)))
+            if (limit and max(sizes) > limit) or not await self._make_room(need):
                 break
             sink = SegmentSink(self._directory)
             again = await self._fetch_all([wanted[index] for index in full], sink)

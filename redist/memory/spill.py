@@ -257,12 +257,14 @@ class SpillDirectory:
         with contextlib.suppress(OSError):
             os.unlink(written)
 
-    def drop(self, file: str) -> None:
-        """Remove a payload. What a reader maps of it stays valid."""
-        nbytes = self.files.pop(file, None)
-        if nbytes is not None:
-            self.used -= nbytes
-            remove_file(os.path.join(self.path, file))
+    def drop(self, file: str) -> bool:
+        """Remove a payload, and tell whether it was here. What a reader maps of it stays valid."""
+        nbytes = self.files.pop(file, None) if self.files else None
+        if nbytes is None:
+            return False
+        self.used -= nbytes
+        remove_file(os.path.join(self.path, file))
+        return True
 
     def read_into(self, file: str, target: int) -> int:
         """Copy a payload into the open file `target`, and return its size.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from redist import Client, Future, LocalCluster, scattering
 from redist.belonging import Borrowing
+from redist.errors import SegmentsFull
 from redist.scattering import prepare, store
 from servers import wait_until
 
@@ -110,3 +112,25 @@ def test_a_count_does_not_come_before_the_value(client: Client, keys: Callable[[
     assert client.gather(Future._of(state, client)) == "a value"
     client._release(state)
     wait_until(lambda: not keys())
+
+
+def test_a_refused_value_keeps_nothing_of_its_caller(monkeypatch: pytest.MonkeyPatch, client: Client) -> None:
+    class Held:
+        pass
+
+    def full(*_: object) -> None:
+        raise SegmentsFull("full")
+
+    def scatter() -> weakref.ref[Held]:
+        held = Held()
+        with pytest.raises(SegmentsFull, match="full"):
+            client.scatter(b"x" * 100_000)
+        return weakref.ref(held)
+
+    monkeypatch.setattr(scattering, "_put", full)
+    gc.collect()
+    gc.disable()
+    try:
+        assert scatter()() is None
+    finally:
+        gc.enable()

@@ -117,13 +117,33 @@ def test_room_is_made(directory: SegmentDirectory, loop: Loop) -> None:
     with BrokerClient(address) as client:
         client.put([("new", 2, Bytes(bytes(50 << 20)))])
         assert client.stat().files == 1
-        with pytest.raises(SegmentsFull):
+        with pytest.raises(SegmentsFull, match="it waited, and nothing got free"):
             client.reserve([Header("newer", 3, 50 << 20)])
         with pytest.raises(SegmentsFull):
             client.reserve([Header("never", 3, 500 << 20)])
         with pytest.raises(SegmentError, match="fetches nothing"):
             client.fetch([("x", 1, [])])
     assert len(asked) == 2
+    assert all(
+        need % 4096 == 0 for need in asked
+    )  # as much as is reserved: else it would ask again and again
+    loop.run(broker.close())
+
+
+def test_arenas_wait_for_room_as_well(directory: SegmentDirectory, loop: Loop) -> None:
+    gate = asyncio.Event()
+    for i in range(3):
+        store(directory, f"old{i}", 1, bytes(21 << 20))
+
+    async def make_room(need: int) -> bool:
+        await gate.wait()
+        return directory.drop("old0", 1, recycle=False)
+
+    broker = Broker(directory, make_room=make_room)
+    with BrokerClient(loop.run(broker.start())) as client:
+        loop.loop.call_later(0.05, gate.set)
+        client.put([("small", 2, Bytes(bytes(8192)))])
+        assert client.stat().files == 3
     loop.run(broker.close())
 
 

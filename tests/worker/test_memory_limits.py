@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -315,3 +317,73 @@ def test_nothing_is_spilled_without_a_limit(tmp_path: Path) -> None:
         assert worker(client)["memory_limit"] == 0
         assert len(in_memory(client)) == 20
         assert not spilled(client)
+
+
+_ON_SMALL_FILE_SYSTEMS = """
+import os, sys
+import numpy as np
+from redist import Client, LocalCluster, config, wait
+from redist.errors import SegmentsFull
+
+def make(i):
+    return np.full(1_000_000, i)
+
+def check(array):
+    assert (array == array[0]).all()
+    return int(array[0])
+
+if __name__ == "__main__":
+    spill, filled = sys.argv[1:]
+    config.set({"worker.memory.wait": "0.2 s", "worker.memory.longest-pause": "0.2 s"})
+    with LocalCluster(n_workers=1, threads_per_worker=1, memory_limit="1GB", spill_dir=spill) as cluster:
+        with Client(cluster) as client:
+            futures = client.map(make, range(20), pure=False)
+            wait(futures)
+            errors = [future.exception() for future in futures]
+            done = [i for i, error in enumerate(errors) if error is None]
+            assert all(error is None or isinstance(error, SegmentsFull) for error in errors), errors
+            assert [check(futures[i].result()) for i in done] == done
+            assert client.gather(client.map(check, [futures[i] for i in done])) == done
+            print(len(done))
+            del futures
+            while client.usage().keys:
+                pass
+            if int(filled):  # by somebody else
+                with open("/dev/shm/other", "wb") as file:
+                    try:
+                        while True:
+                            file.write(bytes(1 << 20))
+                            file.flush()
+                    except OSError:
+                        pass
+                error = client.submit(np.ones, 6_500_000).exception()  # more than the pool has
+                assert isinstance(error, SegmentsFull), error
+                os.unlink("/dev/shm/other")
+            assert check(client.submit(make, 7, pure=False).result()) == 7
+"""
+
+
+@pytest.mark.parametrize("disk", ["40m", "1g"])
+def test_small_shared_memory_and_a_small_disk(tmp_path: Path, disk: str) -> None:
+    if subprocess.run(["unshare", "-Urm", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no namespaces here")
+    program, spill = tmp_path / "program.py", tmp_path / "spill"
+    program.write_text(_ON_SMALL_FILE_SYSTEMS)
+    spill.mkdir()
+    commands = (
+        f"mount -t tmpfs -o size=64m tmpfs /dev/shm && mount -t tmpfs -o size={disk} tmpfs {spill} &&"
+        f" exec {sys.executable} {program} {spill} {int(disk == '1g')}"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        ["unshare", "-Urm", "sh", "-c", commands],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    count = int(done.stdout)
+    assert count == 20 if disk == "1g" else 8 <= count < 20
+    assert "--shm-size" in done.stderr
+    assert "has room for 64.00 MiB, the memory limit is 953.67 MiB" in done.stderr

@@ -1,0 +1,96 @@
+"""Files of dropped payloads that somebody still maps: their memory stays counted until the last reader lets go."""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+
+from redist.memory.holes import LARGE, give_back
+from redist.memory.locks import try_lock
+from redist.memory.pool import Pool
+from redist.memory.space import Space
+
+__all__ = ["Dropped", "Lingering"]
+
+
+@dataclass(slots=True)
+class Dropped:
+    """A dropped file that is open: its name in the pool, or empty, its memory, its writer, and what becomes of it."""
+
+    fd: int
+    path: str
+    size: int
+    writer: int
+    recycle: bool
+
+
+class Lingering:
+    """The dropped files of one segment directory. Methods may be called from any thread.
+
+    Parameters
+    ----------
+    space : Space
+        Where their memory is given back.
+    pool : Pool
+        Where they go when nobody maps them any more.
+    """
+
+    def __init__(self, space: Space, pool: Pool) -> None:
+        self._space = space
+        self._pool = pool
+        self._mutex = threading.Lock()
+        self._files: list[Dropped] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._files)
+
+    @property
+    def total(self) -> int:
+        """Bytes of memory that they take."""
+        return sum(file.size for file in self._files)
+
+    def add(self, file: Dropped) -> None:
+        """Take in a file that somebody maps."""
+        with self._mutex:
+            self._files.append(file)
+
+    def bury(self, file: Dropped) -> int:
+        """Pool a dropped file that nobody maps, or give its memory back; return how much that is."""
+        if file.path and file.recycle and file.size >= LARGE:
+            os.close(file.fd)
+            self._pool.add(file.path, file.size, file.writer)
+            return self.trim() if self._pool.total > self._pool.cap else 0
+        if file.path:
+            give_back(file.path)
+        os.close(file.fd)
+        self._space.release(file.size)
+        return file.size
+
+    def trim(self, need: int = 0) -> int:
+        """Give back pooled memory that is too old or too much, and `need` bytes at least if there are as many."""
+        freed = self._pool.trim(need=need)
+        if freed:
+            self._space.release(freed)
+        return freed
+
+    def reap(self) -> int:
+        """Bury the files that nobody maps any more; return how much memory that gave back."""
+        with self._mutex:
+            looked, self._files = self._files, []
+        kept = []
+        freed = 0
+        for file in looked:
+            if try_lock(file.fd):
+                freed += self.bury(file)
+            else:
+                kept.append(file)
+        with self._mutex:
+            self._files += kept
+        return freed
+
+    def close(self) -> None:
+        """Let go of all files, also in a forked child."""
+        files, self._files = self._files, []
+        for file in files:
+            os.close(file.fd)
