@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from redist.memory.directory import SegmentDirectory
     from redist_worker.executors import Executors
     from redist_worker.memory_limits import MemoryLimits
+    from redist_worker.surplus import Surplus
 
 __all__ = ["Pressure"]
 
@@ -62,6 +63,8 @@ class Pressure:
         What is done at which fraction of it.
     tell : callable
         Sends a heartbeat now: `status` or memory have changed.
+    surplus : Surplus, optional
+        Copies that go before anything is spilled.
     """
 
     def __init__(
@@ -70,12 +73,14 @@ class Pressure:
         limit: int,
         limits: MemoryLimits,
         tell: Callable[[], None] = lambda: None,
+        surplus: Surplus | None = None,
     ) -> None:
         self.executors: Executors | None = None
         self._directory = directory
         self._limit = limit
         self._limits = limits
         self._tell = tell
+        self._surplus = surplus
         stat = os.statvfs(directory.path)
         #: where shared memory is smaller than the limit, payloads have that
         self._room = min(limit, stat.f_blocks * stat.f_frsize)
@@ -288,6 +293,8 @@ class Pressure:
         reaped = self._directory.reap()
         if reaped < need:
             reaped += self._directory.trim(need - reaped)
+        if reaped < need and self._surplus is not None:
+            reaped += await self._surplus.drop(need - reaped)
         if reaped >= need:
             return reaped
         try:

@@ -35,6 +35,7 @@ from redist_worker.naming import await_name
 from redist_worker.pressure import Pressure
 from redist_worker.replicas import Replicas
 from redist_worker.segments import Home, Sweeper, find_home
+from redist_worker.surplus import Surplus
 
 if TYPE_CHECKING:
     from redist.store.calls import Call
@@ -50,6 +51,7 @@ logger = logging.getLogger("redist.worker")
 _REFUSED = 78
 _GOODBYE = 1.0  # s that the server has to answer the last call
 _HAND_OVER = 3.0  # s that others get to bring payloads, at least
+_ANSWER = 5.0  # s that it has to answer
 _FIRST_ANSWER = 1.0  # s that the server has to answer when a worker ends
 
 
@@ -154,9 +156,17 @@ class Worker:
 
         client = DataClient(secret, tls=client_context())
         self.replicas = replicas = Replicas(home.directory, self.side, self.post)
-        self.pressure = pressure = Pressure(home.directory, options.memory_limit, options.memory, self._tell)
+        surplus = Surplus(home.directory, lambda call: self.driver.call(call, _ANSWER))
+        self.pressure = pressure = Pressure(
+            home.directory, options.memory_limit, options.memory, self._tell, surplus
+        )
         self._parts.push_async_callback(pressure.close)
-        fetcher = Fetcher(home.directory, client, on_fetched=replicas.fetched, make_room=pressure.make_room)
+
+        def fetched(name: str, attempt: int, nbytes: int) -> None:
+            replicas.fetched(name, attempt, nbytes)
+            surplus.note(name, attempt)
+
+        fetcher = Fetcher(home.directory, client, on_fetched=fetched, make_room=pressure.make_room)
         self._parts.push_async_callback(fetcher.close)
         broker = Broker(
             home.directory, fetch=fetcher.fetch, on_committed=pressure.committed, make_room=pressure.make_room
