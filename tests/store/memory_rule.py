@@ -25,6 +25,7 @@ class Key:
     inline: bool = False
     keep: bool = False
     copies: dict[int, int] = field(default_factory=dict)
+    wanted_copies: int = 1
     contains: frozenset[str] = frozenset()
     refs: dict[int, int] = field(default_factory=dict)
     fired: bool = False
@@ -164,10 +165,29 @@ class Model:
         k.state, k.run, k.type, k.cause = "memory", None, "", ""
         k.fired, k.retries, k.deaths = False, 0, 0
         k.inline = not copies
+        k.wanted_copies = 1 if k.inline else k.wanted_copies
         k.copies = dict(copies or {})
         if k.inline:
             k.spec, k.deps = False, set()
         k.contains = frozenset(n for n in contains if n in self.keys and n != k.name)
+
+    def want_copies(self, name: str, count: int) -> None:
+        k = self.keys.get(name)
+        if k is not None and not (k.state == "memory" and k.inline):
+            k.wanted_copies = count
+
+    def add_copy(self, name: str, attempt: int, worker: int, moved_from: int) -> None:
+        k = self.keys.get(name)
+        if k is not None and attempt in k.copies.values():
+            k.copies[worker] = attempt
+            if moved_from and self.is_surplus(k, moved_from):
+                self.evict(moved_from, name, k.copies.pop(moved_from))
+        elif k is None or k.copies.get(worker) != attempt:
+            self.evict(worker, name, attempt)
+
+    def is_surplus(self, k: Key, worker: int) -> bool:
+        others = sum(holder in self.workers for holder in k.copies if holder != worker)
+        return worker in k.copies and others >= k.wanted_copies
 
     def lose_copy(self, k: Key, worker: int) -> None:
         k.copies.pop(worker, None)

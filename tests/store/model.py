@@ -21,11 +21,13 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, os.path.dirname(os.path.dirname(__file__)))
 
+import msgpack
 from hypothesis import HealthCheck, Phase, Verbosity, note, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from redist.store import calls as C
+from redist.store import copying as K
 from redist.store import replies as R
 from store.kit import Caller, World
 from store.memory_rule import Key, Model
@@ -264,6 +266,7 @@ class Machine(RuleBasedStateMachine):
             "needed": model.needed(k.name),
             "missing": model.missing(k),
             "copies": dict(k.copies),
+            "wanted copies": k.wanted_copies,
             "type": k.type if k.state == "erred" and not k.cause else "",
         }
 
@@ -290,6 +293,7 @@ class Machine(RuleBasedStateMachine):
             "needed": int(h.get("needed", 0)),
             "missing": missing,
             "copies": {int(f[2:]): int(v) for f, v in h.items() if f.startswith("w:")},
+            "wanted copies": int(h.get("copies", 1)),
             "type": h.get("type", "") if state == "erred" and "cause" not in h else "",
         }  # fmt: skip
 
@@ -674,12 +678,65 @@ class Machine(RuleBasedStateMachine):
         if not spread:
             return
         k = self._pick(spread, which)
-        attempt = next(iter(k.copies.values())) + wrong
-        if attempt in k.copies.values():
-            k.copies[worker.ordinal] = attempt
-        elif k.copies.get(worker.ordinal) != attempt:
-            self.model.evict(worker.ordinal, k.name, attempt)
-        worker.do(C.add_replicas([C.Replica(k.name, attempt)]))
+        self._bring(worker, k.name, next(iter(k.copies.values())) + wrong)
+        self._settle()
+
+    def _bring(self, worker: Caller, name: str, attempt: int) -> None:
+        """A worker says that it has a copy; if it was a move, the sender's goes."""
+        plan = self.world.record(name).get(f"c:{worker.ordinal}", "")
+        self.model.add_copy(name, attempt, worker.ordinal, int(plan.partition(" ")[2] or 0))
+        worker.do(C.add_replicas([C.Replica(name, attempt)]))
+
+    @event(2, who=NUMBER, which=NUMBER, count=one_of([1, 2, 2, 3]))
+    def want_copies(self, who: int, which: int, count: int) -> None:
+        self._step("want copies")
+        name = self._pick(TASKS + DATA, which)
+        self.model.want_copies(name, count)
+        self._pick(self.clients, who).do(K.replicate([name], count))
+        self._settle()
+
+    @event(
+        2, when=lambda self: len(self.workers) > 1, who=NUMBER, sender=NUMBER, receiver=NUMBER, which=NUMBER
+    )
+    def move(self, who: int, sender: int, receiver: int, which: int) -> None:
+        self._step("move")
+        to = self._pick(self.workers, receiver).ordinal
+        name = self._pick(TASKS + DATA, which)
+        self._pick(self.clients, who).do(K.move([(name, self._pick(self.workers, sender).ordinal, to)]))
+        self._settle()
+
+    @event(4, when=lambda self: self.workers, who=NUMBER, how=several(1, 4))
+    def obey(self, who: int, how: list[int]) -> None:
+        """A worker makes the copies that it was asked for, cannot, or never does."""
+        self._step("obey")
+        worker = self._pick(self.workers, who)
+        orders = []
+        for data in self.world.command("LPOP", f"inbox:{worker.ordinal}", 100) or ():
+            op, *rest = msgpack.unpackb(data)
+            orders += K.parse_order(rest) if op == "copy" else []
+        for i, order in enumerate(orders):
+            kind = how[i % len(how)] % 4
+            if kind < 2:
+                self._bring(worker, order.name, order.attempt)
+            elif kind == 2:
+                worker.do(K.not_copied([order.name]))
+            self._settle()
+
+    @event(2, when=lambda self: self.workers, who=NUMBER, which=NUMBER, wrong=one_of([0, 0, 0, 1]))
+    def drop_surplus(self, who: int, which: int, wrong: int) -> None:
+        self._step("drop surplus")
+        worker = self._pick(self.workers, who)
+        mine = [k for k in self.model.keys.values() if worker.ordinal in k.copies]
+        if not mine:
+            return
+        k = self._pick(mine, which)
+        copy = (k.name, k.copies[worker.ordinal] + wrong)
+        goes = self.model.is_surplus(k, worker.ordinal) and not wrong
+        if goes:
+            del k.copies[worker.ordinal]
+        reply = worker.do(K.drop_surplus([copy]))
+        if not self.racing:
+            assert K.parse_surplus(reply, [copy]) == [copy] * goes
         self._settle()
 
     @event(when=lambda self: self.workers, who=NUMBER, which=NUMBER)
