@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 __all__ = ["Gathered"]
 
 _PIECE = 1 << 20
@@ -37,6 +35,8 @@ class Gathered:
 
     def pieces(self) -> Iterator[bytes]:
         """Yield the bytes in pieces of a megabyte."""
+        import numpy as np
+
         items = self._items
         many = max(1, _PIECE // items.itemsize)
         for piece in np.nditer(items, ["external_loop", "buffered"], order="C", buffersize=many):
@@ -44,5 +44,7 @@ class Gathered:
 
     def write_into(self, target: memoryview) -> None:
         """Write the bytes to `target`, which has as many."""
+        import numpy as np
+
         items = self._items
         np.copyto(np.ndarray(items.shape, items.dtype, target), items)

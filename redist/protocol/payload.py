@@ -17,21 +17,19 @@ from __future__ import annotations
 import functools
 import pickle
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from redist.errors import DeserializationError, RedistError, SerializationError
 from redist.imported import imported
 from redist.protocol import arrow, numpy_format, pickle_format
 from redist.protocol.futures import Collector, name_of
+from redist.protocol.gathered import Gathered
 from redist.protocol.header import read_metadata, read_schema_message
 from redist.protocol.names import type_name
 from redist.protocol.pickling import BufferSink, pickle_object
 from redist.protocol.plain import is_plain
 from redist.protocol.signing import open_signed, sign_blob
 from redist.protocol.sizes import INLINE_LIMIT, OUT_OF_BAND
-
-if TYPE_CHECKING:
-    from redist.protocol.gathered import Gathered
 
 __all__ = ["Payload", "dumps", "loads", "loads_inline"]
 
@@ -85,10 +83,10 @@ class Payload:
     def chunks(self) -> Iterator[bytes | memoryview]:
         """Return the payload's bytes in pieces, in order; large ones are the value's own memory, uncopied."""
         for piece in self._pieces:
-            if isinstance(piece, bytes | memoryview):
-                yield piece
-            else:
+            if isinstance(piece, Gathered):
                 yield from piece.pieces()
+            else:
+                yield piece
 
     def write_into(self, buffer: memoryview) -> None:
         """Write the payload to the beginning of `buffer`, `nbytes` bytes.
@@ -105,7 +103,7 @@ class Payload:
         position = 0
         for piece in self._pieces:
             end = position + len(piece)
-            if not isinstance(piece, bytes | memoryview):
+            if isinstance(piece, Gathered):
                 piece.write_into(buffer[position:end])
             elif len(piece) >= _COPY_BY_NUMPY:
                 _copy(buffer[position:end], piece)
@@ -217,7 +215,7 @@ def loads(buffer: memoryview, *, owner: object = None, writable: bool = False, c
         array = numpy_format.from_stream(schema, buffer)
         return array.copy() if (copy or writable) and not array.flags.writeable else array
     if mark == pickle_format.MARK:
-        return pickle_format.from_stream(schema, metadata, buffer)
+        return pickle_format.from_stream(schema, metadata, buffer, writable or copy)
     return arrow.from_stream(buffer)
 
 

@@ -6,6 +6,7 @@ The schema's metadata: ``redist`` is ``pickle``, ``hmac`` the signature (`signin
 from __future__ import annotations
 
 import pickle
+import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +26,19 @@ from redist.protocol.sizes import padding
 if TYPE_CHECKING:
     from redist.protocol.gathered import Gathered
 
-__all__ = ["MARK", "from_stream", "to_stream"]
+__all__ = ["MARK", "from_stream", "loading", "to_stream"]
 
 MARK = b"pickle"
+
+
+class _Loading(threading.local):
+    """How this thread loads a value right now."""
+
+    #: whether all arrays are to be writable
+    writable = False
+
+
+loading = _Loading()
 
 _SCHEMA = SchemaTemplate(ColumnType(2, 8, "i", 0), [(b"redist", MARK)], [b"hmac"])
 
@@ -64,7 +75,9 @@ def to_stream(
     return pieces
 
 
-def from_stream(schema: bytes, metadata: Mapping[bytes, bytes], buffer: memoryview) -> Any:
+def from_stream(
+    schema: bytes, metadata: Mapping[bytes, bytes], buffer: memoryview, writable: bool = False
+) -> Any:
     """Return the object in a stream that `to_stream` made.
 
     Parameters
@@ -75,6 +88,8 @@ def from_stream(schema: bytes, metadata: Mapping[bytes, bytes], buffer: memoryvi
         What that message says.
     buffer : memoryview
         The stream, flat bytes; arrays of the object view it.
+    writable : bool
+        Copy what would be read-only although the buffer is not: arrays that repeat themselves.
 
     Raises
     ------
@@ -110,6 +125,7 @@ def from_stream(schema: bytes, metadata: Mapping[bytes, bytes], buffer: memoryvi
     data, *buffers = columns
     if is_signed():
         check(b"value", signature, (data,), [column.nbytes for column in buffers])
+    before, loading.writable = loading.writable, writable
     try:
         return pickle.loads(data, buffers=buffers)
     except (RedistError, MemoryError):
@@ -118,3 +134,5 @@ def from_stream(schema: bytes, metadata: Mapping[bytes, bytes], buffer: memoryvi
         raise DeserializationError(
             f"the value cannot be loaded here: {type(error).__name__}: {error}"
         ) from error
+    finally:
+        loading.writable = before

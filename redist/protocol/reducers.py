@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from redist.imported import imported
+from redist.protocol.sizes import OUT_OF_BAND
 
 __all__ = ["Reducer", "reducer_of", "register", "register_imported", "waiting"]
 
@@ -22,9 +23,11 @@ Returns what ``__reduce__`` returns, or NotImplemented for the object's own redu
 """
 
 
-def _reduce_memoryview(view: memoryview, _sink: Any) -> Any:
+def _reduce_memoryview(view: memoryview, sink: Any) -> Any:
     if not view.c_contiguous:
         view = memoryview(view.tobytes()).cast("B").cast(view.format, view.shape)  # type: ignore[call-overload]
+    if sink is not None and view.readonly and view.nbytes >= OUT_OF_BAND:
+        return _memoryview, (sink.stand_in(view.cast("B")), view.format, view.shape)
     return _memoryview, (pickle.PickleBuffer(view), view.format, view.shape)
 
 

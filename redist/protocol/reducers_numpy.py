@@ -8,6 +8,7 @@ import numpy as np
 
 from redist.protocol.gathered import Gathered
 from redist.protocol.numpy_format import memory_of, unrepeated
+from redist.protocol.pickle_format import loading
 from redist.protocol.reducers import Reducer
 from redist.protocol.sizes import GATHERED_FROM, OUT_OF_BAND
 
@@ -37,7 +38,7 @@ def _reduce_array(array: Any, sink: Any) -> Any:
     if 0 in array.strides:
         base = unrepeated(array)
         if base.shape != array.shape:
-            return np.broadcast_to, (base.copy(order="C"), array.shape)
+            return _repeated, (base.copy(order="C"), array.shape)
     if not flags.forc:
         if sink is not None and array.nbytes >= GATHERED_FROM:
             return _array, (sink.stand_in(Gathered(array)), dtype, array.shape, "C")
@@ -51,6 +52,11 @@ def _reduce_array(array: Any, sink: Any) -> Any:
     if dtype.kind in "mM":  # numpy refuses a buffer of these
         return _view, (array.view("i8"), dtype)
     return array.__reduce_ex__(5)
+
+
+def _repeated(base: Any, shape: tuple[int, ...]) -> Any:
+    array = np.broadcast_to(base, shape)
+    return array.copy() if loading.writable else array
 
 
 def _array(buffer: Any, dtype: Any, shape: tuple[int, ...], order: Any) -> Any:

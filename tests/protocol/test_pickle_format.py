@@ -94,6 +94,8 @@ def test_large_bytes(kind, size):
 
 def test_large_bytes_anywhere_are_not_copied():
     value = b"x" * 1_000_000
+    for obj in ([bytearray(value)], (bytearray(value), value)):
+        assert round_trip(obj) == obj
     for obj in (value, [value], {"a": {"b": value}}):
         chunks = list(dumps(obj).chunks())
         assert any(chunk is value or getattr(chunk, "obj", None) is value for chunk in chunks)
