@@ -36,20 +36,23 @@ class Callbacks:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        # re-entrant: `put` may be called in a garbage collection
+        # Re-entrant, as `put` may be called in a garbage collection; nothing that may collect is done under it.
         self._lock = threading.RLock()
         self._closed = False
         self._queue: queue.SimpleQueue[Callable[[], object] | None] | None = None
 
     def put(self, function: Callable[[], object]) -> None:
         """Have `function` called soon; after `close` by a thread of its own. From any thread."""
+        mine: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         with self._lock:
             if self._queue is None:
-                self._queue = queue.SimpleQueue()
-                threading.Thread(target=_run, args=(self._queue,), name=self._name, daemon=True).start()
-            self._queue.put(function)
+                self._queue = mine
+            functions = self._queue
+            functions.put(function)
             if self._closed:
                 self.close()
+        if functions is mine:
+            threading.Thread(target=_run, args=(mine,), name=self._name, daemon=True).start()
 
     def close(self) -> None:
         """End the thread when it has called what it was given."""

@@ -81,12 +81,12 @@ def test_added_in_the_loop(cluster: LocalCluster, tmp_path: Path) -> None:
 def test_who_is_interrupted_while_a_value_is_fetched_gets_it_later(
     client: Client, error: type[BaseException]
 ) -> None:
-    future = client.submit(bytes, 100_000)  # not pushed
+    future = client.submit(bytes, 3000)  # not pushed: it is asked for
     wait(future)
     completed = as_completed([future], with_results=True)
     operation = completed._next()
     assert not isinstance(operation.send(None), Until)  # the value is on its way
     with pytest.raises(error):
         operation.throw(error())
-    assert next(completed) == (future, bytes(100_000))
+    assert next(completed) == (future, bytes(3000))
     assert list(completed) == []
