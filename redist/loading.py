@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from redist.errors import DeserializationError, SegmentCorrupt
@@ -9,6 +10,7 @@ from redist.protocol.payload import loads, loads_inline
 from redist.store.keys import decode_key
 
 if TYPE_CHECKING:
+    from redist.memory.reader import Mapping
     from redist.memory.receive import Received
 
 __all__ = ["load_inline", "load_payload", "load_received"]
@@ -60,14 +62,24 @@ def load_payload(
     SegmentCorrupt, DeserializationError
         If the file is damaged, not signed, or cannot be loaded here; names key and file.
     """
-    from redist.memory.payloads import open_payload
-
     mapping = None
     try:
-        mapping = open_payload(segments, name, attempt, writable=writable)
+        mapping = (_open_payload or _opener())(segments, name, attempt, writable=writable)
         return loads(mapping.view, copy=copy, writable=writable)
     except (DeserializationError, SegmentCorrupt) as error:
         _raise(error, name, segments if mapping is None else mapping.path)
+
+
+def _opener() -> Callable[..., Mapping]:
+    """Import what opens payloads, when the first is opened."""
+    global _open_payload
+    from redist.memory.payloads import open_payload
+
+    _open_payload = open_payload
+    return open_payload
+
+
+_open_payload: Callable[..., Mapping] | None = None
 
 
 def load_received(received: Received, *, writable: bool = False) -> Any:

@@ -7,6 +7,7 @@ the segment is written here, under a grant of that worker, elsewhere its data se
 from __future__ import annotations
 
 import contextlib
+import gc
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,6 +41,8 @@ __all__ = ["Item", "prepare", "scatter", "store", "store_soon", "wait_for_drops"
 
 #: Values that are written together, while the ones before them are made known.
 _PART = 2000
+#: So many values that collecting garbage while they are made costs more than making them.
+_MANY = 5000
 #: s that what was given up may go on to be written, before it is dropped
 _LONGEST_WRITE = 300.0
 
@@ -362,6 +365,19 @@ def _put(client: Client, worker: int, batch: list[tuple[str, int, Payload]]) -> 
             raise error
 
 
+@contextlib.contextmanager
+def _uncollected(count: int) -> Iterator[None]:
+    """Have the garbage collector not look through `count` new values again and again while they are made."""
+    if count < _MANY or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 def scatter(
     client: Client,
     data: Any,
@@ -391,9 +407,10 @@ def scatter(
     bound: list[FutureState] = []
     borrowing = Borrowing(client)
     try:
-        items = prepare(client, values, names, unique=not hash_, borrowing=borrowing, bound=bound)
-        for state in bound:
-            futures.append(Future._of(state, client))  # noqa: PERF401  # an interrupt must find what was made
+        with _uncollected(len(values)):
+            items = prepare(client, values, names, unique=not hash_, borrowing=borrowing, bound=bound)
+            for state in bound:
+                futures.append(Future._of(state, client))  # noqa: PERF401  # an interrupt must find what was made
     except BaseException:
         for state in bound[len(futures) :]:
             client.session.ledger.release(state)

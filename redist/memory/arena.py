@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from redist.errors import SegmentCorrupt
 from redist.memory.headers import TRAILER_BYTES, Header, header_in
@@ -49,7 +49,6 @@ _ARENA_MAGIC = b"redistA\x01"
 _RECORD_MAGIC = b"redistR\x01"
 _ARENA = struct.Struct("<8sQ")
 _RECORD = struct.Struct("<8sQQ16sQI")
-_KEY, _SIZES = struct.Struct("<8sQQ16s"), struct.Struct("<QII")
 _CRC = struct.Struct("<I")
 _PADDING = bytes(RECORD_HEAD - _RECORD.size - _CRC.size)
 
@@ -100,27 +99,25 @@ def record_head(arena: int, digest: bytes, attempt: int, nbytes: int, rest: int)
     return packed + _CRC.pack(zlib.crc32(packed)) + _PADDING
 
 
-def check_record(
-    record: bytes | memoryview, arena: int, digest: bytes, attempt: int, where: Callable[[], str]
-) -> int:
+def check_record(record: bytes | memoryview, arena: int, digest: bytes, attempt: int) -> int:
     """Return the size of the payload in a whole record, after seeing that it is this one.
 
     Raises
     ------
     SegmentCorrupt
-        If it is none, or another one; `where` is called for the words that name key and file.
+        If it is none, or another one; who calls knows the names of key and file.
     """
     if len(record) < RECORD_HEAD + TRAILER_BYTES:
-        raise SegmentCorrupt(f"{where()}: {len(record)} bytes are too few for a record")
-    if record[: _KEY.size] != _KEY.pack(_RECORD_MAGIC, arena, attempt, digest):
-        if record[: len(_RECORD_MAGIC)] != _RECORD_MAGIC:
-            raise SegmentCorrupt(f"{where()}: no record of this version of redist begins here")
-        raise SegmentCorrupt(f"{where()}: the record is of another key, attempt or arena, or damaged")
-    nbytes, rest, crc = _SIZES.unpack_from(record, _KEY.size)
-    if crc != zlib.crc32(record[: _RECORD.size]):
-        raise SegmentCorrupt(f"{where()}: the record is damaged")
+        raise SegmentCorrupt(f"{len(record)} bytes are too few for a record")
+    magic, number, its_attempt, its_digest, nbytes, rest = _RECORD.unpack_from(record)
+    if magic != _RECORD_MAGIC or _CRC.unpack_from(record, _RECORD.size)[0] != zlib.crc32(
+        record[: _RECORD.size]
+    ):
+        raise SegmentCorrupt("no record of this version of redist begins here, or it is damaged")
+    if number != arena or its_attempt != attempt or its_digest != digest:
+        raise SegmentCorrupt("the record is of another key, attempt or arena")
     if rest < TRAILER_BYTES or RECORD_HEAD + nbytes + rest != len(record):
-        raise SegmentCorrupt(f"{where()}: claims {nbytes} + {rest} bytes in a record of {len(record)}")
+        raise SegmentCorrupt(f"it claims {nbytes} + {rest} bytes in a record of {len(record)}")
     return int(nbytes)
 
 

@@ -95,14 +95,12 @@ def _read(
     record = os.pread(arena.fd, min(length, ARENA_SIZE), place >> 32)
     if not index.stands(found):
         return None
-    path = arena_path(segments, number)
     try:
-        nbytes = check_record(
-            record, number, digest, attempt, lambda: f"{path}: {name!r:.80} attempt {attempt}"
-        )
-    except SegmentCorrupt:
+        nbytes = check_record(record, number, digest, attempt)
+    except SegmentCorrupt as error:
+        path = arena_path(segments, number)
         if os.path.exists(path):
-            raise
+            raise SegmentCorrupt(f"{path}: {name!r:.80} attempt {attempt}: {error}") from None
         raise SegmentGone(f"{path}: the payload's file is gone") from None
     file = f"{segments}/{digest.hex()}.{attempt}"
     return Mapping(memoryview(record)[RECORD_HEAD : RECORD_HEAD + nbytes], nbytes, file)
