@@ -102,7 +102,7 @@ def take_up(session: Session, kept: list[Entry], on_done: Callable[[], object]) 
         for name in names:
             # What was to contain a bundle of before contains it by now, or never will.
             if name not in session.states and not name.startswith(BUNDLE):
-                session.ledger.up(name)
+                session.strays.kept.append(session.ledger.up(name))
         bring(session, kept)
         on_done()
 

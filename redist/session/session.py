@@ -26,6 +26,7 @@ from redist.session.ledger import Ledger
 from redist.session.notifications import Notifications, decode_message
 from redist.session.reads import Reads
 from redist.session.states import FutureState, States
+from redist.session.strays import Strays
 from redist.session.submissions import SLICE, Submissions
 from redist.session.subscription import EndpointLike, Subscription
 from redist.session.waits import Waits
@@ -66,7 +67,7 @@ class Session:
 
     Attributes
     ----------
-    lane, ledger, states, notifications, submissions, subscription, reads, heart, waits
+    lane, ledger, states, notifications, submissions, subscription, reads, heart, waits, strays
         The parts. A worker sets `heart.make`.
     lock : context manager
         The driver's lock; guards all of this.
@@ -132,6 +133,7 @@ class Session:
         self.waits = Waits()
         self.notifications = Notifications(self.states, self.ledger.forfeit, self._missed)
         self.reads.apply = self.notifications.read
+        self.strays = Strays(self.ledger)
         self.heart = Heart(
             self.lane, self.ledger, self.notifications, lease, clock, self._register, self._beat_answered
         )
@@ -210,6 +212,8 @@ class Session:
         if self.heart.at is not None and now >= self.heart.at:
             self.heart.beat(now)
             self.waits.abandon_lost()
+            if self.kind == "client" and self.strays.look(self.states.records):
+                self.dirty()
         if self._look_at is not None and now >= self._look_at:
             self._look_at = None
             if self.on_tasks is not None:

@@ -156,10 +156,10 @@ def storm(address: str, seed: str) -> None:
     signal.signal(signal.SIGALRM, strike)
     signal.signal(signal.SIGINT, strike)  # one that hit a Future's end is delivered again as this
     strikes = 0
-    with Client(address, name="storm") as client:
+    with Client(address, name="storm", heartbeat_interval=0.1) as client:
         print("ready", client.session.ordinal, flush=True)
         client.submit(leaf, 0, "").result()
-        until = time.monotonic() + 4.0
+        until = time.monotonic() + 3.0
         i = 0
         while time.monotonic() < until:
             try:
@@ -178,8 +178,81 @@ def storm(address: str, seed: str) -> None:
         assert client.gather(futures) == list(range(200))
         print("struck", strikes, flush=True)
         del futures
-        time.sleep(0.5)
+        until = time.monotonic() + 10.0
+        while client.futures and time.monotonic() < until:
+            time.sleep(0.01)
         print("left", len(client.futures), flush=True)
+
+
+def interrupted_loop(address: str) -> None:
+    """The same in an event loop, which ends; another one goes on."""
+    import asyncio
+
+    from redist import Client
+
+    async def first() -> None:
+        async with Client(address, name="interrupted", asynchronous=True) as client:
+            future = client.submit(leaf, 7, "", 2.0, pure=False)
+            print("ready", client.session.ordinal, flush=True)
+            await future
+
+    async def second() -> None:
+        async with Client(address, name="again", asynchronous=True) as client:
+            print(await client.submit(leaf, 8, "", pure=False), flush=True)
+
+    try:
+        asyncio.run(first())
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+    asyncio.run(second())
+
+
+def storm_loop(address: str, seed: str) -> None:
+    """The same in an event loop, where asyncio makes of a Ctrl-C a cancellation of what it runs."""
+    import asyncio
+    import random
+    import signal
+
+    from redist import Client
+
+    rng = random.Random(seed)
+    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+
+    async def begin() -> Any:
+        return await Client(address, name="storm", heartbeat_interval=0.1, asynchronous=True)
+
+    async def work(client: Any, i: int) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 1e-4 + rng.random() * 0.004)
+        while True:
+            i += 1
+            futures = [client.submit(leaf, i + k, "", pure=False) for k in range(rng.randrange(1, 8))]
+            assert await client.gather(futures) == list(range(i, i + len(futures)))
+            await client.scatter([i])
+
+    async def last(client: Any) -> None:
+        futures = client.map(leaf, range(200), counts="", pure=False)
+        assert await client.gather(futures) == list(range(200))
+
+    async def rest(client: Any) -> None:
+        until = time.monotonic() + 10.0
+        while client.futures and time.monotonic() < until:
+            await asyncio.sleep(0.01)
+
+    with asyncio.Runner() as runner:
+        client = runner.run(begin())
+        print("ready", client.session.ordinal, flush=True)
+        strikes = 0
+        until = time.monotonic() + 2.0
+        while time.monotonic() < until:
+            try:
+                runner.run(work(client, 100 * strikes))
+            except KeyboardInterrupt:
+                strikes += 1
+        runner.run(last(client))
+        print("struck", strikes, flush=True)
+        runner.run(rest(client))
+        print("left", len(client.futures), flush=True)
+        runner.run(client.close())
 
 
 if __name__ == "__main__":
