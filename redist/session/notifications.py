@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import msgpack
 
-from redist.session.states import CANCELLED, FutureState, States
+from redist.session.states import CANCELLED, PENDING, FutureState, States
 
 if TYPE_CHECKING:
     from redist.store.replies import State
 
 __all__ = ["Notifications", "decode_message"]
 
-_PENDING = frozenset(["waiting", "queued", "processing"])
+_UNFINISHED = frozenset(["waiting", "queued", "processing"])
 
 #: How long pushes that a heartbeat spoke of may still be on their way, s.
 _LATE = 0.25
@@ -42,6 +43,8 @@ class Notifications:
         The records.
     on_forfeit : callable
         Called with a record that the server let go of by itself.
+    on_untold : callable
+        Called with a record whose task is to be submitted again: another, that had submitted it first, went in the middle.
     on_miss : callable
         Called without arguments when the states of unfinished keys have to be asked for.
 
@@ -57,6 +60,7 @@ class Notifications:
         self,
         states: States,
         on_forfeit: Callable[[FutureState], object],
+        on_untold: Callable[[FutureState], object],
         on_miss: Callable[[], object],
     ) -> None:
         self.number = -1
@@ -64,7 +68,10 @@ class Notifications:
         self.suspect: tuple[int, float] | None = None
         self._states = states
         self._on_forfeit = on_forfeit
+        self._on_untold = on_untold
         self._on_miss = on_miss
+        #: what was submitted again, so that nothing erred for it yet
+        self._told_again: WeakSet[FutureState] = WeakSet()
 
     # --- numbers ----------------------------------------------------------------------------------------------------
 
@@ -140,6 +147,7 @@ class Notifications:
                     message[i + 4].decode(),
                     message[i + 5].decode(),
                     message[i + 6],
+                    untold=message[i + 2] == b"1",
                     pushed=True,
                 )
 
@@ -152,14 +160,34 @@ class Notifications:
             if state.status != CANCELLED:
                 state.finish(read.nbytes, read.type, read.where, read.value)
         else:
-            self._apply(state, read.state, read.type, read.where, read.value, pushed=False)
+            untold = read.attempt == 1
+            self._apply(state, read.state, read.type, read.where, read.value, untold=untold, pushed=False)
 
     def _apply(
-        self, state: FutureState, word: str, type_: str, where: str, value: bytes, *, pushed: bool
+        self,
+        state: FutureState,
+        word: str,
+        type_: str,
+        where: str,
+        value: bytes,
+        *,
+        untold: bool,
+        pushed: bool,
     ) -> None:
         word = word.split(" ", 1)[0]
         if state.status == CANCELLED:
             return
+        if word == "erred" and state.status == PENDING:
+            if untold and state.task is not None:
+                self._told_again.add(state)
+                self._on_untold(state)
+                return
+            cause = self._states.get(where) if self._told_again else None
+            if cause is not None and cause.status == PENDING and cause in self._told_again:
+                return
+        if word not in _UNFINISHED and state in self._told_again:
+            self._told_again.discard(state)
+            self._on_miss()  # what it was blamed for is so
         if word == "erred":
             if type_ == "KeyTaken":
                 # The server refused us: the key is another function's, and our count was not taken.
@@ -175,5 +203,5 @@ class Notifications:
             state.cancel(
                 "the key is not known any more (released everywhere, cancelled, or lost with the server)"
             )
-        elif word in _PENDING and pushed:
+        elif word in _UNFINISHED and pushed:
             state.again()

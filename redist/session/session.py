@@ -131,7 +131,9 @@ class Session:
         self.submissions = Submissions(self.lane, self.ledger)
         self.reads = Reads(self.lane, self.states, self.submissions)
         self.waits = Waits()
-        self.notifications = Notifications(self.states, self.ledger.forfeit, self._missed)
+        self.notifications = Notifications(
+            self.states, self.ledger.forfeit, self.submissions.tell_again, self._missed
+        )
         self.reads.apply = self.notifications.read
         self.strays = Strays(self.ledger)
         self.heart = Heart(

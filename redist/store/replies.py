@@ -119,7 +119,10 @@ def parse_heartbeat(reply: Sequence[Any]) -> Beat:
 
 
 class State(NamedTuple):
-    """What is known of one key; an absent key has state ``forgotten``."""
+    """What is known of one key; an absent key has state ``forgotten``.
+
+    The attempt of an ``erred`` one is 1 if it was never wholly told of: who has the task submits it again.
+    """
 
     name: str
     state: str

@@ -18,7 +18,10 @@ class Bench:
         self.states = States()
         self.forfeited: list[str] = []
         self.misses = 0
-        self.notifications = Notifications(self.states, lambda s: self.forfeited.append(s.name), self._miss)
+        self.untold: list[FutureState] = []
+        self.notifications = Notifications(
+            self.states, lambda s: self.forfeited.append(s.name), self.untold.append, self._miss
+        )
 
     def _miss(self) -> None:
         self.misses += 1

@@ -36,6 +36,7 @@ class Key:
     type: str = ""
     cause: str = ""
     linking: int = 0  # the client that is still to tell of further dependencies
+    untold: bool = False  # its submitter went before it had told all
 
     @property
     def unfinished(self) -> bool:
@@ -211,6 +212,16 @@ class Model:
     ) -> None:
         k = self.keys.get(name)
         bare = k is not None and k.state == "released" and not k.fn and not k.spec
+        if (
+            k is not None
+            and k.untold
+            and k.state == "erred"
+            and k.fn == fn
+            and count
+            and k.linking in (0, client)
+        ):
+            self.tell_again(k, client, deps, count, more=more)
+            return
         if k is not None and not bare:
             if k.fn and k.fn != fn:
                 return
@@ -246,11 +257,29 @@ class Model:
             return
         if last:
             k.linking = 0
+            if k.untold:
+                k.untold = False
+                if k.state == "erred":
+                    self.rerun(k)
         self._blame(k)
+
+    def tell_again(self, k: Key, client: int, deps: set[str], count: int, *, more: bool) -> None:
+        if any(d not in self.keys or d == k.name for d in deps) or not (more or k.deps <= deps):
+            k.refs.pop(client, None)
+            return
+        k.refs[client] = count
+        k.spec = True
+        k.deps |= deps
+        if more:
+            k.linking = client
+            return
+        k.linking, k.untold = 0, False
+        self.rerun(k)
 
     def abandon(self, k: Key) -> None:
         k.linking, k.spec = 0, False
-        if k.state in ("waiting", "released"):
+        if not k.untold and k.state in ("waiting", "released"):
+            k.untold = True
             self.err(k, "DataLost")
 
     def ledger(self, client: int, name: str, count: int) -> None:

@@ -329,7 +329,7 @@ def test_what_was_cancelled_for_an_unknown_dependency_may_be_submitted_again_at_
 
 
 def test_a_submitter_that_lets_go_and_comes_again(big: World) -> None:
-    """What it told by half is given up for good, however much work the letting go leaves."""
+    """What it told by half is given up at once, however much work the letting go leaves, and told again."""
     client, other = big.client(), big.client()
     names = [f"d{i}" for i in range(300)]
     client.ok(C.commit([C.Value(n, 1, 0, 0, 1, "int", b"1") for n in names]))
@@ -340,8 +340,8 @@ def test_a_submitter_that_lets_go_and_comes_again(big: World) -> None:
     client.do(C.ledger([*((f"t{n}", 0) for n in names), ("all", 0)]))
     client.do(C.submit([task("all", "d0", "d1")], F))
     big.drain()
-    assert "linking" not in big.record("all")
-    assert big.state("all") == "erred"
+    assert not {"linking", "untold"} & big.record("all").keys()
+    assert big.state("all") == "queued"
     big.check()
 
 
@@ -387,3 +387,85 @@ def test_no_script_cuts_too_much_of_many_tasks(big: World, how: str) -> None:
         assert [big.state(n) for n in names] == ["gone"] * tasks
     assert "needed" not in big.record("d0")
     big.check()
+
+
+# --- what a submitter left half told --------------------------------------------------------------------------------
+
+
+def go(world: World, client: Caller, by: Caller) -> None:
+    """The client's lease runs out."""
+    client.deaf()
+    world.expire(client, by=by)
+    world.drain()
+    world.callers.remove(client)
+
+
+def test_somebody_else_who_has_the_task_tells_it_again(world: World, client: Caller, x: Caller) -> None:
+    first = world.client()
+    inline(client, "a", "b", "c", "d")
+    begin(first, "all", "a", "b")
+    begin(client, "all", "a", "c")
+    link(client, "all", 2, "b", "d", last=True)
+    submit(client, task("on", "all"))
+    go(world, first, by=client)
+    client.listen_up()
+    assert (client.told["all"].type, client.told["all"].attempt) == ("DataLost", 1)
+    assert client.told["on"].where == "all"
+    begin(client, "all", "a", "c")
+    assert (world.state("all"), world.record("all")["missing"]) == ("erred", "1")
+    link(client, "all", 2, "b", "d", last=True)
+    x.listen_up()
+    assert [(t.name, sorted(d[0] for d in t.deps)) for t in x.tasks] == [("all", ["a", "b", "c", "d"])]
+    finish(x, "all")
+    finish(x, "on")
+    client.listen_up()
+    assert client.told["on"].state == "memory"
+
+
+def test_in_one_call(world: World, client: Caller, x: Caller) -> None:
+    first = world.client()
+    inline(client, "a", "b")
+    begin(first, "all", "a")
+    submit(client, task("all", "a", "b"))
+    go(world, first, by=client)
+    submit(client, task("all", "a", "b"))
+    x.listen_up()
+    assert [sorted(d[0] for d in t.deps) for t in x.tasks] == [["a", "b"]]
+
+
+@pytest.mark.parametrize("fault", ["unknown", "others"])
+def test_told_again_with_dependencies_that_cannot_be(world: World, client: Caller, fault: str) -> None:
+    first = world.client()
+    inline(client, "a", "b")
+    begin(first, "all", "a")
+    submit(client, task("all", "a", "b"))
+    go(world, first, by=client)
+    submit(client, task("all", "a", "nothing") if fault == "unknown" else task("all", "b"))
+    client.listen_up()
+    assert client.told["all"].state == "cancelled"
+    assert world.state("all") == "gone"
+
+
+def test_two_who_tell_it_again(world: World, client: Caller, x: Caller) -> None:
+    """The second is told nothing while the first is at it, and tries when that goes as well."""
+    first, second = world.client(), world.client()
+    inline(client, "a", "b")
+    begin(first, "all", "a")
+    for caller in (second, client):
+        begin(caller, "all", "a")
+    go(world, first, by=client)
+    begin(second, "all", "a")
+    client.listen_up()
+    client.told.clear()
+    begin(client, "all", "a")
+    link(client, "all", 1, "b", last=True)
+    client.listen_up()
+    assert client.told == {}
+    assert world.state("all") == "erred"
+    go(world, second, by=client)
+    client.listen_up()
+    assert client.told["all"].attempt == 1
+    begin(client, "all", "a")
+    link(client, "all", 1, "b", last=True)
+    x.listen_up()
+    assert [t.name for t in x.tasks] == ["all"]

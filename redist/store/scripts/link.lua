@@ -71,6 +71,10 @@ if fault then
   S.free(name) -- now: it may be submitted again behind this
 else
   local ready = total > 0 and complete()
+  if total > 0 and h.untold then -- what another has begun to tell is told
+    S.unset(name, h, 'untold')
+    S.later('retry ' .. name)
+  end
   if unfinished and erred then
     S.err(name, h, rec(erred).type, nil, rec(erred).cause or erred)
   else

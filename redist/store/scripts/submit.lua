@@ -183,7 +183,7 @@ local function refer(name, h, fn, count)
     held[#held + 1] = name
   end
   local state = word(h.state)
-  if state == 'memory' or state == 'erred' then
+  if state == 'memory' or state == 'erred' and not (h.untold and h.linking) then
     S.tell_one(ME, name, h)
   elseif state == 'released' then
     S.later('revive ' .. name)
@@ -231,6 +231,57 @@ local function unknown(name, deps)
   end
 end
 
+-- A task that was given up since its submitter had not told it wholly: this one does. Its edges are those of an erred task,
+-- until it is run again.
+local function tell_again(name, h, spec, count, deps, more)
+  local fault, before = deps and unknown(name, deps), tonumber(h.deps or 0)
+  if fault then
+    fault = format('its dependency %s is not known (released, cancelled, or from before a restart)', fault)
+  elseif not more then
+    for k = 1, deps and #deps or 0, CHUNK do
+      for _, there in ipairs(call('SMISMEMBER', P .. 'deps:' .. name, unpack(deps, k, math.min(k + CHUNK - 1, #deps)))) do
+        before = before - there
+      end
+    end
+    fault = before > 0 and 'somebody else has submitted it with other dependencies'
+  end
+  if fault then
+    if h[field] then
+      sum = sum - h[field]
+      call('SREM', P .. 'holds:' .. ME, name)
+      S.let_go(name, h, field)
+    end
+    S.tell_cancelled(ME, name, fault)
+    return
+  end
+  sum = sum + count - tonumber(h[field] or 0)
+  S.set(name, h, field, int(count))
+  held[#held + 1] = name
+  if not h.data then
+    S.set(name, h, 'data', S.data_field(name, spec))
+  end
+  local linked = 0
+  for _, d in ipairs(deps or {}) do
+    if call('SADD', P .. 'deps:' .. name, d) == 1 then
+      linked = linked + 1
+      call('SADD', P .. 'dependents:' .. d, name)
+      S.set(d, rec(d), 'fan', '1')
+    end
+  end
+  S.bump(name, h, 'deps', linked)
+  if more and not h.linking then
+    S.set(name, h, 'linking', ME)
+    S.bump(name, h, 'missing', 1)
+  elseif not more then
+    if h.linking then
+      S.unset(name, h, 'linking')
+      S.bump(name, h, 'missing', -1)
+    end
+    S.unset(name, h, 'untold')
+    S.later('retry ' .. name)
+  end
+end
+
 local function admit(name, fn, spec, options, deps)
   local flags, count, retries, priority, class = 0, 1, '0', '0', ''
   if options ~= '' then
@@ -240,6 +291,9 @@ local function admit(name, fn, spec, options, deps)
   local h = rec(name)
   -- A name that is known without any way to compute it takes this one.
   local bare = h and h.state == 'released' and not h.fn and not h.data
+  if h and h.untold and h.state == 'erred' and h.fn == fn and count > 0 and (h.linking or ME) == ME then
+    return tell_again(name, h, spec, count, deps, flags % 8 >= 4)
+  end
   if h and not bare then
     local ended = h.state == 'memory' or h.state == 'erred'
     if refer(name, h, fn, count) and flags % 2 == 1 and not h['refs:0'] and not ended then

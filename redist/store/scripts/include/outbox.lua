@@ -7,7 +7,8 @@
 -- applied, this one too: so it knows whether they are of a life of the key that it has ended since.
 local pushes, evictions, skips = {}, {}, {}
 
--- How a state travels: state, attempt, nbytes, type, where, value. Values above `limit` bytes are left out.
+-- How a state travels: state, attempt, nbytes, type, where, value. Values above `limit` bytes are left out. The attempt of an
+-- erred task is 1 where it is to be submitted again by who can.
 function S.describe(name, h, limit, error_limit)
   local state, value = word(h.state), ''
   if state == 'memory' then
@@ -22,7 +23,7 @@ function S.describe(name, h, limit, error_limit)
     if #value > error_limit then
       value = ''
     end
-    return state, '0', '0', h.type or '', h.cause or '', value
+    return state, h.untold or '0', '0', h.type or '', h.cause or '', value
   end
   return state, match(h.state, '%.(%d+)$') or '0', h.nbytes or '0', h.type or '', '', ''
 end

@@ -122,7 +122,8 @@ function S.attach(argument)
   return 1 + 4 * #reply[2]
 end
 
--- `ALWAYS NAME`: a task never runs whose submitter let go (or went) before it had told all dependencies.
+-- `ALWAYS NAME`: a task does not run whose submitter let go (or went) before it had told all dependencies; who has it as
+-- well may submit it again (`untold`).
 function S.abandon(argument)
   local always, name = match(argument, '^(%d) (.*)$')
   local h = rec(name)
@@ -138,7 +139,10 @@ function S.abandon(argument)
     S.unset(name, h, 'data')
   end
   local state = word(h.state)
-  if state == 'waiting' or state == 'released' then
+  if h.untold then
+    S.tell(name, h) -- another is to try
+  elseif state == 'waiting' or state == 'released' then
+    S.set(name, h, 'untold', '1')
     S.err(name, h, 'DataLost', format(
       '!DataLost\0the task %s cannot run: who submitted it went before all of its dependencies were known', name))
   end
