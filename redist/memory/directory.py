@@ -408,7 +408,7 @@ class SegmentDirectory:
         Returns
         -------
         int
-            Bytes of memory that are free now; 0 if it stays.
+            Bytes of memory that are to be given back with `give_back`; 0 if it stays.
         """
         path = self.path_of(name, attempt)
         with self._mutex:
@@ -422,9 +422,12 @@ class SegmentDirectory:
             self.files[name, attempt] = 0
             self._total -= size
             self._writers.pop((name, attempt), None)
+        return size
+
+    def give_back(self, fd: int, size: int) -> None:
+        """Give back the memory of a file that `leave_memory` has taken away."""
         punch(fd)  # its writer may have kept a mapping
         self.space.release(size)
-        return size
 
     def enter_memory(self, name: str, attempt: int, written: str, reserved: int) -> bool:
         """Have a payload that lies on disk in memory again; return whether it is still wanted.

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 from redist.errors import DiskFull, SegmentsFull
 from redist.memory.directory import SegmentDirectory
@@ -52,15 +53,17 @@ class Mover:
         """
         freed = 0
         full: DiskFull | None = None
-        for copy in self._coldest():
-            if freed >= need or self._directory.spill.closing:
-                break
-            try:
-                freed += self.move_out(*copy)
-            except DiskFull as error:  # a smaller one may fit
-                full = error
-                if self._directory.spill.room < 1 << 20:
+        # Pages are given back while the next payload is written.
+        with ThreadPoolExecutor(1, thread_name_prefix="redist-pages") as behind:
+            for copy in self._coldest():
+                if freed >= need or self._directory.spill.closing:
                     break
+                try:
+                    freed += self.move_out(*copy, behind)
+                except DiskFull as error:  # a smaller one may fit
+                    full = error
+                    if self._directory.spill.room < 1 << 20:
+                        break
         if full is not None and not freed:
             raise full
         return freed
@@ -76,8 +79,15 @@ class Mover:
         for _, at in ranked:
             yield files[at][0]
 
-    def move_out(self, name: str, attempt: int) -> int:
+    def move_out(self, name: str, attempt: int, behind: Executor | None = None) -> int:
         """Move one payload to disk unless somebody maps it; return the bytes of memory that are free now.
+
+        Parameters
+        ----------
+        name, attempt : str and int
+            The payload.
+        behind : Executor, optional
+            Where its memory is given back, which may then last a little longer.
 
         Raises
         ------
@@ -101,10 +111,22 @@ class Mover:
             freed = directory.leave_memory(name, attempt, fd, written)
             if not freed:
                 directory.spill.discard(written)
+            elif behind is None:
+                directory.give_back(fd, freed)
+            else:
+                behind.submit(self._give_back, fd, freed)
+                fd = -1
         finally:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
         self.moved_out += freed
         return freed
+
+    def _give_back(self, fd: int, size: int) -> None:
+        try:
+            self._directory.give_back(fd, size)
+        finally:
+            os.close(fd)
 
     # --- back -------------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -99,6 +100,23 @@ def test_five_times_the_limit(tmp_path: Path) -> None:
         assert all(len(client.who_has(future)[future.key]) == 1 for future in (futures[0], futures[79]))
         del futures, checks
         wait_until(lambda: not spilled(client) and not in_memory(client), what="the payloads are gone")
+
+
+def test_tasks_that_make_data_do_not_run_ahead(tmp_path: Path) -> None:
+    def noting(path: str, what: str, function: Any, argument: Any) -> Any:
+        with open(path, "a") as file:
+            print(what, file=file)
+        return function(argument)
+
+    path = str(tmp_path / "order")
+    with small(tmp_path) as client:
+        futures = [client.submit(noting, path, "made", make, i, pure=False) for i in range(60)]
+        checks = [client.submit(noting, path, "used", check, future, pure=False) for future in futures]
+        assert client.gather(checks) == list(range(60))
+        steps = [1 if line == "made" else -1 for line in Path(path).read_text().split()]
+        assert sum(steps) == 0
+        # 60 MB are a few of them; in the order of submission all 60 would be made first
+        assert max(itertools.accumulate(steps)) < 40
 
 
 def test_what_the_worker_says_is_so(tmp_path: Path) -> None:
