@@ -13,12 +13,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from redist.committing import Written, commit, give_up
+from redist.errors import DependencyUnknown
 from redist.future import Future
 from redist.protocol import Payload, dumps
-from redist.session.operations import Operation
+from redist.session.operations import Ask, Operation
 from redist.session.states import FutureState
+from redist.session.submissions import SLICE
+from redist.store import calls
 from redist.store.calls import MOST_CONTAINED
-from redist.store.keys import BUNDLE
+from redist.store.keys import BUNDLE, decode_key
+from redist.store.replies import parse_states
 
 if TYPE_CHECKING:
     from redist.client import Client
@@ -40,14 +44,18 @@ class Bundles:
         What holds them until that call was answered, or is ahead of every release on the lane.
     """
 
-    __slots__ = ("_client", "futures")
+    __slots__ = ("_client", "_incarnation", "_names", "futures")
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._incarnation = client.session.incarnation
+        self._names: list[str] = []
         self.futures: list[Future[Any]] = []
 
     def of(self, names: Sequence[str], timeout: float | None = None) -> Operation[Sequence[str]]:
         """Return keys, `MOST_CONTAINED` at most, that stand for `names`: bundles, of bundles where these are too many."""
+        if len(names) > MOST_CONTAINED:
+            self._names += names
         while len(names) > MOST_CONTAINED:
             parts = [names[at : at + MOST_CONTAINED] for at in range(0, len(names), MOST_CONTAINED)]
             names = yield from self._make(parts, timeout)
@@ -74,6 +82,26 @@ class Bundles:
             give_up(self._client, states, sent, error)
             raise
         return [state.name for state in states]
+
+    def check(self, timeout: float | None = None) -> Operation[None]:
+        """Once the value is known, see to it that what the bundles stood for was not given up with this client before.
+
+        Raises
+        ------
+        DependencyUnknown
+            If a key is gone: the client was away for longer than its lease after the bundles were told of.
+        """
+        if not self._names or self._client.session.incarnation == self._incarnation:
+            return
+        for at in range(0, len(self._names), SLICE):
+            reply = yield Ask(calls.states(self._names[at : at + SLICE]), timeout)
+            for read in parse_states(reply):
+                if read.state == "forgotten":
+                    raise DependencyUnknown(
+                        decode_key(read.name),
+                        "it went while a value with its Future was being stored, since this client was away for longer than "
+                        "its lease; make what the value contains again, and then the value",
+                    )
 
     def release(self) -> None:
         """Let go of them, not only when the traceback goes of an error that came."""

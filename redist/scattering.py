@@ -163,6 +163,7 @@ def store(
             written = yield from ahead.written()
             ahead = None
         yield from commit(client, written, keep, timeout, sent, inside)
+        yield from bundles.check(timeout)
         pending = [state for state, payload in items if payload is None and state.status == PENDING]
         if pending:
             # Another thread of ours stores it, or it is being looked up.
