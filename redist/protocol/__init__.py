@@ -12,7 +12,15 @@ from redist.protocol.inside import names_inside
 from redist.protocol.keys_of_calls import key_of_call
 from redist.protocol.names import function_label, type_name
 from redist.protocol.payload import Payload, dumps, loads, loads_inline
-from redist.protocol.serialize import Serialize, deserialize, register_serialization, serialize, to_serialize
+from redist.protocol.serialize import (
+    Serialize,
+    dask_deserialize,
+    dask_serialize,
+    deserialize,
+    register_serialization,
+    serialize,
+    to_serialize,
+)
 from redist.protocol.signing import use_secret
 from redist.protocol.sizes import INLINE_LIMIT, format_bytes, sizeof
 from redist.protocol.specs import Spec, pack_spec, unpack_spec
@@ -30,6 +38,8 @@ __all__ = [
     "Spec",
     "StandIn",
     "collect",
+    "dask_deserialize",
+    "dask_serialize",
     "deserialize",
     "dumps",
     "format_bytes",

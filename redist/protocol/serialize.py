@@ -13,7 +13,15 @@ from typing import Any, TypeAlias
 from redist.protocol.payload import dumps, loads, loads_inline
 from redist.protocol.reducers import register
 
-__all__ = ["Serialize", "deserialize", "register_serialization", "serialize", "to_serialize"]
+__all__ = [
+    "Serialize",
+    "dask_deserialize",
+    "dask_serialize",
+    "deserialize",
+    "register_serialization",
+    "serialize",
+    "to_serialize",
+]
 
 Frame: TypeAlias = "bytes | bytearray | memoryview"
 
@@ -52,6 +60,35 @@ def register_serialization(
         return _load, (deserialize, header, [pickle.PickleBuffer(frame) for frame in frames])
 
     register(cls, reduce)
+
+
+class _Registry:
+    """Takes one of the two functions of a class; the class is registered when both are there."""
+
+    def __init__(self) -> None:
+        self.functions: dict[type, Callable[..., Any]] = {}
+
+    def register(self, cls: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Return a decorator for the function of `cls`.
+
+        Parameters
+        ----------
+        cls : type
+            The class; its subclasses are not meant.
+        """
+
+        def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+            self.functions[cls] = function
+            if cls in dask_serialize.functions and cls in dask_deserialize.functions:
+                register_serialization(cls, dask_serialize.functions[cls], dask_deserialize.functions[cls])
+            return function
+
+        return decorate
+
+
+#: `register_serialization` by decorators: ``@dask_serialize.register(Class)`` and ``@dask_deserialize.register(Class)``
+dask_serialize = _Registry()
+dask_deserialize = _Registry()
 
 
 def _load(

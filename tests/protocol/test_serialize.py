@@ -14,6 +14,8 @@ from distributed import utils_comm as theirs
 
 from redist.protocol import (
     Serialize,
+    dask_deserialize,
+    dask_serialize,
     deserialize,
     dumps,
     loads,
@@ -72,6 +74,29 @@ def test_large_frames_are_not_copied() -> None:
     samples = loads(data).samples
     assert np.shares_memory(samples, np.frombuffer(data, "u1"))
     assert not samples.flags.writeable
+
+
+class Human:
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.unpicklable = (item for item in ())
+
+
+@dask_serialize.register(Human)
+def human_to_frames(human: Human) -> tuple[dict[str, Any], list[bytes]]:
+    return {}, [human.name.encode()]
+
+
+@dask_deserialize.register(Human)
+def human_of_frames(header: dict[str, Any], frames: list[Any]) -> Human:
+    return Human(bytes(frames[0]).decode())
+
+
+@pytest.mark.parametrize("name", ["Alice", "Alice" * 100_000])
+def test_a_class_that_is_registered_as_for_dask(name: str) -> None:
+    assert loads(whole([Human(name)]))[0].name == name
+    header, frames = serialize(Human(name))
+    assert deserialize(header, frames).name == name
 
 
 def test_wrong_registrations() -> None:
