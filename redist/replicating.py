@@ -33,6 +33,10 @@ _SLICE = 500
 #: Workers that the copies of one call may be planned on, over all of its keys.
 _PLANS = 2000
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.1
+#: Part of the time waited so far that the next pause takes: so late the end may be noticed.
+_LATE = 0.05
+#: s after which it is read anew which workers run
+_LOOK = 0.1
 #: s after which what was planned and is not there is planned again
 _AGAIN = 1.0
 
@@ -189,14 +193,17 @@ def _wait(
         If for so long no copy was made.
     """
     limit = client._timeout if timeout is None else timeout
-    last, progress = time.monotonic(), -1
-    pause = _FIRST_PAUSE
+    began = last = time.monotonic()
+    looked, progress = 0.0, -1
+    peers: list[Peer] = []
     waiting, lacking = list(names), []
     while waiting:
         slices = [waiting[i : i + _SLICE] for i in range(0, len(waiting), _SLICE)]
         replies = yield AskAll([copying.copies(part) for part in slices], timeout)
         read = dict(zip(waiting, [copies for reply in replies for copies in parse_copies(reply)]))
-        peers = [peer for peer in (yield Run(client._peers.workers)) if _runs(peer)]
+        if time.monotonic() - looked > _LOOK:
+            looked = time.monotonic()
+            peers = [peer for peer in (yield Run(client._peers.workers)) if _runs(peer)]
         here = [name for name, copies in read.items() if copies.there and not enough(copies, peers)]
         coming = [name for name in here if read[name].coming]
         lacking += [name for name in here if not read[name].coming]
@@ -207,8 +214,8 @@ def _wait(
         if waiting:
             if time.monotonic() - last > limit:
                 raise TimeoutError(f"copies of {len(waiting)} values were not made in time")
-            yield Until(Waiter(1), pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            pause = max(_FIRST_PAUSE, _LATE * (time.monotonic() - began))
+            yield Until(Waiter(1), min(pause, _LONGEST_PAUSE))
     return lacking
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
@@ -221,3 +222,20 @@ def test_n_workers_retire(make_cluster: MakeCluster) -> None:
         client.retire_workers(n=2)
         assert list(ordinals(cluster)) == [first]
         assert names_of(client, future) == {first}
+
+
+def test_in_a_loop(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(3)
+    first = next(iter(cluster.workers))
+
+    async def program() -> None:
+        async with Client(cluster, asynchronous=True) as client:
+            futures = await client.scatter([np.full(SIZE, i) for i in range(6)], workers=first, hash=False)
+            await client.replicate(futures[0], n=2)
+            assert len((await client.who_has(futures[0]))[futures[0].key]) == 2
+            await client.rebalance()
+            assert min(map(len, (await client.has_what()).values())) >= 1
+            assert len(await client.retire_workers(names=[first])) == 1
+            assert [int(array[0]) for array in await client.gather(futures)] == list(range(6))
+
+    asyncio.run(program())
