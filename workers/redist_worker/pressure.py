@@ -148,11 +148,16 @@ class Pressure:
         self._ran = time.monotonic()
         self._look_later()
 
-    async def close(self) -> None:
-        """Stop looking; what is being moved is given up."""
+    def give_up(self) -> None:
+        """Stop looking, and have nobody wait for room any more."""
         self._directory.spill.closing = True
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
+
+    async def close(self) -> None:
+        """Stop looking; what is being moved is given up."""
+        self.give_up()
         tasks = [task for task in (self._spilling, self._returning) if task is not None]
         for task in tasks:
             task.cancel()
@@ -169,7 +174,8 @@ class Pressure:
             self.look()
         except Exception:
             logger.exception("the look at memory failed")
-        self._look_later()
+        if not self._directory.spill.closing:
+            self._look_later()
 
     def look(self) -> None:
         """Compare memory with the limit once, and do what there is to do."""

@@ -174,6 +174,7 @@ class Worker:
         self._parts.push_async_callback(broker.close)
         data_server = DataServer(home.directory, secret, tls=server_context(), make_room=pressure.make_room)
         self._parts.push_async_callback(data_server.close)
+        self._parts.callback(pressure.give_up)  # before anybody waits for those who wait for room
         socket_path = await broker.start()
         host = options.host or self._address_towards_server()
         self.address = await data_server.start(host, options.port)
