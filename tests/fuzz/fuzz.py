@@ -85,10 +85,10 @@ def record(data: bytes) -> None:
     for offset, length in scan(data, 7):
         found = data[offset : offset + length]
         header_at(data, offset, length, 7, "/segments/arena")
-        nbytes = check_record(found, 7, DIGEST, 1, lambda: "here")
+        nbytes = check_record(found, 7, DIGEST, 1)
         assert 0 <= nbytes <= len(found)
     if len(data) > 64:
-        check_record(data[64:], 7, DIGEST, 1, lambda: "here")
+        check_record(data[64:], 7, DIGEST, 1)
 
 
 def seeds() -> dict[str, list[bytes]]:
@@ -110,7 +110,12 @@ def seeds() -> dict[str, list[bytes]]:
         "frames": [b"\3" + pack_frame([1, "x", b"y", [None, {"a": 2.5}]]) * 2],
         "answer": [whole + pack_frame([["SegmentGone", "b"]])],
         "footer": [b"12345" + header.footer(), header.footer()[:-TRAILER_BYTES]],
-        "record": [bytes(64) + record_head(7, DIGEST, header) + b"12345" + header.footer()],
+        "record": [
+            bytes(64)
+            + record_head(7, DIGEST, 1, header.nbytes, header.file_size - header.nbytes)
+            + b"12345"
+            + header.footer()
+        ],
     }
 
 
