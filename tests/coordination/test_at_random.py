@@ -1,4 +1,4 @@
-"""Scripts: locks and queues used at random, beside a plain model; a failing example is printed as its calls."""
+"""Scripts: locks, events and queues used at random, beside a plain model; a failing example is printed as its calls."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Locks:
 Step = tuple[str, int, Any]
 lock_steps = st.lists(
     st.tuples(
-        st.sampled_from(["ask", "ask", "try", "leave", "leave", "die"]),
+        st.sampled_from(["ask", "ask", "try", "leave", "leave", "die", "restart"]),
         st.integers(0, CALLERS - 1),
         st.one_of(st.sets(st.sampled_from("xyz"), min_size=1), st.integers(0, 99)),
     ),
@@ -106,10 +106,65 @@ def test_locks(new_world: Callable[[], World], steps: list[Step]) -> None:
                 del living[token]
                 model.leave(token)
             callers[who] = world.client()
+        elif step == "restart":
+            caller.do(C.restart())
+            world.drain()
         for token, (caller, names) in living.items():
             assert caller.ok(K.acquire(token, names))[2] == model.missing(token)
         for name, line in model.lines.items():
             assert standing(callers[0], "lock", name) == min(len(line), model.limits[name])
+    world.end()
+
+
+event_steps = st.lists(
+    st.tuples(
+        st.sampled_from(["wait", "wait", "look", "set", "clear", "leave", "die", "restart"]),
+        st.integers(0, CALLERS - 1),
+        st.sampled_from("xy"),
+        st.integers(0, 99),
+    ),
+    max_size=40,
+)
+
+
+@often
+@given(steps=event_steps)
+def test_events(new_world: Callable[[], World], steps: list[tuple[str, int, str, int]]) -> None:
+    world = new_world()
+    callers = [world.client() for _ in range(CALLERS)]
+    are_set: set[str] = set()
+    waits: dict[str, tuple[Caller, str, bool]] = {}  # by token: whose, for which, and whether it came
+    for number, (step, who, name, what) in enumerate(steps):
+        caller, token = callers[who], f"t{number:02}"
+        if step in ("wait", "look"):
+            answer = caller.ok(K.await_event(token, name, wait=step == "wait"))[2]
+            assert answer == (1 if name in are_set else 0 if step == "wait" else -1)
+            if answer == 0:
+                waits[token] = caller, name, False
+        elif step in ("set", "clear"):
+            caller.ok(K.set_event(name, step == "set"))
+            world.drain()
+            are_set.discard(name)
+            if step == "set":
+                are_set.add(name)
+                waits = {t: (c, n, came or n == name) for t, (c, n, came) in waits.items()}
+        elif step == "leave" and waits:
+            token = sorted(waits)[what % len(waits)]
+            assert leave(waits.pop(token)[0], token) == 1
+        elif step == "die":
+            caller.do(C.close())
+            world.drain()
+            waits = {token: wait for token, wait in waits.items() if wait[0] is not caller}
+            callers[who] = world.client()
+        elif step == "restart":
+            caller.do(C.restart())
+            world.drain()
+        for token, (caller, name, came) in waits.items():
+            assert caller.ok(K.await_event(token, name))[2] == came
+        for name in "xy":
+            assert standing(callers[0], "event", name) == (name in are_set)
+    for name in "xy":
+        callers[0].ok(K.set_event(name, False))
     world.end()
 
 

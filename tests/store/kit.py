@@ -111,7 +111,9 @@ class Caller:
         if call.numbered and world.repeating and call.script.name != "close":
             before = world.dump()
             again = self.send(call, generation=generation)
-            assert again[0] == (b"NO" if again[0] == b"NO" else b"REPEAT"), (call.script.name, again)
+            # What was refused is refused again, also where the first answer was lost.
+            expected = {b"NO": (b"NO",), b"OLD": (b"OLD", b"REPEAT")}.get(reply[0], (b"REPEAT",))
+            assert again[0] in expected, (call.script.name, reply, again)
             after = world.dump()
             assert before == after, (
                 call.script.name,
