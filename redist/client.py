@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from operator import index
 from typing import Any, TypeVar, overload
 
 from redist import config, datasets, describing, gathering, scattering
@@ -162,6 +163,8 @@ class Client(ClientGraphs, ClientCluster):
         """
         self._check_alive()
         options = None
+        if fifo_timeout != "100 ms":
+            seconds(fifo_timeout)  # refuses what is none
         if workers is not None or resources or retries or priority or allow_other_workers:
             options = Options(workers, resources, retries, priority, allow_other_workers)
         if actor or actors:
@@ -175,7 +178,7 @@ class Client(ClientGraphs, ClientCluster):
         self,
         func: Callable[..., Coroutine[Any, Any, T]],
         *iterables: Iterable[Any],
-        key: str | list[Any] | None = ...,
+        key: str | Iterable[Any] | None = ...,
         workers: str | Iterable[str] | None = ...,
         retries: int | None = ...,
         resources: Mapping[str, float] | None = ...,
@@ -194,7 +197,7 @@ class Client(ClientGraphs, ClientCluster):
         self,
         func: Callable[..., T],
         *iterables: Iterable[Any],
-        key: str | list[Any] | None = ...,
+        key: str | Iterable[Any] | None = ...,
         workers: str | Iterable[str] | None = ...,
         retries: int | None = ...,
         resources: Mapping[str, float] | None = ...,
@@ -212,7 +215,7 @@ class Client(ClientGraphs, ClientCluster):
         self,
         func: Callable[..., Any],
         *iterables: Iterable[Any],
-        key: str | list[Any] | None = None,
+        key: str | Iterable[Any] | None = None,
         workers: str | Iterable[str] | None = None,
         retries: int | None = None,
         resources: Mapping[str, float] | None = None,
@@ -233,7 +236,7 @@ class Client(ClientGraphs, ClientCluster):
             What to run.
         *iterables
             Its arguments, item by item.
-        key : str or list of keys, optional
+        key : str or iterable of keys, optional
             Prefix of the keys, or one for each call.
         batch_size : int, optional
             Submit so many at a time.
@@ -243,16 +246,18 @@ class Client(ClientGraphs, ClientCluster):
             Keyword arguments of every call.
         """
         options = None
+        if fifo_timeout != "100 ms":
+            seconds(fifo_timeout)  # refuses what is none
         if workers is not None or resources or retries or priority or allow_other_workers:
             options = Options(workers, resources, retries, priority, allow_other_workers)
         size = _SLICE if batch_size is None else min(integer("batch_size", batch_size, 1), _SLICE)
         rows = zipped(func, iterables)
         keys: list[str] | None = None
-        if isinstance(key, list):
-            rows = list(rows)
-            if len(rows) != len(key):
-                raise ValueError(f"{len(key)} keys were given for {len(rows)} calls")
-            keys = [encode_key(one) for one in key]
+        if isinstance(key, Iterable) and not isinstance(key, str):
+            rows, given = list(rows), list(key)
+            if len(rows) != len(given):
+                raise ValueError(f"{len(given)} keys were given for {len(rows)} calls")
+            keys = [encode_key(one) for one in given]
         elif key is not None:
             rows = list(rows)
             from redist.protocol import function_of, key_of_call
@@ -449,7 +454,7 @@ class Client(ClientGraphs, ClientCluster):
         return self._run(datasets.names(self))
 
     def unpublish_dataset(self, name: Key, **kwargs: Any) -> Any:
-        """Withdraw a dataset; it goes when the last reader lets go. `ConnectionLost` with ``pending``: later."""
+        """Withdraw a dataset if there is one; it goes with its last reader. `ConnectionLost` with ``pending``: later."""
         return self._run(datasets.unpublish(self, name))
 
     # --- the cluster ------------------------------------------------------------------------------------------------
@@ -463,7 +468,7 @@ class Client(ClientGraphs, ClientCluster):
         return self._run(describing.has_what(self, workers))
 
     def processing(self, workers: str | Collection[str] | None = None) -> Any:
-        """Return address -> keys of the tasks that a worker has been given."""
+        """Return address -> keys of the tasks that a worker has been given; raises `UnknownWorker` if one is not there."""
         return self._run(describing.processing(self, workers))
 
     def nthreads(self, workers: str | Collection[str] | None = None, **kwargs: Any) -> Any:
@@ -483,9 +488,20 @@ class Client(ClientGraphs, ClientCluster):
         return self._run(describing.scheduler_info(self, n_workers))
 
     def wait_for_workers(self, n_workers: int, timeout: float | str | None = None) -> Any:
-        """Wait until so many workers are there; raises TimeoutError, ConnectionLost if the server cannot be asked."""
-        count = integer("n_workers", n_workers, 0)
-        return self._run(describing.wait_for_workers(self, count, seconds(timeout)))
+        """Wait until so many workers are there.
+
+        Raises
+        ------
+        ValueError
+            If `n_workers` is no positive whole number.
+        TimeoutError
+            If they are not there within `timeout`.
+        ConnectionLost, ServerRefused
+            If the server cannot be asked.
+        """
+        if not hasattr(n_workers, "__index__") or index(n_workers) < 1:
+            raise ValueError(f"n_workers is a positive whole number, not {n_workers!r:.80}")
+        return self._run(describing.wait_for_workers(self, index(n_workers), seconds(timeout)))
 
     def restart(self, timeout: Any = NO_DEFAULT, wait_for_workers: bool = True) -> Any:
         """Forget every key and dataset of the namespace, and start all executors again. Futures are cancelled.

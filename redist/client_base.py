@@ -13,7 +13,7 @@ from redist.client_core import ClientCore
 from redist.errors import ClientClosed
 from redist.events import Topics
 from redist.explaining import Inbox
-from redist.missing import NOT_YET, check_options, not_yet
+from redist.missing import check_options, why_not
 from redist.peers import Peers
 from redist.protocol import names_inside
 from redist.quotas import quotas
@@ -57,8 +57,8 @@ class ClientBase(ClientCore):
     if not TYPE_CHECKING:  # for a type checker every name would be there
 
         def __getattr__(self, name: str) -> Any:
-            if name in NOT_YET:
-                raise AttributeError(not_yet(name), name=name, obj=self)
+            if told := why_not(name):
+                raise AttributeError(told, name=name, obj=self)
             return object.__getattribute__(self, name)  # says what is missing, in a property too
 
     def __init__(

@@ -69,6 +69,11 @@ class ClientCopies(ClientBase):
             Names, addresses or hosts of the workers between which it may; default: all.
         **kwargs
             `timeout` as in `replicate`.
+
+        Raises
+        ------
+        UnknownWorker
+            If there is no worker of one of these names.
         """
         timeout = seconds(kwargs.pop("timeout", None))
         return self._run(replicating.rebalance(self._me, futures, workers, timeout))

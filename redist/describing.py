@@ -11,13 +11,14 @@ import msgpack
 
 from redist.belonging import check
 from redist.current import futures_of
-from redist.errors import StoreError
+from redist.errors import StoreError, UnknownWorker
 from redist.future import Future
 from redist.session.operations import Ask, AskAll, Operation, Run, Until
 from redist.session.states import Condition
 from redist.store import calls
 from redist.store.keys import Key, decode_key, encode_key
 from redist.store.replies import State, parse_states
+from redist.submitting import worker_names
 
 if TYPE_CHECKING:
     from redist.client import Client
@@ -133,7 +134,7 @@ def who_has(client: Client, futures: Any) -> Operation[dict[Key, tuple[str, ...]
 def _chosen(peers: list[Peer], workers: str | Iterable[str] | None) -> list[Peer]:
     if workers is None:
         return peers
-    wanted = {workers} if isinstance(workers, str) else set(map(str, workers))
+    wanted = set(worker_names(workers))
     return [peer for peer in peers if {peer.name, peer.address, str(peer.ordinal)} & wanted]
 
 
@@ -143,8 +144,7 @@ def has_what(client: Client, workers: str | Iterable[str] | None) -> Operation[d
     result: dict[str, tuple[Key, ...]] = {}
     if workers is not None:
         known = {text for peer in peers for text in (peer.name, peer.address, str(peer.ordinal))}
-        wanted = [workers] if isinstance(workers, str) else map(str, workers)
-        result = {text: () for text in wanted if text not in known}
+        result = {text: () for text in worker_names(workers) if text not in known}
     for peer in peers:
         fields = yield Run(client._peers.fields, (f"has:{peer.ordinal}",))
         result[peer.address] = tuple(decode_key(name) for name in sorted(fields))
@@ -239,8 +239,18 @@ def nthreads(client: Client, workers: str | Iterable[str] | None) -> Operation[d
 
 
 def processing(client: Client, workers: str | Iterable[str] | None) -> Operation[dict[str, tuple[Key, ...]]]:
-    """Return the keys of the tasks that each worker has been given and not finished."""
-    peers = _chosen((yield Run(client._peers.workers)), workers)
+    """Return the keys of the tasks that each worker has been given and not finished.
+
+    Raises
+    ------
+    UnknownWorker
+        If there is no worker of one of these names.
+    """
+    living: list[Peer] = yield Run(client._peers.workers)
+    peers = _chosen(living, workers)
+    for text in worker_names(workers):
+        if not _chosen(peers, text):
+            raise UnknownWorker(f"there is no worker {text!r}: scheduler_info() names the workers")
     executors = yield Run(_read_executors, (client,))
     result: dict[str, tuple[Key, ...]] = {}
     for peer in peers:

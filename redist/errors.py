@@ -173,8 +173,26 @@ class InvalidKey(RedistError, TypeError):
     """A key that is no str, number, bytes or tuple of plain values, or a name that is no str or tuple; or is too long."""
 
 
+class UnknownArgument(RedistError, TypeError, ValueError):
+    """A keyword that is none; the message names the nearest that there is."""
+
+
+class InvalidTimeSpan(RedistError, ValueError, KeyError):
+    """Text that is no span of time."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
 class WorkerGone(RedistError, OSError):
     """The worker that was asked is not there, or its process ended before it answered."""
+
+
+class UnknownWorker(WorkerGone, KeyError):
+    """No worker has this name or address, or lies on this host."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
 
 
 class NameTaken(RedistError, ValueError):

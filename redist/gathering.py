@@ -288,7 +288,8 @@ def gather(client: Client, futures: Any, errors: str, copy: bool, writable: bool
                 yield from raise_error(client, state)
     finished = [state for state in everything if state.status == FINISHED]
     values = yield from values_of(client, finished, copy=copy, writable=writable)
-    return _fill(futures, dict(zip(finished, values)))
+    filled = _fill(futures, dict(zip(finished, values)))
+    return None if filled is _SKIPPED else filled
 
 
 _CONTAINERS = (list, tuple, set, frozenset, dict)

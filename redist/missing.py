@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["NOT_YET", "check_options", "not_yet"]
+from redist.errors import UnknownArgument
+
+__all__ = ["NEVER", "NOT_YET", "check_options", "why_not"]
 
 NOT_YET = frozenset(
     {
@@ -14,9 +16,26 @@ NOT_YET = frozenset(
 """Methods of Dask's client that this one lacks. What only a scheduler process could do is not among them."""
 
 
-def not_yet(name: str) -> str:
-    """Return what an `AttributeError` says of one of `NOT_YET`."""
-    return f"redist's Client has no `{name}` yet (docs/dask-api.md has all names)"
+_NO_LOOP = (
+    "there is no loop in another thread: an asynchronous client runs in the caller's, another one in none"
+)
+
+NEVER = {
+    "amm": "there is no active memory manager: replicate() and replicas= keep copies, nothing else is copied",
+    "loop": _NO_LOOP,
+    "io_loop": _NO_LOOP,
+    "scheduler": "there is no scheduler process: scheduler_info() tells of the cluster, `url` is the server's address",
+    "start": "a client starts as it is made; `await client` if it is asynchronous",
+    "sync": _NO_LOOP,
+}
+"""Attributes of Dask's client that this one will never have, and why."""
+
+
+def why_not(name: str) -> str:
+    """Return what an `AttributeError` says of one of `NOT_YET` or `NEVER`, the empty string for any other."""
+    if name in NOT_YET:
+        return f"redist's Client has no `{name}` yet (docs/dask-api.md has all names)"
+    return f"redist's Client has no `{name}`: {NEVER[name]}" if name in NEVER else ""
 
 
 def check_options(client: type, given: Iterable[str]) -> None:
@@ -24,8 +43,8 @@ def check_options(client: type, given: Iterable[str]) -> None:
 
     Raises
     ------
-    TypeError
-        If there is one; it names the nearest that there is.
+    UnknownArgument
+        If there is one: a TypeError, and a ValueError as Dask's; it names the nearest that there is.
     """
     from difflib import get_close_matches
     from inspect import signature
@@ -41,7 +60,7 @@ def check_options(client: type, given: Iterable[str]) -> None:
     for name in given:
         if name not in known:
             near = get_close_matches(name, known, 1)
-            raise TypeError(
+            raise UnknownArgument(
                 f"{client.__name__} has no argument {name!r}"
                 + (f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(known)}")
             )

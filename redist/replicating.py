@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from redist.describing import names_of, read_states, scheduler_info
-from redist.errors import NoWorkers
+from redist.errors import NoWorkers, UnknownWorker
 from redist.gathering import wait_for
 from redist.levelling import Load, level
 from redist.session.lane import Refused
@@ -102,7 +102,11 @@ def rebalance(client: Client, futures: Any, workers: Any, timeout: float | None 
     names = None if futures is None else names_of(client, futures)
     if names is not None:
         yield from _finished(client, names)
-    chosen = _chosen((yield Run(client._peers.workers)), worker_names(workers))
+    wanted = worker_names(workers)
+    chosen = _chosen((yield Run(client._peers.workers)), wanted)
+    for text in wanted:
+        if not _chosen(chosen, [text]):
+            raise UnknownWorker(f"there is no worker {text!r}: scheduler_info() names the workers")
     loads: list[Load] = []
     for peer in chosen:
         has: dict[str, str] = yield Run(client._peers.fields, (f"has:{peer.ordinal}",))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import msgpack
 
 from redist.describing import workers_changed
-from redist.errors import WorkerGone
+from redist.errors import UnknownWorker
 from redist.session.operations import AskAll, Operation, Run, Until
 from redist.session.states import Condition
 from redist.store import calls
@@ -43,7 +43,7 @@ def restart_workers(
         if peer is not None:
             waiting[text] = peer, executors.get(peer.ordinal, frozenset())
         elif raise_for_error:
-            raise WorkerGone(f"there is no worker {text!r}: scheduler_info() names the workers")
+            raise UnknownWorker(f"there is no worker {text!r}: scheduler_info() names the workers")
         else:
             results[text] = "removed"
     told = {peer.ordinal: old for peer, old in waiting.values()}

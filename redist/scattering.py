@@ -32,7 +32,7 @@ from redist.store import calls
 from redist.store.calls import MOST_CONTAINED
 from redist.store.keys import decode_key, encode_key
 from redist.store.replies import parse_place
-from redist.submitting import call_site, worker_names
+from redist.submitting import call_site, integer, worker_names
 
 if TYPE_CHECKING:
     from redist.client import Client
@@ -390,6 +390,7 @@ def scatter(
 ) -> Operation[Any]:
     """Store `data` and return Futures in the same shape."""
     deadline = None if timeout is None else time.monotonic() + timeout
+    most = None if broadcast is True else integer("broadcast", broadcast, 0)
     # `timeout` bounds each wait for a reply by itself: what large values take to be written is not counted.
     names: list[str | None]
     if isinstance(data, Mapping):
@@ -426,7 +427,6 @@ def scatter(
     if replicas > 1:
         yield from replicating.keep(client, stored, replicas, timeout)
     if broadcast:
-        most = None if broadcast is True else int(broadcast)
         yield from replicating.broadcast(client, stored, wanted, most, timeout)
     if isinstance(data, Mapping):
         return dict(zip(data, futures))

@@ -73,12 +73,16 @@ class Options:
         self,
         workers: str | Iterable[str] | None = None,
         resources: Mapping[str, float] | None = None,
-        retries: int | None = None,
+        retries: int | float | None = None,
         priority: int = 0,
         allow_other_workers: bool = False,
     ) -> None:
+        if isinstance(retries, float) and not retries.is_integer():
+            raise TypeError(f"retries is an integer, not {retries!r}")
         self.retries = integer("retries", retries or 0, 0)
         self.priority = integer("priority", priority)
+        if allow_other_workers not in (True, False):
+            raise TypeError(f"allow_other_workers is True or False, not {allow_other_workers!r:.80}")
         if allow_other_workers and workers is None:
             raise ValueError("allow_other_workers=True means nothing without workers=")
         self.eligibility: EligibilityClass | None = None
@@ -132,13 +136,11 @@ def zipped(func: Any, iterables: Sequence[Any]) -> Iterable[tuple[Any, ...]]:
 
     Raises
     ------
-    ValueError
-        If there is nothing to go over.
     TypeError
-        If one of them cannot be gone over.
+        If there is nothing to go over, or one of them cannot be gone over.
     """
     if not iterables:
-        raise ValueError("map needs at least one iterable")
+        raise TypeError("map needs at least one iterable behind the function, whose items it goes over")
     iterators = []
     for number, given in enumerate(iterables, 1):
         try:

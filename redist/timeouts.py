@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import re
 
+from redist.errors import InvalidTimeSpan
+
 __all__ = ["seconds"]
 
 _TEXT = re.compile(r"\s*(\d*\.?\d+(?:e-?\d+)?)?\s*([a-zµ]*)\s*", re.IGNORECASE)
@@ -20,8 +22,8 @@ def seconds(timeout: float | str | datetime.timedelta | None) -> float | None:
 
     Raises
     ------
-    ValueError
-        If the text is not understood.
+    InvalidTimeSpan
+        If the text is not understood: a ValueError, and a KeyError as Dask's.
     TypeError
         If it is none of these.
     """
@@ -35,5 +37,5 @@ def seconds(timeout: float | str | datetime.timedelta | None) -> float | None:
     unit = match[2].lower() if match else ""
     factor = _UNITS.get(unit) or _UNITS.get(unit.removesuffix("s") or unit)
     if match is None or factor is None or not timeout.strip():
-        raise ValueError(f"{timeout!r} is no span of time; write '2s', '100 ms', '5 minutes'")
+        raise InvalidTimeSpan(f"{timeout!r} is no span of time; write '2s', '100 ms', '5 minutes'")
     return float(match[1] or 1) * factor

@@ -16,6 +16,7 @@ from redist.hanging import hang_across, until_ready
 from redist.raising import without_way
 from redist.session.operations import Operation, Until
 from redist.session.states import CANCELLED, FINISHED, PENDING, Collector, FutureState, Waiter, hang
+from redist.store.keys import decode_key
 from redist.timeouts import seconds
 
 if TYPE_CHECKING:
@@ -62,12 +63,16 @@ def wait(fs: Any, timeout: float | str | None = None, return_when: str = ALL_COM
         If the timeout came first.
     CancelledError
         If one of them was cancelled.
-    TypeError, ValueError
-        If `fs` holds anything but Futures, or `return_when` is neither.
+    TypeError
+        If `fs` holds anything but Futures, or `timeout` is a Future since they were given one by one.
+    NotImplementedError
+        If `return_when` is neither.
     """
+    if isinstance(timeout, Future) or _of_an_actor(timeout):
+        raise TypeError("wait takes Futures in one list, wait([x, y, z]), and then a timeout")
     given = [fs] if isinstance(fs, Future) or _of_an_actor(fs) else _futures("wait", "fs", _of_collection(fs))
     if return_when not in (ALL_COMPLETED, FIRST_COMPLETED):
-        raise ValueError(f"return_when is 'ALL_COMPLETED' or 'FIRST_COMPLETED', not {return_when!r}")
+        raise NotImplementedError(f"return_when is 'ALL_COMPLETED' or 'FIRST_COMPLETED', not {return_when!r}")
     futures = [future for future in given if not _is_there(future)]
     there = {future for future in given if _is_there(future)}
     if not futures:
@@ -147,7 +152,9 @@ def _wait(
     done = set(there)
     not_done: set[Any] = set()
     for future in futures:
-        status = CANCELLED if future._cleared else future._state.status
+        if future._cleared:
+            raise FutureCancelledError(decode_key(future._state.name), "its reference was released")
+        status = future._state.status
         if status == CANCELLED:
             exception, _ = yield from error_of(client, future._state)
             raise exception
@@ -190,9 +197,9 @@ class as_completed:
     loop : object, optional
         Accepted for Dask's sake.
     with_results : bool
-        Give pairs of Future and result.
+        Give pairs of Future and result; for a cancelled one the result is its `CancelledError`.
     raise_errors : bool
-        With results: raise the error of a failed task; otherwise the pair has the exception.
+        With results: raise the error of a failed task; otherwise the pair has type, exception and traceback.
     timeout : float or str, optional
         Seconds for all of it.
     """
@@ -352,9 +359,11 @@ class as_completed:
                 return future, (type(error), error, error.__traceback__)
         state = future._state
         if future._cleared:
-            raise FutureCancelledError(future.key, "its reference was released")
+            return future, FutureCancelledError(future.key, "its reference was released")
         if state.status == FINISHED:
             return future, (yield from values_of(client, [state], self._deadline))[0]
+        if state.status == CANCELLED:
+            return future, (yield from error_of(client, state))[0]
         if self.raise_errors:
             yield from raise_error(client, state)
         exception, traceback = yield from error_of(client, state)

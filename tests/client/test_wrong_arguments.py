@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from redist import Client, Future, LocalCluster, as_completed, wait
+from redist import CancelledError, Client, Future, LocalCluster, as_completed, wait
 from redist.errors import ClientClosed, InvalidKey, NotOffered
-from redist.missing import NOT_YET
+from redist.missing import NEVER, NOT_YET
 
 
 def test_addresses() -> None:
@@ -46,7 +46,10 @@ def test_methods_of_dask_that_are_not_there_yet(client: Client) -> None:
         AttributeError, match=r"redist's Client has no `recreate_error_locally` yet \(docs/dask-api"
     ):
         client.recreate_error_locally(None)
-    for name in NOT_YET:
+    for name in ("amm", "loop", "scheduler", "sync"):
+        with pytest.raises(AttributeError, match=f"redist's Client has no `{name}`: there is no "):
+            getattr(client, name)
+    for name in {*NOT_YET, *NEVER}:
         assert not hasattr(client, name)
         assert name not in dir(client)
     for call, words in (
@@ -110,6 +113,9 @@ def test_names_of_datasets(client: Client, name: Any, words: str) -> None:
         ({"priority": "x"}, "priority is an integer"),
         ({"retries": "x"}, "retries is an integer"),
         ({"retries": [1]}, "retries is an integer"),
+        ({"retries": 1.5}, "retries is an integer"),
+        ({"workers": "x", "allow_other_workers": "y"}, "allow_other_workers is True or False"),
+        ({"fifo_timeout": [1]}, "span of time"),
         ({"workers": 3}, "workers is a worker's name"),
     ],
 )
@@ -118,7 +124,7 @@ def test_options(client: Client, options: dict[str, Any], words: str) -> None:
         client.submit(len, "abc", **options)
     with pytest.raises(TypeError, match=words):
         client.map(len, ["abc"], **options)
-    if "workers" in options:
+    if list(options) == ["workers"]:
         with pytest.raises(TypeError, match=words):
             client.scatter(1, **options)
 
@@ -127,13 +133,14 @@ def test_numbers(client: Client) -> None:
     for wrong in ("x", "5", [1], b"1"):
         with pytest.raises(TypeError, match="batch_size is an integer"):
             client.map(len, ["abc"], batch_size=wrong)  # type: ignore[arg-type]
-        with pytest.raises(TypeError, match="n_workers is an integer"):
+        with pytest.raises(ValueError, match="n_workers is a positive whole number"):
             client.wait_for_workers(wrong)  # type: ignore[arg-type]
     for number in (0, -1):
         with pytest.raises(ValueError, match="batch_size cannot be less than 1"):
             client.map(len, ["abc"], batch_size=number)
-    with pytest.raises(ValueError, match="n_workers cannot be negative"):
-        client.wait_for_workers(-1)
+    for number in (-1, 0, 1.5):
+        with pytest.raises(ValueError, match="n_workers is a positive whole number"):
+            client.wait_for_workers(number)  # type: ignore[arg-type]
     assert client.gather(client.map(len, ["abc", "de"], batch_size=1)) == [3, 2]
 
 
@@ -168,8 +175,10 @@ def test_what_is_no_future(client: Client) -> None:
         call([])
     with pytest.raises(TypeError, match="wait takes Futures"):
         wait([future, 5])
-    with pytest.raises(ValueError, match="return_when"):
+    with pytest.raises(NotImplementedError, match="return_when"):
         wait([future], return_when="FOO")
+    with pytest.raises(TypeError, match=r"wait\(\[x, y, z\]\)"):
+        wait(future, future)  # type: ignore[arg-type]
     assert future.result(10) == 3
 
 
@@ -188,3 +197,25 @@ def test_a_future_of_a_closed_client(new_client: Callable[..., Client]) -> None:
         two.submit(str, future)
     del future
     gc.collect()
+
+
+def test_a_released_future(client: Client) -> None:
+    future = client.submit(len, "abc")
+    wait(future)
+    future.release()
+    with pytest.raises(CancelledError, match="its reference was released"):
+        wait([future])
+    [(same, error)] = as_completed([future], with_results=True)
+    assert same is future
+    assert isinstance(error, CancelledError)
+
+
+def test_an_iterable_of_keys(client: Client) -> None:
+    for keys in (["x", "y"], ("x", "y"), iter("xy"), {"x": 1, "y": 2}):
+        assert [future.key for future in client.map(len, ["abc", "de"], key=keys)] == ["x", "y"]
+        with pytest.raises(ValueError, match="1 keys were given for 2 calls"):
+            client.map(len, ["abc", "de"], key=("x",))
+
+
+def test_one_that_failed_is_skipped(client: Client) -> None:
+    assert client.gather(client.submit(len, 5), errors="skip") is None

@@ -68,7 +68,7 @@ class OfKeys(Story):
         for name, *what in (
             ("publish again", partial(self.c1.publish_dataset, 1, name="kept")),
             ("read nothing", self.c1.get_dataset, "nothing"),
-            ("unpublish nothing", self.c1.unpublish_dataset, "nothing"),
+            ("unpublish nothing", self.c1._driver.call, calls.unpublish("nothing")),
             ("place nowhere", self.c1._driver.call, calls.place(1, 5000, ["nowhere"])),
         ):
             self.step(name, self.refused, *what, needs=["publish kept"])
