@@ -406,7 +406,8 @@ class Arenas:
             if (number := number_in(file)) is not None:
                 numbers.append(number)
             elif file.startswith(MAKING):
-                os.unlink(f"{self._segments}/{file}")
+                with contextlib.suppress(FileNotFoundError):  # a client may be just making it
+                    os.unlink(f"{self._segments}/{file}")
         until = time.monotonic() + _LONG_PATIENCE
         for number in numbers:
             self._seal_found(number, until)

@@ -53,6 +53,7 @@ from redist.memory.locks import (
     is_file_at,
     lock_if_free,
     remove_empty_parent,
+    remove_file,
     remove_tree,
     try_lock,
 )
@@ -165,17 +166,28 @@ class SegmentDirectory:
         except BaseException:
             os.close(lock_fd)
             raise
-        if not directory.hostid:
-            write_file(os.path.join(path, ID_FILE), new_host_id().encode())
-            directory.hostid = read_host_id(path) or ""
-        for entry in os.scandir(path):
-            if entry.name.startswith((_GRANT, POOL_FILE)):
-                os.unlink(entry.path)
-            elif is_file_name(entry.name):
-                directory._take_found(entry.path)
-        directory._take_spilled()
-        directory._take(directory._total + directory.arenas.adopt(), limit, owner)
+        try:
+            directory._take_all(limit, owner)
+        except BaseException:
+            directory.close(remove=False)
+            raise
         return directory
+
+    def _take_all(self, limit: int, owner: str) -> None:
+        if not self.hostid:
+            write_file(os.path.join(self.path, ID_FILE), new_host_id().encode())
+            self.hostid = read_host_id(self.path) or ""
+        for entry in os.scandir(self.path):
+            # clients that live on may remove theirs at the same time
+            if entry.name.startswith(POOL_FILE):
+                remove_file(entry.path)  # with its memory: who wrote it may have kept a mapping
+            elif entry.name.startswith(_GRANT):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(entry.path)
+            elif is_file_name(entry.name):
+                self._take_found(entry.path)
+        self._take_spilled()
+        self._take(self._total + self.arenas.adopt(), limit, owner)
 
     def _take(self, used: int, limit: int, owner: str) -> None:
         self.space.reset(used, limit)
@@ -191,8 +203,13 @@ class SegmentDirectory:
             if not statmode.S_ISREG(stat.st_mode) or stat.st_uid != os.getuid():
                 raise SegmentCorrupt(f"{path}: not a regular file of ours")
         except SegmentError as error:
+            if isinstance(error, SegmentGone):
+                return
             logger.warning("removing a damaged segment: %s", error)
-            os.unlink(path)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            return
+        except FileNotFoundError:
             return
         size = footprint(stat.st_size)
         self.files[header.name, header.attempt] = size
@@ -317,12 +334,12 @@ class SegmentDirectory:
         bool
             False if the file is not there (dropped before it was recorded); the reservation is given back then.
         """
-        try:
-            size = footprint(os.stat(self.path_of(name, attempt)).st_size)
-        except FileNotFoundError:
-            self.space.release(reserved)
-            return False
         with self._mutex:
+            try:  # with the lock: what is dropped meanwhile is not recorded then
+                size = footprint(os.stat(self.path_of(name, attempt)).st_size)
+            except FileNotFoundError:
+                self.space.release(reserved)
+                return False
             before = self.files.get((name, attempt), 0)
             self.files[name, attempt] = size
             self._newest = max(self._newest, attempt)
@@ -353,15 +370,21 @@ class SegmentDirectory:
             return bool(self.arenas.drop([(name, attempt)]))
         path = self.path_of(name, attempt)
         with self._mutex:
-            size = self.files.pop((name, attempt), 0)
+            small = self.arenas.has(name, attempt)  # it came since
+            size = 0 if small else self.files.pop((name, attempt), 0)
             writer = self._writers.pop((name, attempt), 0)
             self._total -= size
             if self.spill.drop(os.path.basename(path)) and not size:
                 return True
+        if small:
+            return bool(self.arenas.drop([(name, attempt)]))
         try:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError:
             self.space.release(size)
+            with contextlib.suppress(OSError):
+                os.unlink(path)  # it is there, and no more files can be opened
+                return True
             self.arenas.drop([(name, attempt)])  # written, and not told of yet
             return False
         file = Dropped(fd, path, size, writer, recycle)
@@ -381,7 +404,20 @@ class SegmentDirectory:
             self._lingering.add(file)
         else:
             self._lingering.bury(file)
+        if not size:
+            self._unrecord(name, attempt, path)
         return True
+
+    def _unrecord(self, name: str, attempt: int, path: str) -> None:
+        """Forget a payload that was recorded between the look for its record and the end of its file."""
+        with self._mutex:
+            size = 0 if os.path.exists(path) else self.files.get((name, attempt), 0)
+            if not size or self.arenas.has(name, attempt):
+                return
+            del self.files[name, attempt]
+            self._writers.pop((name, attempt), None)
+            self._total -= size
+        self.space.release(size)
 
     def drop_all(self, payloads: Iterable[tuple[str, int]]) -> None:
         """Remove several payloads, the small ones together."""

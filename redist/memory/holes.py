@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 from collections.abc import Callable
@@ -39,17 +40,14 @@ def punch(fd: int, offset: int = 0, length: int = 0) -> bool:
 
 def give_back(path: str) -> None:
     """Unlink a file that nobody reads, and give its memory back at once."""
-    try:
+    with contextlib.suppress(OSError):
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return
-    try:
-        punch(fd)
+        try:
+            punch(fd)
+        finally:
+            os.close(fd)
+    with contextlib.suppress(OSError):  # also where no more files can be opened
         os.unlink(path)
-    except OSError:
-        pass
-    finally:
-        os.close(fd)
 
 
 @cache

@@ -97,9 +97,10 @@ class Kept:
 
     def close(self) -> None:
         """Let go of it; a view that is still there keeps the mapping."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        # in this order: an interrupt between the two must not have it closed twice
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
             try:
                 self._mapping.close()
             except BufferError:
@@ -159,6 +160,18 @@ class _Keeper:
             gone = [key for key, kept in self._files.items() if os.fstat(kept.fd).st_nlink == 0]
             closing = [self._files.pop(key) for key in gone]
         for kept in closing:
+            kept.close()
+
+    def let_go(self, fd: int) -> None:
+        """Let go of the open file, which is gone; waits for nothing, since this thread may have the lock already."""
+        if not self._files or not self._mutex.acquire(blocking=False):
+            return
+        try:
+            stat = os.fstat(fd)
+            kept = self._files.pop((stat.st_dev, stat.st_ino), None)
+        finally:
+            self._mutex.release()
+        if kept is not None:
             kept.close()
 
     def forked(self) -> None:

@@ -60,24 +60,32 @@ def remove_tree(path: str) -> None:
     retire_index(path)
     with contextlib.suppress(OSError):
         for entry in os.scandir(path):
-            if number_in(entry.name) is not None:
-                os.truncate(entry.path, 0)
-            elif entry.is_file(follow_symlinks=False) and entry.stat().st_size >= LARGE:
-                remove_file(entry.path)
+            # a file that a client removes meanwhile must not spare the others
+            with contextlib.suppress(OSError):
+                if number_in(entry.name) is not None:
+                    os.truncate(entry.path, 0)
+                elif entry.is_file(follow_symlinks=False) and entry.stat().st_size >= LARGE:
+                    remove_file(entry.path)
     rmtree(path, ignore_errors=True)
 
 
 def remove_file(path: str) -> None:
     """Unlink a payload's file, with its memory unless somebody reads it; arrays that view it stay valid.
 
-    The lock is held until the path is gone: who comes for it meanwhile takes it for evicted.
+    The lock is held until the path is gone: who comes for it meanwhile takes it for evicted. The memory goes after the
+    path: a file that its writer has just published elsewhere must not lose its bytes.
     """
     with contextlib.suppress(OSError):
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            if try_lock(fd) and os.fstat(fd).st_size >= LARGE:
-                punch(fd)
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            os.unlink(path)  # no more files can be opened
+            return
+        try:
+            alone = try_lock(fd)
             os.unlink(path)
+            if alone and os.fstat(fd).st_size >= LARGE:
+                punch(fd)
         finally:
             os.close(fd)
 

@@ -16,6 +16,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+from redist.memory.kept import keeper
+
 __all__ = ["CACHED_FROM", "mappings"]
 
 CACHED_FROM = 1 << 20
@@ -26,13 +28,13 @@ _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class _Mapped:
-    """One file, mapped for reading, and open so that its inode is not another file's."""
+    """One file, mapped for reading, and open so that its inode is not another file's; closes `fd`, also if it fails."""
 
     def __init__(self, fd: int, size: int) -> None:
+        self.fd = fd  # first: from here on nobody else closes it
+        self.size = size
         import numpy as np
 
-        self.fd = fd
-        self.size = size
         self._bytes: Any = np.frombuffer(mmap.mmap(fd, size, access=mmap.ACCESS_READ), np.uint8)
         self.address: int = self._bytes.__array_interface__["data"][0]
 
@@ -42,13 +44,15 @@ class _Mapped:
         return os.fstat(self.fd).st_nlink == 0
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        close(self.fd)
+        if getattr(self, "fd", -1) >= 0:
+            close(self.fd)
 
 
 class _Reading:
     """Holds the shared lock of a file for as long as a view of its bytes is there; also in a forked child."""
 
     def __init__(self, mapped: _Mapped, lock_fd: int) -> None:
+        self._lock_fd = -1
         self._mapped = mapped
         self._lock_fd = os.dup(lock_fd)
         #: what numpy makes an array of: the bytes, read-only
@@ -60,7 +64,11 @@ class _Reading:
         }
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        close(self._lock_fd)
+        if self._lock_fd >= 0:
+            close(self._lock_fd)
+            # Unlinked while it was read, so nobody has punched it out, or will.
+            if mappings is not None and self._mapped.gone:  # None: the interpreter ends
+                mappings.let_go(self._mapped)
 
 
 class _Mappings:
@@ -101,11 +109,11 @@ class _Mappings:
         fd = os.open(path, _FLAGS)
         try:
             there = os.fstat(fd)
-            if (there.st_dev, there.st_ino, there.st_size) == (stat.st_dev, stat.st_ino, stat.st_size):
-                return _Mapped(fd, stat.st_size)
         except BaseException:
             os.close(fd)
             raise
+        if (there.st_dev, there.st_ino, there.st_size) == (stat.st_dev, stat.st_ino, stat.st_size):
+            return _Mapped(fd, stat.st_size)
         os.close(fd)
         return None
 
@@ -116,6 +124,17 @@ class _Mappings:
             if len(self._mapped) > _MOST:
                 let_go.append(self._mapped.popitem(last=False)[1])
         del let_go  # closed outside of the lock
+
+    def let_go(self, mapped: _Mapped) -> None:
+        """Let go of a file that is gone; waits for nothing, since this thread may have the lock already."""
+        if self._mutex.acquire(blocking=False):
+            try:
+                for key, each in list(self._mapped.items()):
+                    if each is mapped:
+                        del self._mapped[key]
+            finally:
+                self._mutex.release()
+        keeper.let_go(mapped.fd)
 
     def look(self) -> None:
         """Let go of files that are gone."""

@@ -21,6 +21,7 @@ import errno
 import logging
 import mmap
 import os
+import stat as statmode
 import tempfile
 import time
 
@@ -129,12 +130,21 @@ class SpillDirectory:
             os.makedirs(self._parent, mode=0o700, exist_ok=True)
             check_private(self._parent)
             sweep_abandoned(self._parent)
-            os.mkdir(path, 0o700)
-            lock_fd = os.open(os.path.join(path, LOCK_FILE), _OPEN | os.O_CREAT | os.O_EXCL, 0o600)
-            if not try_lock(lock_fd):
-                raise SegmentError(f"{path}: somebody else has locked it")
-            os.symlink(self._segments, os.path.join(path, _SEGMENTS))
-            os.symlink(path, os.path.join(self._segments, SPILL_LINK))
+            # whoever died while it made the directory has left a part, without a payload
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path, 0o700)
+            stat = os.lstat(path)
+            if not statmode.S_ISDIR(stat.st_mode) or stat.st_uid != os.getuid():
+                raise SegmentError(f"{path}: not a directory of ours")
+            lock_fd = os.open(os.path.join(path, LOCK_FILE), _OPEN | os.O_CREAT, 0o600)
+            try:
+                if not try_lock(lock_fd):
+                    raise SegmentError(f"{path}: somebody else has locked it")
+                _link(self._segments, os.path.join(path, _SEGMENTS))
+                _link(path, os.path.join(self._segments, SPILL_LINK))
+            except BaseException:
+                os.close(lock_fd)
+                raise
         except OSError as error:
             raise DiskFull(f"{path}: nothing can be spilled there: {error.strerror}") from error
         self.path, self._lock_fd = path, lock_fd
@@ -293,6 +303,12 @@ class SpillDirectory:
         finally:
             os.close(source)
         return size
+
+
+def _link(target: str, path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    os.symlink(target, path)
 
 
 def _allocate(fd: int, size: int) -> None:

@@ -216,12 +216,13 @@ class SegmentWriter:
             raise self._failed(error) from error
 
     def _close(self) -> None:
-        if self._kept is not None:
-            self._kept.close()
-            self._kept = None
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        # in this order: an interrupt between the two must not have it closed twice
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.close()
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def _failed(self, error: OSError) -> SegmentError:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import gc
 import os
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 from memory_helpers import store
 
-from redist.errors import SegmentGone
+from redist.errors import SegmentError, SegmentGone
 from redist.memory.directory import SegmentDirectory
 from redist.memory.locks import remove_file
 from redist.memory.mappings import mappings
@@ -138,3 +140,45 @@ def test_a_removed_file_gives_its_memory_back_unless_it_is_read(parent: str) -> 
         assert not os.path.exists(path)
         assert bool(os.fstat(kept).st_blocks) is reads
         os.close(kept)
+
+
+def test_a_mapping_that_fails_closes_its_descriptor_once(
+    directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = store(directory, "x", 1, b"a" * (2 * MIB))
+
+    def fails(*args: object, **named: object) -> None:
+        raise OSError(errno.ENOMEM, "no address space")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("redist.memory.mappings.mmap.mmap", fails)
+        with pytest.raises(SegmentError, match="address space") as caught:
+            open_segment(path)
+    others = [os.open(path, os.O_RDONLY) for _ in range(4)]  # they get the numbers that are free now
+    del caught
+    gc.collect()
+    for fd in others:
+        os.close(fd)  # raises if somebody else has closed it
+
+
+def test_an_idle_reader_does_not_hold_the_memory_of_a_removed_directory(parent: str) -> None:
+    made = SegmentDirectory.create(parent, limit=64 * MIB)
+    store(made, "x", 1, b"a" * (2 * MIB))
+    made.drop("x", 1)
+    path = store(made, "y", 1, b"a" * (2 * MIB))  # into the same file, of which a mapping is kept
+    inode = os.stat(path).st_ino
+    held = array(path)
+    made.close()
+    assert held[-1] == ord("a")
+    assert inode in open_inodes()
+    del held
+    assert inode not in open_inodes()
+
+
+def open_inodes() -> set[int]:
+    """Return the inodes of the files that this process has open."""
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found.add(os.fstat(int(name)).st_ino)
+    return found

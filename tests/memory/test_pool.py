@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 from memory_helpers import Bytes, Loop, store
 
-from redist.errors import SegmentGone, SegmentsFull
-from redist.memory import kept, pool
+from redist.errors import SegmentError, SegmentGone, SegmentsFull
+from redist.memory import holes, index, kept, pool
 from redist.memory.broker import Broker
 from redist.memory.broker_client import BrokerClient
 from redist.memory.directory import SegmentDirectory
 from redist.memory.headers import Header, read_header
 from redist.memory.kept import keeper
+from redist.memory.locks import remove_file
 from redist.memory.reader import open_segment
 from redist.memory.writer import SegmentWriter
 
@@ -185,6 +189,162 @@ def test_adoption_removes_what_was_pooled(directory: SegmentDirectory) -> None:
     assert set(adopted.files) == {("y", 1)}
     assert adopted.space.used == adopted.total == taken(adopted)
     adopted.close()
+
+
+def test_adoption_gives_back_what_a_client_keeps_mapped(parent: str) -> None:
+    directory = SegmentDirectory.create(parent, limit=64 * MIB)
+    for attempt in (1, 2):
+        put(directory, "x", attempt, b"a" * (4 * MIB))
+        directory.drop("x", attempt)
+    (mine,) = keeper._files.values()  # as a client that outlives the worker
+    path = directory.path
+    directory.close(remove=False)
+    assert os.fstat(mine.fd).st_blocks
+    adopted = SegmentDirectory.adopt(path, limit=64 * MIB)
+    assert os.fstat(mine.fd).st_blocks == 0
+    adopted.close()
+
+
+def test_adoption_leaves_what_was_dropped_to_its_readers(parent: str) -> None:
+    directory = SegmentDirectory.create(parent, limit=64 * MIB)
+    put(directory, "x", 1, b"a" * (4 * MIB))
+    view = open_segment(directory.path_of("x", 1)).view
+    directory.drop("x", 1)
+    path = directory.path
+    directory.close(remove=False)
+    adopted = SegmentDirectory.adopt(path, limit=64 * MIB)
+    assert bytes(view) == b"a" * (4 * MIB)
+    adopted.close()
+
+
+@pytest.mark.parametrize("what", ["grant", "payload", "arena index"])
+def test_adoption_while_clients_remove_their_files(
+    parent: str, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    directory = SegmentDirectory.create(parent, limit=64 * MIB)
+    path = directory.path
+    file = {
+        "grant": directory.new_grant(),
+        "payload": directory.path_of("x", 1),
+        "arena index": f"{path}/{index.MAKING}1234",
+    }[what]
+    directory.close(remove=False)
+
+    def scandir(at: str, real: Callable[[str], Any] = os.scandir) -> Any:
+        entries = list(real(at))
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(file)
+        return entries
+
+    def listdir(at: str, real: Callable[[str], list[str]] = os.listdir) -> list[str]:
+        return [*real(at), *([os.path.basename(file)] if what == "arena index" else [])]
+
+    with open(file, "wb"):
+        pass
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", scandir)
+        patched.setattr(os, "listdir", listdir)
+        adopted = SegmentDirectory.adopt(path, limit=64 * MIB)
+    assert adopted.files == {}
+    adopted.close()
+
+
+def test_an_adoption_that_fails_lets_go_of_the_lock(parent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = SegmentDirectory.create(parent, limit=64 * MIB)
+    directory.close(remove=False)
+    with monkeypatch.context() as patched:
+        patched.setattr(SegmentDirectory, "_take_spilled", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            SegmentDirectory.adopt(directory.path)
+    SegmentDirectory.adopt(directory.path).close()
+
+
+def test_files_go_though_no_more_can_be_opened(directory: SegmentDirectory) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for at in range(3):
+        put(directory, f"x{at}", 1, b"a" * (2 * MIB))
+    directory.drop("x0", 1)
+    put(directory, "small", 1, b"a" * 50_000)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (5, limits[1]))
+    try:
+        directory.drop("x1", 1)
+        directory.drop("small", 1)
+        directory.trim(64 * MIB)
+        remove_file(directory.path_of("x2", 1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    directory.drop("x2", 1)
+    assert directory.files == {}
+    assert taken(directory) == directory.space.used == 0
+
+
+def test_dropped_while_it_is_recorded(directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    header = Header("x", 1, 2 * MIB, "bytes")
+    ((grant, reserved),) = directory.grant([header.file_size], 1)
+    with SegmentWriter(grant, header) as segment:
+        segment.write([b"a" * (2 * MIB)])
+        segment.publish(directory.path_of("x", 1))
+    dropping = threading.Thread(target=directory.drop, args=("x", 1))
+
+    def footprint(size: int) -> int:
+        dropping.start()  # in another thread, as a fetch and the event loop are
+        dropping.join(0.2)
+        return -(-size // 4096) * 4096
+
+    with monkeypatch.context() as patched:
+        patched.setattr("redist.memory.directory.footprint", footprint)
+        directory.add("x", 1, reserved)
+    dropping.join()
+    assert not os.path.exists(directory.path_of("x", 1))
+    assert directory.files == {}
+    assert directory.total == 0
+    assert directory.space.used == directory.pool.total
+
+
+def test_a_small_one_that_comes_while_it_is_dropped(
+    directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = b"a" * 9000
+
+    def has(*key: object, real: Callable[..., bool] = directory.arenas.has) -> bool:
+        before = real(*key)
+        if not came:
+            came.append(1)
+            directory.put_small(Header("x", 1, len(data), "bytes"), memoryview(data))
+        return before
+
+    came: list[int] = []
+    put(directory, "other", 1, b"a" * 50_000)
+    monkeypatch.setattr(directory.arenas, "has", has)
+    directory.drop("x", 1)
+    directory.arenas.seal_idle(0.0)
+    assert directory.arenas.total == 0
+    assert directory.space.used == directory.total == directory.files["other", 1]
+
+
+def test_a_file_that_is_published_while_its_directory_goes_keeps_its_bytes(
+    directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = b"a" * (2 * MIB)
+    header = Header("x", 1, len(data), "bytes")
+    ((grant, reserved),) = directory.grant([header.file_size], 1)
+    path = directory.path_of("x", 1)
+    segment = SegmentWriter(grant, header)
+    segment.write([data[:MIB]])
+
+    def punch(fd: int, real: Callable[[int], bool] = holes.punch) -> bool:
+        done = real(fd)
+        segment.write([data[MIB:]])
+        with contextlib.suppress(SegmentError):
+            segment.publish(path)
+        return done
+
+    monkeypatch.setattr("redist.memory.locks.punch", punch)
+    remove_file(grant)
+    with pytest.raises(SegmentGone):
+        assert bytes(open_segment(path).view) == data
+    segment.discard()
+    directory.release(reserved)
 
 
 def test_large_values_are_copied_by_several_threads(

@@ -213,6 +213,22 @@ def test_adopts_what_a_dead_worker_spilled(parent: str, tmp_path: Path) -> None:
     assert os.listdir(parent) == []
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_worker_that_died_while_it_made_its_spill_directory(
+    spilling: SegmentDirectory, tmp_path: Path, steps: int
+) -> None:
+    path = tmp_path / "spill" / os.path.basename(spilling.path)
+    path.mkdir(parents=True)
+    if steps > 1:
+        (path / "lock").touch()
+    if steps > 2:
+        (path / "segments").symlink_to(spilling.path)
+    store(spilling, "x", 1, b"x" * 9000)
+    assert Mover(spilling).move_out("x", 1) == 12288
+    assert spilled_by(spilling.path) == str(path)
+    assert bytes(open_segment(spilling.path_of("x", 1)).view) == b"x" * 9000
+
+
 def test_a_dead_workers_spill_directory_goes_with_its_segments(parent: str, tmp_path: Path) -> None:
     path = _dead_worker(parent, tmp_path)
     spilled = spilled_by(path)
