@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -159,15 +160,15 @@ def _read_executors(client: Client) -> list[dict[str, str]]:
     ]
 
 
+def _processes(executors: Iterable[dict[str, str]]) -> set[tuple[str, str]]:
+    """Return the worker and the process id of each executor that is registered."""
+    return {(e.get("worker", ""), e.get("pid", "")) for e in executors if e.get("inc")}
+
+
 def _read_both(client: Client, until: float | None) -> tuple[list[Peer], list[dict[str, str]]]:
     """Read the workers and the executors by `until`."""
     with client._peers.within(until):
         return client._peers.workers(), _read_executors(client)
-
-
-def _read_workers(client: Client, until: float | None) -> list[Peer]:
-    with client._peers.within(until):
-        return client._peers.workers()
 
 
 def _number(text: str) -> float:
@@ -273,8 +274,10 @@ def workers_changed(client: Client, seen: int) -> bool:
     return client._workers_seen != seen
 
 
-def wait_for_workers(client: Client, n_workers: int, timeout: float | None) -> Operation[None]:
-    """Wait until at least `n_workers` workers can run tasks.
+def wait_for_workers(
+    client: Client, n_workers: int, timeout: float | None, old: Collection[tuple[str, str]] = ()
+) -> Operation[None]:
+    """Wait until at least `n_workers` workers can run tasks; of none of them are the processes `old`, as of `_processes`.
 
     Raises
     ------
@@ -295,7 +298,12 @@ def wait_for_workers(client: Client, n_workers: int, timeout: float | None) -> O
             if not short or count is None:
                 raise
         else:
-            able = {executor.get("worker") for executor in executors if executor.get("inc")}
+            running = _processes(executors)
+            able = {worker for worker, _ in running} - {worker for worker, _ in running & {*old}}
+            if old:  # with all its processes, lest who asks for one is told of a worker without it
+                counts = Counter(worker for worker, _ in running)
+                wanted = {str(peer.ordinal): int(peer.fields.get("executors") or 1) for peer in peers}
+                able = {worker for worker in able if counts[worker] >= wanted.get(worker, 1)}
             count = sum(str(peer.ordinal) in able for peer in peers)
             if count >= n_workers:
                 return
@@ -310,7 +318,7 @@ def wait_for_workers(client: Client, n_workers: int, timeout: float | None) -> O
 def restart(client: Client, timeout: float | None, wait: bool, limit: float | None = None) -> Operation[None]:
     """Forget every key and dataset, and start the executors again; within `limit`, and `timeout` for the workers."""
     until = None if limit is None else time.monotonic() + limit
-    peers: list[Peer] = yield Run(_read_workers, (client, until))
+    peers, executors = yield Run(_read_both, (client, until))
     reply = yield Ask(calls.restart(), _left(until))
     with client.session.lock:
         client.session.set_generation(int(reply[2]))
@@ -319,7 +327,9 @@ def restart(client: Client, timeout: float | None, wait: bool, limit: float | No
     # It is let through when everything has been wiped.
     yield Ask(calls.noop(), _left(until))
     if wait and peers:
-        yield from wait_for_workers(client, len(peers), timeout if until is None else _left(until))
+        # A process of before the restart registers anew, too, until its worker has heard of the restart.
+        old = _processes(executors)
+        yield from wait_for_workers(client, len(peers), timeout if until is None else _left(until), old)
 
 
 def close_workers(client: Client) -> Operation[None]:

@@ -9,6 +9,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -136,14 +137,44 @@ def test_many_coroutines(cluster: LocalCluster, keys: Any) -> None:
     run(cluster, keys, test)
 
 
-def test_cancelled_coroutine(cluster: LocalCluster, keys: Any) -> None:
+WAITS: dict[str, Callable[[Client, Future[int]], Any]] = {
+    "await": lambda client, future: future,
+    "result": lambda client, future: future.result(),
+    "exception": lambda client, future: future.exception(),
+    "gather": lambda client, future: client.gather([future]),
+    "wait": lambda client, future: wait([future]),
+    "the first": lambda client, future: wait([future], return_when="FIRST_COMPLETED"),
+}
+
+
+@pytest.mark.parametrize("how", WAITS)
+def test_who_is_cancelled_while_it_waits_leaves_nothing_behind(
+    cluster: LocalCluster, keys: Any, how: str, tmp_path: Path
+) -> None:
+    def when_there(path: str) -> int:
+        deadline = time.monotonic() + 20
+        while not os.path.exists(path) and time.monotonic() < deadline:
+            time.sleep(0.002)
+        return 1
+
     async def test(client: Client) -> None:
-        future = client.submit(slowly, 1, 0.3)
-        task = asyncio.ensure_future(client._await_result(future))
-        await asyncio.sleep(0.05)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        future = client.submit(when_there, str(tmp_path / "go"), pure=False)
+
+        async def waiting() -> None:
+            await WAITS[how](client, future)
+
+        async def hung() -> None:
+            while not future._state.waiters:
+                await asyncio.sleep(0)
+
+        for _ in range(3):
+            task = asyncio.create_task(waiting())
+            await asyncio.wait_for(hung(), 20)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert not future._state.waiters
+        (tmp_path / "go").touch()
         assert await future == 1
 
     run(cluster, keys, test)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -111,3 +112,32 @@ def test_in_a_task(own_cluster: LocalCluster) -> None:
     with Client(own_cluster) as client:
         (first, _), (second, _) = worker_of(client, 0), worker_of(client, 1)
         assert client.submit(renew, second, workers=first).result(30) == {second: "OK"}
+
+
+def test_a_restart_that_waits_for_no_worker(own_cluster: LocalCluster) -> None:
+    with Client(own_cluster) as client:
+        assert client.submit(abs, -1).result(20) == 1
+        pids = [worker["pid"] for worker in client.scheduler_info()["workers"].values()]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            held = client.scatter(1)
+            assert client.restart(timeout=5, wait_for_workers=False) is None
+            assert held.cancelled()
+            with pytest.raises(TimeoutError, match="workers are here"):
+                client.restart(timeout=1)
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+        client.wait_for_workers(len(pids), timeout=20)
+        assert client.submit(abs, -2).result(20) == 2
+
+
+def test_a_restart_is_over_when_every_process_is_new(own_cluster: LocalCluster) -> None:
+    with Client(own_cluster) as client:
+        for _ in range(3):
+            before = client.run(os.getpid)
+            client.restart()
+            after = client.run(os.getpid)
+            assert after.keys() == before.keys()
+            assert set(after.values()).isdisjoint(before.values())
