@@ -164,6 +164,9 @@ class Granting(Protocol):
     def store(self, number: int, start: int, records: Sequence[tuple[str, int, int]]) -> None:
         """Hear what was written from `start` on: names, attempts, lengths of records."""
 
+    def alive(self, number: int) -> bool:
+        """Tell whether an arena may still be written, as far as is known here."""
+
     def leave(self, numbers: Sequence[int]) -> None:
         """Hear that nothing more will be written there."""
 
@@ -198,6 +201,8 @@ class SmallWriter:
         tries = 0
         with self._mutex:
             try:
+                if self._writer is not None and not self._granting.alive(self._writer.number):
+                    self._let_go()
                 while done < len(items):
                     if self._writer is None:
                         tries += 1

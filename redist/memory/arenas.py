@@ -496,6 +496,9 @@ class _OwnArenas:
     def store(self, number: int, start: int, records: Sequence[tuple[str, int, int]]) -> None:
         self._arenas.store(self, number, start, records)
 
+    def alive(self, number: int) -> bool:
+        return True
+
     def leave(self, numbers: Sequence[int]) -> None:
         for number in numbers:
             self._arenas.leave(self, number)

@@ -293,6 +293,9 @@ class _Arenas:
     def store(self, number: int, start: int, records: Sequence[tuple[str, int, int]]) -> None:
         self._connections[number].send([STORED, 0, number, start, *itertools.chain.from_iterable(records)])
 
+    def alive(self, number: int) -> bool:
+        return self._connections[number].alive
+
     def leave(self, numbers: Sequence[int]) -> None:
         for connection in {self._connections[number] for number in numbers}:
             of_it = [number for number in numbers if self._connections[number] is connection]
@@ -312,6 +315,18 @@ class _Connection:
         self._socket = _connect(address)
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the worker's end is open; waits for nothing."""
+        if self.broken:
+            return False
+        try:
+            return bool(self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
 
     def send(self, items: list[Any]) -> None:
         frame = pack_frame(items)

@@ -35,7 +35,7 @@ class Kept:
     Parameters
     ----------
     fd : int
-        Its descriptor; belongs to this object.
+        Its descriptor; belongs to this object, also if the mapping fails.
     """
 
     #: size of the file in bytes
@@ -49,6 +49,12 @@ class Kept:
         self.inode = stat.st_ino
         # populated here, in one call: a page at a time while it is written costs twice as much
         self._mapping = mmap.mmap(fd, self.size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+
+    def __del__(self) -> None:
+        # after an interrupt, or a mapping that failed
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     @property
     def view(self) -> memoryview:
@@ -133,12 +139,7 @@ class _Keeper:
         if kept is None or kept.size != stat.st_size:
             if kept is not None:
                 kept.close()
-            fd = os.open(path, _OPEN)
-            try:
-                kept = Kept(fd)
-            except BaseException:
-                os.close(fd)
-                raise
+            kept = Kept(os.open(path, _OPEN))
         if kept.lock():
             return kept
         kept.close()

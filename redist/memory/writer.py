@@ -173,9 +173,10 @@ class SegmentWriter:
             os.rename(self.path, path)
         except OSError as error:
             raise self._failed(error) from error
-        if self._kept is not None:
-            keeper.keep(self._kept)
-            self._kept = None
+        # In this order: an interrupt between the two must not have what is kept closed.
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            keeper.keep(kept)
         else:
             self._close()
 

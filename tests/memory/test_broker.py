@@ -407,3 +407,18 @@ def test_an_interrupt_surfaces_and_leaves_nothing(
     client.put([("x", 2, Bytes(b"x"))])
     stat = client.stat()
     assert (stat.files, stat.granted, stat.used) == (2, 0, 8192)
+
+
+def test_a_small_payload_after_its_connection_broke(worker: Worker, client: BrokerClient) -> None:
+    client.put([("x", 1, Bytes(b"x" * 9000))])
+    wait_until(lambda: ("x", 1) in worker.directory.files)
+    (peer,) = worker.broker._peers
+    worker.loop.loop.call_soon_threadsafe(peer.abort)  # as when the worker was started again
+    wait_until(lambda: not worker.broker._peers)
+    client.put([("y", 1, Bytes(b"y" * 9000))])
+    wait_until(lambda: ("y", 1) in worker.directory.files)
+    client._idle[0].hang_up()  # as after an interrupt
+    client.put([("z", 1, Bytes(b"z" * 9000))])
+    wait_until(lambda: ("z", 1) in worker.directory.files)
+    client.close()
+    wait_until(lambda: not worker.directory.arenas.open)

@@ -359,6 +359,29 @@ def test_large_values_are_copied_by_several_threads(
         directory.drop("x", attempt)
 
 
+def test_an_interrupt_just_after_a_file_was_kept(
+    directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    put(directory, "x", 1, b"a" * (2 * MIB))
+    directory.drop("x", 1)
+    header = Header("x", 2, 2 * MIB, "bytes")
+    ((grant, reserved),) = directory.grant([header.file_size], 1)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(keeper, "look", interrupted)
+        with SegmentWriter(grant, header) as segment:
+            segment.write([b"b" * (2 * MIB)])
+            segment.publish(directory.path_of("x", 2))
+    assert directory.add("x", 2, reserved)
+    directory.drop("x", 2)
+    for attempt in (3, 4):
+        put(directory, "x", attempt, b"c" * (2 * MIB))
+        assert bytes(open_segment(directory.path_of("x", attempt)).view) == b"c" * (2 * MIB)
+        directory.drop("x", attempt)
+
+
 def test_a_forked_child_keeps_nothing(directory: SegmentDirectory) -> None:
     for attempt in (1, 2):
         put(directory, "x", attempt, b"a" * (2 * MIB))
