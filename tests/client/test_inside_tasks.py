@@ -275,3 +275,19 @@ def third_time(path: str) -> int:
 
 def test_what_is_rescheduled_takes_no_retry(client: Client, tmp_path: Any) -> None:
     assert client.submit(third_time, str(tmp_path / "times"), retries=0).result(PATIENCE) == 3
+
+
+def priorities() -> tuple[int, int]:
+    worker = get_worker()
+    given = get_client().submit(worker_priority, priority=worker.get_current_priority(), pure=False)
+    return worker.get_current_priority(), given.result()
+
+
+def worker_priority() -> int:
+    return get_worker().get_current_priority()
+
+
+def test_a_task_knows_its_priority_and_can_pass_it_on(client: Client) -> None:
+    assert client.submit(priorities, priority=7, pure=False).result(20) == (7, 7)
+    assert client.submit(worker_priority, priority=-3, pure=False).result(20) == -3
+    assert client.submit(worker_priority, pure=False).result(20) == 0

@@ -151,10 +151,25 @@ class Local:
         ValueError
             If it runs none: in a thread that the task started, or a function of `Client.run`.
         """
+        return decode_key(self._current_name())
+
+    def get_current_priority(self) -> int:
+        """Return the priority that the task of the calling thread was submitted with, for what it submits itself.
+
+        Tasks that a task submits have priority 0 unless they are given one, as in Dask.
+
+        Raises
+        ------
+        ValueError
+            If the thread runs none.
+        """
+        return int(get_client()._peers.field(f"key:{self._current_name()}", "prio") or 0)
+
+    def _current_name(self) -> str:
         thread = self._runner.places.current()
         if thread is None or thread.task is None:
             raise ValueError("this thread runs no task")
-        return decode_key(thread.task.name)
+        return thread.task.name
 
     def call_stacks(self, names: Iterable[str] | None = None) -> dict[str, list[str]]:
         """Return what each running task does now: wire name -> a text for each frame, the outermost first."""
