@@ -133,8 +133,14 @@ def full_error(
     path: str, need: int, limit: int, free: int, holders: Sequence[tuple[str, int]] = ()
 ) -> SegmentsFull:
     """Return the error that names path, need, limit, free space and the largest holders."""
+    if limit and need > limit:
+        return SegmentsFull(
+            f"{path}: {format_size(need)} needed, more than the memory limit of {format_size(limit)}: it can never fit;"
+            " give the worker a larger memory limit, or put it there in parts"
+        )
     text = f"{path} is full: {format_size(need)} needed, {format_size(free)} free"
     text += f" of a limit of {format_size(limit)}" if limit else " in the file system"
+    holders = [(name, nbytes) for name, nbytes in holders if nbytes]
     if holders:
         text += "; largest: " + ", ".join(f"{name!r:.60} {format_size(nbytes)}" for name, nbytes in holders)
     return SegmentsFull(text)

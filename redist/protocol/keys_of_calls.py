@@ -14,8 +14,10 @@ from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from typing import Any
 
+from redist.errors import RedistError, SerializationError
 from redist.protocol.functions import Function
 from redist.protocol.futures import Collector, is_future, name_of
+from redist.protocol.pickling import pickle_object
 from redist.protocol.plain import SCALARS
 
 __all__ = ["MARSHAL_FORMAT", "key_of_call"]
@@ -59,9 +61,14 @@ def key_of_call(
                 function.stem
                 + blake2b(function.token + marshal.dumps(args, MARSHAL_FORMAT), digest_size=16).hexdigest()
             )
-    call = tuple([arg if type(arg) in SCALARS else _canonical(arg, dependency_of) for arg in args])
-    if kwargs:
-        call = (call, _canonical(dict(kwargs), dependency_of))
+    try:
+        call = tuple([arg if type(arg) in SCALARS else _canonical(arg, dependency_of) for arg in args])
+        if kwargs:
+            call = (call, _canonical(dict(kwargs), dependency_of))
+    except RecursionError:
+        raise SerializationError(
+            f"the arguments of {function.stem[:-1]} are nested too deeply, or one contains itself"
+        ) from None
     digest = blake2b(function.token, digest_size=16, person=b"keywords" if kwargs else b"positional")
     digest.update(marshal.dumps(call, MARSHAL_FORMAT))
     return function.stem + digest.hexdigest()
@@ -95,9 +102,23 @@ def _canonical(obj: Any, dependency_of: Callable[[Any], str]) -> Any:
             return array
     from dask.base import tokenize
 
-    # Else a Future inside of it would take a hand-off, and be another token each time.
-    with Collector(dependency_of):
-        return ("token", tokenize(obj))
+    try:
+        # Else a Future inside of it would take a hand-off, and be another token each time.
+        with Collector(dependency_of):
+            return ("token", tokenize(obj))
+    except RedistError:
+        raise
+    except Exception:  # masked arrays, with some versions of numpy: at worst the same call is another one
+        return _pickled(obj, dependency_of)
+
+
+def _pickled(obj: Any, dependency_of: Callable[[Any], str]) -> Any:
+    from xxhash import xxh3_128
+
+    digest = xxh3_128()
+    for chunk in pickle_object(obj, Collector(dependency_of)).chunks:
+        digest.update(chunk)
+    return ("pickle", digest.digest())
 
 
 def _array(obj: Any) -> Any:

@@ -41,6 +41,10 @@ def test_limit_names_path_need_limit_and_holders(directory: SegmentDirectory) ->
     assert directory.space.free() == (64 - 40) * (1 << 20) - 4096
     assert directory.drop("large", 1)
     directory.release(directory.reserve(30 << 20))
+    with pytest.raises(
+        SegmentsFull, match=r"70\.00 MiB needed, more than the memory limit of 64\.00 MiB: it can never fit"
+    ):
+        directory.reserve(70 << 20)
 
 
 def test_published_again_is_counted_once(directory: SegmentDirectory) -> None:

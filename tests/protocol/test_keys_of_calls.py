@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from protocol.helpers import FakeFuture
+from redist.errors import SerializationError
 from redist.protocol import function_of, key_of_call
 
 ADD = function_of(operator.add)
@@ -81,6 +82,7 @@ def test_other_functions_have_other_keys():
 def test_the_same_in_every_process():
     code = """
 import operator, numpy as np
+from redist.errors import SerializationError
 from redist.protocol import function_of, key_of_call
 f = function_of(operator.add)
 for args in [(1,), ("text",), ({"b", "a", "c"},), ({"x": [1, None]},), (np.arange(5),), (1.5, b"x")]:
@@ -123,3 +125,23 @@ def test_a_future_can_be_refused():
         key_of_call(
             ADD, ([F("a")],), {}, dependency_of=lambda future: (_ for _ in ()).throw(ValueError("foreign"))
         )
+
+
+def test_what_dask_cannot_tokenize_is_named_after_its_pickle(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> str:
+        raise ValueError("cannot reshape")
+
+    monkeypatch.setattr("dask.base.tokenize", refuse)
+    masked = np.ma.masked_array(np.arange(5.0), [0, 1, 0, 0, 0])
+    one, same = (key_of_call(function_of(len), (masked.copy(),), {}) for _ in range(2))
+    other = key_of_call(function_of(len), (np.ma.masked_array(np.arange(5.0), [0, 0, 0, 0, 0]),), {})
+    assert one == same != other
+
+
+def test_arguments_that_contain_themselves() -> None:
+    around: list[object] = []
+    around.append(around)
+    with pytest.raises(
+        SerializationError, match="the arguments of len are nested too deeply, or one contains itself"
+    ):
+        key_of_call(function_of(len), (around,), {})
