@@ -255,7 +255,7 @@ class SegmentDirectory:
         SegmentsFull
             Naming the path, need, limit, free space and the largest keys.
         """
-        if self._lingering:
+        if self._lingering.due:
             self.reap()
         recycled = [
             self.pool.take(footprint(size), writer) if size >= LARGE and self.pool.total else None
@@ -291,7 +291,7 @@ class SegmentDirectory:
             self.space.reserve(need, self.largest)
         except SegmentsFull:
             # what is pooled, and what arenas have reserved and not written, is needed less
-            if not self.trim(need) + self.arenas.seal_idle(0.0):
+            if not self._lingering.reap() + self.trim(need) + self.arenas.seal_idle(0.0):
                 raise
             self.space.reserve(need, self.largest)
         return need

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from dataclasses import dataclass
 
 from redist.memory.holes import LARGE, give_back
@@ -12,6 +13,9 @@ from redist.memory.pool import Pool
 from redist.memory.space import Space
 
 __all__ = ["Dropped", "Lingering"]
+
+#: So few are always looked at; a look at more is not due again until it has taken a small part of the time.
+_FEW, _PART = 16, 50
 
 
 @dataclass(slots=True)
@@ -41,9 +45,13 @@ class Lingering:
         self._pool = pool
         self._mutex = threading.Lock()
         self._files: list[Dropped] = []
+        self._not_before = 0.0
 
-    def __bool__(self) -> bool:
-        return bool(self._files)
+    @property
+    def due(self) -> bool:
+        """Whether a look for those that nobody maps any more is worth its time: thousands take milliseconds."""
+        count = len(self._files)
+        return 0 < count <= _FEW or (count > 0 and time.monotonic() >= self._not_before)
 
     @property
     def total(self) -> int:
@@ -76,6 +84,7 @@ class Lingering:
 
     def reap(self) -> int:
         """Bury the files that nobody maps any more; return how much memory that gave back."""
+        began = time.monotonic()
         with self._mutex:
             looked, self._files = self._files, []
         kept = []
@@ -87,6 +96,8 @@ class Lingering:
                 kept.append(file)
         with self._mutex:
             self._files += kept
+        now = time.monotonic()
+        self._not_before = now + _PART * (now - began)
         return freed
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ import pytest
 from memory_helpers import Bytes, Loop, store
 
 from redist.errors import SegmentError, SegmentGone, SegmentsFull
-from redist.memory import holes, index, kept, pool
+from redist.memory import holes, index, kept, lingering, pool
 from redist.memory.broker import Broker
 from redist.memory.broker_client import BrokerClient
 from redist.memory.directory import SegmentDirectory
@@ -357,6 +357,31 @@ def test_large_values_are_copied_by_several_threads(
         put(directory, "x", attempt, data)
         assert bytes(open_segment(directory.path_of("x", attempt)).view) == data
         directory.drop("x", attempt)
+
+
+def test_many_that_are_still_mapped_do_not_slow_grants_down(
+    directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+
+    def try_lock(fd: int, real: Callable[[int], bool] = lingering.try_lock) -> bool:
+        looks.append(fd)
+        return real(fd)
+
+    held = []
+    for at in range(200):
+        put(directory, f"x{at}", 1, b"a" * 50_000)
+        held.append(open_segment(directory.path_of(f"x{at}", 1)))
+        directory.drop(f"x{at}", 1)
+    monkeypatch.setattr(lingering, "try_lock", try_lock)
+    for _ in range(200):
+        directory.cancel_grant(*directory.grant([50_000])[0])
+    assert len(looks) < 200 * 100
+    held.clear()
+    # what nobody maps any more is there all the same when it is needed
+    free = directory.space.free()
+    directory.cancel_grant(*directory.grant([free + MIB])[0])
+    assert directory.lingering == 0
 
 
 def test_an_interrupt_just_after_a_file_was_kept(
