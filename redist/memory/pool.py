@@ -23,6 +23,8 @@ POOL_FILE = "pool-"
 IDLE = 10.0
 """Seconds after which an unused file goes back to the system."""
 
+#: Bytes of unused files that go back in one call: the kernel takes some 20 ms for them, and an event loop waits.
+_A_CALL = 256 << 20
 _WASTE = 1.25
 
 
@@ -89,6 +91,8 @@ class Pool:
     def trim(self, *, need: int = 0) -> int:
         """Give back what is too old or too much, and `need` bytes at least if there are as many.
 
+        Of what is too old, a part at a time.
+
         Returns
         -------
         int
@@ -99,7 +103,9 @@ class Pool:
         while True:
             with self._mutex:
                 if not self._files or (
-                    freed >= need and self._total <= self.cap and self._files[0].since > until
+                    freed >= need
+                    and self._total <= self.cap
+                    and (self._files[0].since > until or freed >= _A_CALL)
                 ):
                     return freed
                 file = self._files.pop(0)

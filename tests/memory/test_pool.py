@@ -160,6 +160,23 @@ def test_the_pool_is_capped(directory: SegmentDirectory) -> None:
     assert directory.space.used == directory.pool.total == taken(directory)
 
 
+def test_unused_files_go_a_part_at_a_time(
+    directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for at in range(6):
+        put(directory, f"x{at}", 1, b"a" * (2 * MIB))
+    for at in range(6):
+        directory.drop(f"x{at}", 1)
+    monkeypatch.setattr(pool, "IDLE", 0.0)
+    monkeypatch.setattr(pool, "_A_CALL", 4 * MIB)
+    before = directory.pool.total
+    assert 4 * MIB <= directory.trim() < 5 * MIB
+    assert directory.trim(7 * MIB) > 7 * MIB  # what is needed goes at once
+    assert taken(directory) == directory.space.used == directory.pool.total < before // 2
+    directory.trim()
+    assert directory.pool.total == 0
+
+
 def test_all_or_none_returns_files_to_the_pool(directory: SegmentDirectory) -> None:
     put(directory, "x", 1, b"a" * (4 * MIB))
     directory.drop("x", 1)

@@ -21,6 +21,12 @@ import redist
 from redist import Client, LocalCluster, config, wait
 from redist.diagnostics.doctor import examine
 from redist.errors import KilledWorker, SegmentsFull
+from redist.memory import pool
+from redist.memory.directory import SegmentDirectory
+from redist.memory.headers import Header
+from redist.memory.writer import SegmentWriter
+from redist_worker.memory_limits import MemoryLimits
+from redist_worker.pressure import Pressure
 from servers import keys_of, wait_until
 
 pytestmark = pytest.mark.timeout(120)
@@ -405,3 +411,19 @@ def test_small_shared_memory_and_a_small_disk(tmp_path: Path, disk: str) -> None
     assert count == 20 if disk == "1g" else 8 <= count < 20
     assert "--shm-size" in done.stderr
     assert "has room for 64.00 MiB, the memory limit is 953.67 MiB" in done.stderr
+
+
+def test_unused_files_go_without_heartbeats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "IDLE", 0.0)
+    directory = SegmentDirectory.create(str(tmp_path), limit=64 * MB)
+    header = Header("x", 1, MB, "bytes")
+    ((grant, reserved),) = directory.grant([header.file_size])
+    with SegmentWriter(grant, header) as writer:
+        writer.write([bytes(MB)])
+        writer.publish(directory.path_of("x", 1))
+    directory.add("x", 1, reserved)
+    directory.drop("x", 1)
+    assert directory.pool.total
+    Pressure(directory, 64 * MB, MemoryLimits()).look()
+    assert directory.pool.total == directory.space.used == 0
+    directory.close()

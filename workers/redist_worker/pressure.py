@@ -179,6 +179,8 @@ class Pressure:
 
     def look(self) -> None:
         """Compare memory with the limit once, and do what there is to do."""
+        # not with heartbeats alone: there are none while the server is away
+        self._directory.trim()
         if self.executors is None or self._directory.spill.closing:
             return
         self.executors.sample(roughly=True)
