@@ -100,6 +100,14 @@ def test_the_last_task_of_a_batch_is_looked_at_too(tokens, shelves, tmp_path):
     assert taken == [([], [finished(0)])]
 
 
+def test_closed_marks_know_whose_they_were(tmp_path):
+    marks = Marks(str(tmp_path / "marks"))
+    marks.ordinal = 7
+    marks.close()
+    marks.close(remove=True)
+    assert marks.ordinal == 7
+
+
 def finished(attempt):
     return Result(f"x{attempt}", attempt, "memory", 5, "int", b"v\xff")
 

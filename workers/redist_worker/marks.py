@@ -50,11 +50,12 @@ class Marks:
         self._words = memoryview(self._map).cast("Q")
         # popping and appending are atomic, so threads need no lock
         self._free = list(range(SLOTS - 1, -1, -1))
+        self._was = 0
 
     @property
     def ordinal(self) -> int:
-        """Ordinal of the executor; 0 until it is registered."""
-        return self._words[0]
+        """Ordinal of the executor; 0 until it is registered. It stays known when the marks are closed."""
+        return self._words[0] if not self._map.closed else self._was
 
     @ordinal.setter
     def ordinal(self, ordinal: int) -> None:
@@ -109,6 +110,7 @@ class Marks:
 
     def close(self, *, remove: bool = False) -> None:
         """Unmap the file, and with `remove` delete it."""
+        self._was = self.ordinal  # what the executor has finished may be handed in later yet
         self._words.release()
         self._map.close()
         if remove:
