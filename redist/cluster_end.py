@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from typing import TYPE_CHECKING
 
@@ -23,20 +22,23 @@ def end(launcher: Launcher, server: EmbeddedServer | None, endpoint: Endpoint) -
     clean = launcher.close(STOP_TIMEOUT, abandon=server is not None)
     if server is not None:
         server.stop()
-        if not clean and not server.persistent:
-            _remove_segments(endpoint, set(launcher.workers))
+        # a successor that was stopped before it adopted what a killed worker left has ended in good order
+        restarted = any(worker.restarts for worker in launcher.workers.values())
+        if not server.persistent and (restarted or not clean):
+            _remove_segments(
+                endpoint, set(launcher.workers), launcher.settings.segments, 0.0 if clean else _LET_GO
+            )
 
 
-def _remove_segments(endpoint: Endpoint, names: set[str]) -> None:
-    """Remove what killed workers left, once the last of their processes has let go of it."""
-    from redist.memory.locks import dead_directories
+def _remove_segments(endpoint: Endpoint, names: set[str], parent: str, patience: float) -> None:
+    """Remove what killed workers left in memory and on disk, once the last of their processes has let go of it."""
+    from redist.memory.locks import dead_directories, remove_dead
 
     owners = {f"{endpoint.url} {endpoint.namespace}\t{name}" for name in names}
-    deadline = time.monotonic() + _LET_GO
+    deadline = time.monotonic() + patience
     while True:
-        for dead in dead_directories():
-            if dead.owner in owners:
-                shutil.rmtree(dead.path, ignore_errors=True)
+        for dead in dead_directories(parent or None):
+            if dead.owner in owners and remove_dead(dead.path):
                 owners.discard(dead.owner)
         if not owners or time.monotonic() > deadline:
             return

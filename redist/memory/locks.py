@@ -113,14 +113,20 @@ def spilled_by(segments: str) -> str:
     return path if ours and statmode.S_ISDIR(stat.st_mode) else ""
 
 
-def remove_segments(path: str) -> None:
-    """Remove a dead worker's segment directory, and what it had spilled."""
+def remove_segments(path: str) -> bool:
+    """Remove a dead worker's segment directory, and what it had spilled; return whether nobody had locked that."""
     spilled = spilled_by(path)
     if spilled:
+        lock_fd = lock_if_free(spilled)
+        if lock_fd is None and os.path.lexists(os.path.join(spilled, LOCK_FILE)):
+            return False  # the lock of a process that ends goes a moment after that of its segments
         remove_tree(spilled)
         remove_empty_parent(spilled)
+        if lock_fd is not None:
+            os.close(lock_fd)
     remove_tree(path)
     remove_empty_parent(path)
+    return True
 
 
 def remove_empty_parent(path: str) -> None:
@@ -248,13 +254,14 @@ def sweep_dead(parent: str | None = None, *, older_than: float = 300.0) -> list[
 
 
 def remove_dead(path: str) -> bool:
-    """Remove a segment directory unless somebody has adopted it; return whether it was removed."""
+    """Remove a segment directory and what was spilled from it, unless somebody has adopted it; return whether it went."""
     lock_fd = lock_if_free(path)
     if lock_fd is None:
         return False
-    remove_segments(path)
-    os.close(lock_fd)
-    return True
+    try:
+        return remove_segments(path)
+    finally:
+        os.close(lock_fd)
 
 
 def small_shm_warning(path: str, limit: int) -> str | None:

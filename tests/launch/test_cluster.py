@@ -10,10 +10,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from redist.client import Client
 from redist.cluster import LocalCluster
 from redist.errors import ConnectionLost, RedistError
 from redist.sizing import shape
 from redist.store.connect import endpoint
+from redist.waiting import wait
 from servers import Server, alive, wait_until
 
 
@@ -167,6 +169,24 @@ def test_nothing_is_left_of_killed_workers() -> None:
     assert left(paths) == []
 
 
+@pytest.mark.parametrize("restart", [False, True])
+def test_what_a_killed_worker_had_spilled_goes_with_the_cluster(tmp_path: Path, restart: bool) -> None:
+    spilled = tmp_path / "spilled"
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, memory_limit="100MB", spill_dir=spilled, restart=restart
+    ) as cluster:
+        paths = traces(cluster)
+        with Client(cluster) as client:
+            wait(client.map(lambda i: bytes([i]) * 20_000_000, range(8)))
+            wait_until(lambda: list(spilled.glob("*/*.*")), what="something is spilled")
+            worker = cluster.workers["local-0"]
+            os.kill(worker.last_pid, signal.SIGKILL)
+            if not restart:
+                wait_until(lambda: worker.hopeless)
+    assert left(paths) == []
+    assert list(spilled.iterdir()) == []
+
+
 def test_on_a_server_that_runs(valkey: Server, namespace: str) -> None:
     with LocalCluster(n_workers=1, address=valkey.url, namespace=namespace, name="here") as cluster:
         assert cluster.server is None
@@ -277,6 +297,7 @@ def test_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 OWNER = """
 import os, sys, time
+from redist.client import Client
 from redist.cluster import LocalCluster
 cluster = LocalCluster(n_workers=2, threads_per_worker=1)
 print(cluster.server.pid, *(w.pid for w in cluster.workers.values()))

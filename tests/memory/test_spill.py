@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import signal
@@ -237,6 +238,16 @@ def test_a_dead_workers_spill_directory_goes_with_its_segments(parent: str, tmp_
     assert remove_dead(path)
     assert not os.path.exists(spilled)
     assert os.listdir(parent) == []
+
+
+def test_a_spill_directory_that_is_locked_keeps_its_segments(parent: str, tmp_path: Path) -> None:
+    path = _dead_worker(parent, tmp_path)
+    with open(os.path.join(spilled_by(path), "lock")) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert not remove_dead(path)
+        assert os.listdir(spilled_by(path))
+    assert remove_dead(path)
+    assert os.listdir(tmp_path / "spill") == os.listdir(parent) == []
 
 
 def test_spill_directories_without_segments_are_swept(parent: str, tmp_path: Path) -> None:
