@@ -17,7 +17,7 @@ from redist import config
 from redist.adaptive import Adaptive
 from redist.cluster_end import STOP_TIMEOUT, end
 from redist.errors import RedistError
-from redist.launch import Launcher, WorkerProcess, WorkerSettings
+from redist.launch import Launcher, WorkerProcess, WorkerSettings, log_level
 from redist.memory.amounts import parse_bytes
 from redist.sizing import configured_maxmemory, limit, shape
 from redist.store.connect import Endpoint, endpoint
@@ -154,9 +154,7 @@ class LocalCluster:
             resources=",".join(f"{key}={value:g}" for key, value in (resources or {}).items()),
             host=host or "",
             grace=0.0,
-            log_level=silence_logs
-            if isinstance(silence_logs, str)
-            else logging.getLevelName(silence_logs or logging.WARNING),
+            log_level=log_level(silence_logs),
             echo=False,
         )
         self._n_workers = workers

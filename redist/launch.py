@@ -7,6 +7,7 @@ that Ctrl-C does not reach them, and watch a pipe of this process, so that they 
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import select
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field
 
 from redist.store.guard import pidfd, wait_for_end
 
-__all__ = ["RETIRED", "Launcher", "WorkerProcess", "WorkerSettings", "cores", "import_path"]
+__all__ = ["RETIRED", "Launcher", "WorkerProcess", "WorkerSettings", "cores", "import_path", "log_level"]
 
 #: A worker that dies is started again at once, then after pauses that double, in seconds.
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0
@@ -33,6 +34,7 @@ HOPELESS = frozenset({2, 78})
 RETIRED = 79
 #: How often processes are looked at where the kernel cannot tell of their end, in seconds.
 _LOOK = 0.1
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
 @dataclass(slots=True)
@@ -112,6 +114,23 @@ class WorkerSettings:
             given.append("--no-echo")
         # -P: the import path is this process's, see `import_path`.
         return [sys.executable, "-P", "-m", "redist_worker", self.url, *given]
+
+
+def log_level(given: int | str) -> str:
+    """Return the name of a level as workers take it; a number between two is the upper one, False the default.
+
+    Raises
+    ------
+    ValueError
+        If it is the name of none.
+    """
+    names = logging.getLevelNamesMapping()
+    if isinstance(given, str) and given.upper() not in names:
+        raise ValueError(f"{given!r} is no level of logs; there are: {', '.join(_LEVELS)}")
+    number = names[given.upper()] if isinstance(given, str) else given
+    if number is True or not number:
+        return "WARNING"
+    return next((name for name in _LEVELS if names[name] >= number), _LEVELS[-1])
 
 
 @dataclass(slots=True)

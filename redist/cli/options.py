@@ -134,10 +134,10 @@ _WORKER_OPTIONS = (
     click.option(
         "--log-level",
         metavar="LEVEL",
-        type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False),
+        type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], case_sensitive=False),
         default="INFO",
         show_default=True,
-        help="DEBUG, INFO, WARNING or ERROR; to stderr.",
+        help="DEBUG, INFO, WARNING, ERROR or CRITICAL; to stderr.",
     ),
     namespace_option,
 )

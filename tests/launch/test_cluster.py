@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from redist.client import Client
 from redist.cluster import LocalCluster
 from redist.errors import ConnectionLost, RedistError
+from redist.launch import log_level
 from redist.sizing import shape
 from redist.store.connect import endpoint
 from redist.waiting import wait
@@ -264,6 +266,7 @@ def test_asynchronous() -> None:
         ({"n_workers": 1.5}, ValueError, "n_workers=1.5"),
         ({"threads_per_worker": 0}, ValueError, "threads_per_worker=0"),
         ({"address": "redis://h", "directory": "x"}, ValueError, "do not give an address as well"),
+        ({"silence_logs": "LOUD"}, ValueError, "'LOUD' is no level of logs; there are: DEBUG, INFO"),
         ({"memory_limit": "much"}, ValueError, "'much' is no amount of memory"),
         ({"memory_limit": -1}, ValueError, "-1 is no amount of memory"),
         ({"memory_limit": [1]}, TypeError, "memory_limit is a number of bytes"),
@@ -279,6 +282,26 @@ def test_asynchronous() -> None:
 def test_refused(options: dict, error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         LocalCluster(**options)
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        (50, "CRITICAL"),
+        (99, "CRITICAL"),
+        (25, "WARNING"),
+        (False, "WARNING"),
+        ("warn", "WARNING"),
+        (1, "DEBUG"),
+    ],
+)
+def test_levels_of_logs(given: int | str, name: str) -> None:
+    assert log_level(given) == name
+
+
+def test_quiet_workers_start() -> None:
+    with LocalCluster(n_workers=1, threads_per_worker=1, silence_logs=logging.CRITICAL) as cluster:
+        assert members(cluster) == {"local-0"}
 
 
 def test_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
