@@ -127,7 +127,7 @@ class ClientBase(ClientCore):
                 if self._owns_cluster:
                     self.cluster.wait_ready()
             except BaseException:
-                self._end()
+                self.close(timeout=0.0)
                 raise
             self._started()
 
@@ -204,7 +204,7 @@ class ClientBase(ClientCore):
         self._driver = driver
         server = getattr(self.cluster, "server", None)
         if server is not None and not server.persistent:
-            driver.links.gone = server.why_ended
+            driver.links.gone = server.why_gone
         if self._owns_session:
             driver.reply_timeout = self._timeout
         self.session = driver.session
@@ -253,6 +253,8 @@ class ClientBase(ClientCore):
             except BaseException as error:
                 self._starting.set_exception(error)
                 self._starting.exception()
+                if hasattr(self, "_driver"):
+                    await self._driver.close(0.0)
                 await asyncio.to_thread(self._end)
                 raise
             self._started()

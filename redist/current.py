@@ -228,5 +228,7 @@ def _forked() -> None:
     _lock = threading.RLock()
 
 
+# What is registered first is called last: finalizers, of clusters among them, behind the clients.
+weakref.finalize(_close_all, int).detach()
 atexit.register(_close_all)
 os.register_at_fork(after_in_child=_forked)

@@ -98,6 +98,7 @@ class EmbeddedServer:
         self._log_to = log
         self._log: ServerLog | None = None
         self._private = ""
+        self._stopped = False
         self._socket = ""
         self._guard: Guard | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
@@ -166,6 +167,7 @@ class EmbeddedServer:
         if self.running:
             return self
         self._release()
+        self._stopped = False
         lock = None
         try:
             lock = self._prepare()
@@ -222,8 +224,13 @@ class EmbeddedServer:
             return ""
         return f"the embedded server ended by itself, with exit status {guard.status}"
 
+    def why_gone(self) -> str:
+        """Return why it does not run any more, empty while it does."""
+        return "the embedded server was stopped" if self._stopped else self.why_ended()
+
     def stop(self) -> None:
         """Stop the server and wait until it is gone; a persistent one writes out its data first."""
+        self._stopped = True
         self._release()
 
     def __enter__(self) -> EmbeddedServer:

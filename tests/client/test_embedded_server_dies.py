@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from redist import Client, LocalCluster
-from redist.errors import ConnectionLost
+from redist.errors import ConnectionLost, RedistError
 
 GONE = "embedded server ended by itself, with exit status 137; all that it held is gone"
 
@@ -52,3 +53,34 @@ def test_an_asynchronous_client() -> None:
                 await client.scatter(5)
 
     asyncio.run(main())
+
+
+def test_the_cluster_was_closed_before_the_client(caplog: pytest.LogCaptureFixture) -> None:
+    with LocalCluster(n_workers=0) as cluster:
+        client = Client(cluster)
+        waited_for = client.submit(abs, -1)
+    with pytest.raises(ConnectionLost, match="the embedded server was stopped; all that it held is gone"):
+        waited_for.result(30)
+    client.close()
+    assert "trying again" not in caplog.text
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_nothing_is_left_of_a_start_that_failed(
+    asynchronous: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    drivers: list[Any] = []
+    adopt = Client._adopt
+    monkeypatch.setattr(
+        Client, "_adopt", lambda self, driver, where: drivers.append(driver) or adopt(self, driver, where)
+    )
+
+    async def start() -> None:
+        await Client(n_workers=1, resources={"9": 1}, asynchronous=True)
+
+    with pytest.raises(RedistError, match="ended with exit code 2 at its start"):
+        asyncio.run(start()) if asynchronous else Client(n_workers=1, resources={"9": 1})
+    (driver,) = drivers
+    assert driver.closed
+    assert f"redist-{driver.session.name}" not in {thread.name for thread in threading.enumerate()}
+    assert "trying again" not in caplog.text

@@ -59,6 +59,25 @@ def test_interpreter_ends_with_live_futures(cluster: LocalCluster, keys: Any, en
     wait_until(lambda: not keys(), what="every key is gone")
 
 
+def test_its_own_cluster_ends_behind_the_client() -> None:
+    program = """
+    from redist import Client, LocalCluster
+    client = Client(LocalCluster(n_workers=0))
+    driver = client._driver
+    future = client.submit(abs, -1)
+    import weakref
+    # finalizers run in the order of their being made, backwards: this one right before the cluster's
+    weakref.finalize(client.cluster, lambda: print(driver.closed))
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("True\n", "", 0)
+
+
 def test_asynchronous_client_at_the_end(cluster: LocalCluster, keys: Any) -> None:
     process = script(
         cluster,
