@@ -149,6 +149,8 @@ class Arenas:
                     os.close(fd)
             except OSError as error:
                 self._space.release(ARENA_SIZE)
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
                 raise SegmentError(f"{path}: cannot be written: {error.strerror}") from error
             self._arenas[number] = ArenaState(number, owner)
             return number

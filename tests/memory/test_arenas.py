@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -717,3 +718,18 @@ def test_time_passes(directory: SegmentDirectory) -> None:
     assert time.time() - began > 0.04
     directory.drop("a", 1)
     directory.arenas.seal_idle(0.0)
+
+
+def test_an_arena_that_cannot_be_written_leaves_no_file(
+    directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(number: int) -> bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = sorted(os.listdir(directory.path))
+    used = directory.space.used
+    with monkeypatch.context() as patched, pytest.raises(SegmentError, match="No space"):
+        patched.setattr(arenas, "arena_head", full)
+        directory.arenas.grant(None, list)
+    assert sorted(os.listdir(directory.path)) == before
+    assert directory.space.used == used
