@@ -6,19 +6,21 @@ import contextlib
 import secrets
 import threading
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import msgpack
 
 from redist.errors import RedistError
 from redist.session.operations import Operation, Run
+from redist.session.states import PENDING, FutureState
 from redist.store import calls
 
 if TYPE_CHECKING:
     from redist.client import Client
     from redist.diagnostics.why import Why
 
-__all__ = ["Inbox", "queued", "why"]
+__all__ = ["Inbox", "unfinished", "why"]
 
 #: How long another client may take to say where its Futures were made, s.
 _PATIENCE = 0.5
@@ -43,8 +45,28 @@ def _why(client: Client, name: str) -> Why:
     return explain(reader, name, client._inbox.ask)
 
 
-def queued(client: Client, name: str) -> str:
-    """Return what a queued task waits for, to be put behind a message; empty if that cannot be told soon. Blocks."""
+def unfinished(client: Client, states: Iterable[FutureState]) -> Operation[str]:
+    """Return what may keep `states` of `client`, to be put behind a message that they did not come in time."""
+    standing: str = client._driver.links.standing()
+    pending = [state for state in states if state.status == PENDING]
+    if standing or not pending:
+        return standing
+    restricted = next((state.name for state in pending if state.task is not None and state.task.cls), None)
+    run = Run(_no_worker, (client,)) if restricted is None else Run(_queued, (client, restricted))
+    why: str = yield run
+    return why
+
+
+def _no_worker(client: Client) -> str:
+    """Say that there is no worker; empty if there is one, or if that cannot be told soon. Blocks."""
+    with contextlib.suppress(RedistError), client._peers.within(time.monotonic() + _PATIENCE):
+        if not client._peers.fields("workers"):
+            return " (no worker is registered)"
+    return ""
+
+
+def _queued(client: Client, name: str) -> str:
+    """Return what a queued task waits for; empty if that cannot be told soon. Blocks."""
     from redist.diagnostics.standing import standing
     from redist.diagnostics.why import WireReader
 

@@ -18,7 +18,7 @@ from redist import config
 from redist.belonging import check_server
 from redist.current import as_current
 from redist.errors import DataLost, FutureCancelledError, RedistError, SegmentGone, StoreError, TransferError
-from redist.explaining import queued
+from redist.explaining import unfinished
 from redist.future import Future
 from redist.hanging import hang_across, until_ready
 from redist.loading import load_inline, load_payload, load_received
@@ -90,9 +90,9 @@ def wait_for(
         pending = [state for state in states if state.status == PENDING]
         what = repr(decode_key(pending[0].name)) if pending else "it"
         more = f" and {len(pending) - 1} more" if len(pending) > 1 else ""
-        restricted = next((state for state in pending if state.task is not None and state.task.cls), None)
-        why = (yield Run(queued, (client, restricted.name))) if restricted is not None else ""
-        raise TimeoutError(f"{what}{more} did not finish in time{why}{client._driver.links.standing()}")
+        mine = pending if owners is None else [state for state in pending if owners[state] is client]
+        why = yield from unfinished(client, mine)
+        raise TimeoutError(f"{what}{more} did not finish in time{why}")
 
 
 def ask_by(deadline: float | None, *asked: Call) -> Operation[list[list[Any]]]:

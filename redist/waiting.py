@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from redist.current import default_client, futures_of
 from redist.errors import FutureCancelledError
+from redist.explaining import unfinished
 from redist.future import Future
 from redist.gathering import error_of, raise_error, values_of
 from redist.hanging import hang_across, until_ready
@@ -145,10 +146,10 @@ def _wait(
             pending = hang(waiter, states)
             waiter.remaining = 0 if first and (there or pending < len(states)) else pending
     if not (yield from until_ready(client, waiter, states, hung, timeout)):
-        raise TimeoutError(
-            f"{sum(state.status == PENDING for state in states)} Futures did not finish in time"
-            f"{client._driver.links.standing()}"
-        )
+        late = sum(state.status == PENDING for state in states)
+        mine = [future._state for future in futures if future._client is client]
+        why = yield from unfinished(client, mine)
+        raise TimeoutError(f"{late} Future{'' if late == 1 else 's'} did not finish in time{why}")
     done = set(there)
     not_done: set[Any] = set()
     for future in futures:
@@ -345,9 +346,8 @@ class as_completed:
             finally:
                 self._collector.waited = False
             if not came:
-                raise TimeoutError(
-                    f"the rest of the Futures did not finish in time{client._driver.links.standing()}"
-                )
+                why = yield from unfinished(client, () if self._collector.foreign else self._waiting)
+                raise TimeoutError(f"the rest of the Futures did not finish in time{why}")
 
     def _with_result(self, client: Client, future: _Awaited) -> Operation[tuple[Any, Any]]:
         if not isinstance(future, Future):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from redist import Client, LocalCluster, get_client, wait
+from redist import Client, LocalCluster, as_completed, get_client, wait
 from redist.diagnostics.why import SHOWN, Holder, Why, WireReader, explain, why
 from redist.errors import InvalidKey
 from redist.session.states import MOST_SITES
@@ -225,6 +225,22 @@ def test_a_result_that_no_worker_may_make_says_so(cluster: LocalCluster) -> None
             future.result(timeout=0.2)
         with pytest.raises(TimeoutError, match=r"the resources GPU=1; none is registered"):
             ada.submit(abs, -2, resources={"GPU": 1}).exception(timeout=0.2)
+
+
+def test_a_result_that_comes_late_for_want_of_workers_says_so() -> None:
+    with LocalCluster(n_workers=0) as cluster, Client(cluster) as client:
+        first = client.submit(abs, -1, key="first")
+        second = client.submit(abs, first, key="second")
+        why = r"did not finish in time \(no worker is registered\)$"
+        for future in (first, second):
+            with pytest.raises(TimeoutError, match=f"'{future.key}' {why}"):
+                future.result(timeout=0.05)
+        with pytest.raises(TimeoutError, match=f"^1 Future {why}"):
+            wait([first], timeout=0.05)
+        with pytest.raises(TimeoutError, match=f"^2 Futures {why}"):
+            wait([first, second], timeout=0.05)
+        with pytest.raises(TimeoutError, match=f"the rest of the Futures {why}"):
+            next(as_completed([first], timeout=0.05))
 
 
 def test_lines_that_may_still_hold_it(cluster: LocalCluster) -> None:
