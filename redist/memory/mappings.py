@@ -52,9 +52,9 @@ class _Reading:
     """Holds the shared lock of a file for as long as a view of its bytes is there; also in a forked child."""
 
     def __init__(self, mapped: _Mapped, lock_fd: int) -> None:
-        self._lock_fd = -1
         self._mapped = mapped
-        self._lock_fd = os.dup(lock_fd)
+        # Has a duplicate of the descriptor, and lets go of it in C: an interrupt inside `__del__` would leave the lock.
+        self._lock = mmap.mmap(lock_fd, 1, access=mmap.ACCESS_READ)
         #: what numpy makes an array of: the bytes, read-only
         self.__array_interface__ = {
             "version": 3,
@@ -63,9 +63,10 @@ class _Reading:
             "data": (mapped.address, True),
         }
 
-    def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        if self._lock_fd >= 0:
-            close(self._lock_fd)
+    def __del__(self) -> None:
+        lock = getattr(self, "_lock", None)
+        if lock is not None:
+            lock.close()
             # Unlinked while it was read, so nobody has punched it out, or will.
             if mappings is not None and self._mapped.gone:  # None: the interpreter ends
                 mappings.let_go(self._mapped)

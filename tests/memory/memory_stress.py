@@ -64,6 +64,10 @@ class Client:
         self.counts = {"put": 0, "full": 0, "read": 0, "gone": 0, "interrupted": 0}
         self.armed = False
         signal.signal(signal.SIGINT, self.interrupt)
+        # Python itself drops an interrupt that comes inside of a finalizer
+        sys.unraisablehook = lambda error: (
+            None if error.exc_type is KeyboardInterrupt else sys.__unraisablehook__(error)
+        )
 
     def interrupt(self, *_: object) -> None:
         if self.armed:

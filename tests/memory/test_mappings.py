@@ -7,6 +7,8 @@ import errno
 import fcntl
 import gc
 import os
+import sys
+from types import FrameType
 
 import numpy as np
 import pytest
@@ -173,6 +175,28 @@ def test_an_idle_reader_does_not_hold_the_memory_of_a_removed_directory(parent: 
     assert inode in open_inodes()
     del held
     assert inode not in open_inodes()
+
+
+def test_an_interrupt_while_an_array_dies_leaves_no_lock(
+    directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = store(directory, "x", 1, b"a" * (2 * MIB))
+    held = array(path)
+
+    def interrupt(frame: FrameType, event: str, arg: object) -> None:
+        if frame.f_code.co_name == "__del__":
+            raise KeyboardInterrupt
+
+    ignored: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda error: ignored.append(repr(error.exc_value)))
+    before = sys.gettrace()
+    sys.settrace(interrupt)
+    try:
+        del held
+    finally:
+        sys.settrace(before)
+    assert ignored == ["KeyboardInterrupt()"]
+    assert not is_read(path)
 
 
 def open_inodes() -> set[int]:
