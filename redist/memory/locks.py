@@ -15,6 +15,7 @@ from redist.memory.headers import SPILL_LINK
 from redist.memory.holes import LARGE, punch
 from redist.memory.index import retire_index
 from redist.memory.space import format_size
+from redist.memory.task_files import remove_task_directories
 
 __all__ = [
     "DeadDirectory",
@@ -114,7 +115,10 @@ def spilled_by(segments: str) -> str:
 
 
 def remove_segments(path: str) -> bool:
-    """Remove a dead worker's segment directory, and what it had spilled; return whether nobody had locked that."""
+    """Remove a dead worker's segment directory, what it had spilled, and its tasks' files.
+
+    Returns whether that was so: nothing goes while somebody has locked what was spilled.
+    """
     spilled = spilled_by(path)
     if spilled:
         lock_fd = lock_if_free(spilled)
@@ -124,6 +128,7 @@ def remove_segments(path: str) -> bool:
         remove_empty_parent(spilled)
         if lock_fd is not None:
             os.close(lock_fd)
+    remove_task_directories(path)
     remove_tree(path)
     remove_empty_parent(path)
     return True

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from redist import get_worker
 from redist.client import Client
 from redist.cluster import LocalCluster
 from redist.errors import ConnectionLost, RedistError
@@ -172,13 +173,15 @@ def test_nothing_is_left_of_killed_workers() -> None:
 
 
 @pytest.mark.parametrize("restart", [False, True])
-def test_what_a_killed_worker_had_spilled_goes_with_the_cluster(tmp_path: Path, restart: bool) -> None:
+def test_what_a_killed_worker_had_on_disk_goes_with_the_cluster(tmp_path: Path, restart: bool) -> None:
     spilled = tmp_path / "spilled"
     with LocalCluster(
         n_workers=1, threads_per_worker=1, memory_limit="100MB", spill_dir=spilled, restart=restart
     ) as cluster:
         paths = traces(cluster)
         with Client(cluster) as client:
+            (directory,) = client.run(lambda: get_worker().local_directory).values()
+            paths.append(Path(directory))
             wait(client.map(lambda i: bytes([i]) * 20_000_000, range(8)))
             wait_until(lambda: list(spilled.glob("*/*.*")), what="something is spilled")
             worker = cluster.workers["local-0"]
@@ -320,6 +323,7 @@ def test_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 OWNER = """
 import os, sys, time
+from redist import get_worker
 from redist.client import Client
 from redist.cluster import LocalCluster
 cluster = LocalCluster(n_workers=2, threads_per_worker=1)

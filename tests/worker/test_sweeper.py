@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from redist.memory.directory import SegmentDirectory
+from redist.memory.task_files import make_task_directory
 from redist.store.connect import endpoint
 from redist_worker import segments
 from redist_worker.marks import Marks
@@ -71,6 +72,32 @@ def test_a_dead_one_goes_after_its_lease(sweeper: Sweeper, clock: Clock, parent:
     assert looks(sweeper, clock, 30) == []
     assert looks(sweeper, clock, 20) == [path]
     assert not os.path.exists(path)
+
+
+def test_files_of_tasks_go_with_it(
+    sweeper: Sweeper, clock: Clock, parent: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = dead(parent)
+    left = Path(make_task_directory(path, "redist-dead-0-123-"))
+    (left / "module.py").touch()
+    precious = tmp_path_factory.mktemp("precious")
+    for name in ("files-redist-dead-0-123-other", f"files-{precious.name}-link"):
+        os.symlink(precious, os.path.join(path, name))
+    os.symlink("/nowhere", os.path.join(path, "files-nowhere"))
+    assert looks(sweeper, clock, 50) == [path]
+    assert not left.exists()
+    assert precious.exists()
+
+
+def test_who_adopts_removes_the_files_of_dead_executors(parent: str) -> None:
+    path = dead(parent)
+    left = Path(make_task_directory(path, "redist-dead-0-123-"))
+    assert left.is_dir()
+    home = find_home(SERVER, "dead", 1 << 20, parent)
+    assert home.directory.path == path
+    assert not left.exists()
+    assert not [name for name in os.listdir(path) if name.startswith("files-")]
+    home.directory.close()
 
 
 def test_others_stay_longer(sweeper: Sweeper, clock: Clock, parent: str) -> None:

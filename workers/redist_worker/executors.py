@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from redist.memory.task_files import remove_task_directories
 from redist.store.calls import Result
 from redist_worker.forkserver import ForkServer
 from redist_worker.local import directories_of
@@ -229,7 +230,8 @@ class Executors:
         try:
             if not clean:
                 await self._on_lost(executor, text, running)
-                await asyncio.to_thread(_clean_up, directories_of(executor.name, executor.pid))
+                prefix = directories_of(executor.name, executor.pid)
+                await asyncio.to_thread(remove_task_directories, self._segments, prefix)
         finally:
             self._discard(executor)
             executor.exited.set()
@@ -345,16 +347,6 @@ class Executors:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             logger.error("watching an executor failed", exc_info=task.exception())
-
-
-def _clean_up(prefix: str) -> None:
-    """Remove what a dead executor kept for files of tasks."""
-    import glob
-    import shutil
-    import tempfile
-
-    for directory in glob.glob(os.path.join(glob.escape(tempfile.gettempdir()), f"{glob.escape(prefix)}*")):
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _how(status: int) -> str:

@@ -9,11 +9,11 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from redist.current import get_client
+from redist.memory.task_files import make_task_directory, remove_task_directory
 from redist.session.wakeup import frames
 from redist.store.keys import Key, decode_key
 
 if TYPE_CHECKING:
-    import tempfile
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
     from types import FrameType
 
@@ -74,7 +74,7 @@ class Local:
         #: Where plugins are set up and torn down; internal.
         self.plugin_room = plugin_room
         self._lock = threading.Lock()
-        self._directory: tempfile.TemporaryDirectory[str] | None = None
+        self._directory: str | None = None
 
     def __repr__(self) -> str:
         return f"<Worker {self.name!r} at {self.address}, executor {self.executor!r}>"
@@ -84,12 +84,10 @@ class Local:
         """A directory for files of tasks, made when it is first asked for and removed with the executor."""
         with self._lock:
             if self._directory is None:
-                import tempfile
-
-                self._directory = tempfile.TemporaryDirectory(
-                    prefix=directories_of(self.executor, os.getpid())
+                self._directory = make_task_directory(
+                    self.segments, directories_of(self.executor, os.getpid())
                 )
-            return self._directory.name
+            return self._directory
 
     @property
     def segments(self) -> str:
@@ -189,9 +187,9 @@ class Local:
 
     def close(self) -> None:
         """Remove what tasks left in `local_directory`."""
-        with self._lock, contextlib.suppress(OSError):
+        with self._lock:
             if self._directory is not None:
-                self._directory.cleanup()
+                remove_task_directory(self.segments, self._directory)
                 self._directory = None
 
 

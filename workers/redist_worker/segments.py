@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from redist.errors import SegmentError
 from redist.memory.directory import SegmentDirectory
 from redist.memory.locks import dead_directories, remove_dead, sweep_dead
+from redist.memory.task_files import remove_task_directories
 from redist_worker.marks import Marks
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ def find_home(endpoint: Endpoint, name: str, limit: int, parent: str | None = No
         if directory is None:
             continue  # another worker was faster
         _await_executors(dead.path)
+        remove_task_directories(dead.path)
         before, ordinal, secret = _read_record(dead.path)
         home = Home(directory, before or whose, ordinal, secret, _read_marks(dead.path))
         logger.info(
