@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from redist import config
 from redist.adaptive import Adaptive
 from redist.cluster_end import STOP_TIMEOUT, end
+from redist.dask_options import check_dask_options
 from redist.errors import RedistError
 from redist.launch import Launcher, WorkerProcess, WorkerSettings, log_level
 from redist.memory.amounts import parse_bytes
@@ -81,11 +82,18 @@ class LocalCluster:
         Seconds in which all workers must be there.
     wait : bool
         False returns when the processes were started; see `wait_ready`.
+    processes, protocol, scheduler_port, security : object
+        Taken for Dask's sake where they ask for what is so anyway: ``processes=True``, ``protocol='tcp'``, any
+        port (0), no security; else refused with what to do.
+    dashboard_address, diagnostics_port, loop : object
+        Taken for Dask's sake; there is no dashboard, and no loop in another thread.
 
     Raises
     ------
     RedistError
         If a worker ends while it starts, or not all are there in time.
+    NotOffered
+        If `processes`, `protocol`, `scheduler_port` or `security` ask for what there is not.
 
     Attributes
     ----------
@@ -128,7 +136,15 @@ class LocalCluster:
         asynchronous: bool = False,
         timeout: float | str | None = None,
         wait: bool = True,
+        processes: bool | None = None,
+        protocol: str | None = None,
+        scheduler_port: int | None = 0,
+        security: object = None,
+        dashboard_address: object = None,
+        diagnostics_port: object = None,
+        loop: object = None,
     ) -> None:
+        check_dask_options(processes, protocol, scheduler_port, security)
         if n_workers is None and threads_per_worker is None:
             n_workers = config.get("local-cluster.n-workers")
             threads_per_worker = config.get("local-cluster.threads-per-worker")

@@ -35,7 +35,11 @@ def room(module: str) -> str:
     """Return the room that a module belongs to."""
     _, name, *_ = (*module.split("."), "")
     name = "cli" if name == "__main__" else name
-    name = "cluster" if name in ("adaptive", "cluster_end", "launch", "resources", "sizing") else name
+    name = (
+        "cluster"
+        if name in ("adaptive", "cluster_end", "dask_options", "launch", "resources", "sizing")
+        else name
+    )
     return name if name in BELOW else "faces"
 
 

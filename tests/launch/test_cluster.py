@@ -14,7 +14,7 @@ import pytest
 from redist import get_worker
 from redist.client import Client
 from redist.cluster import LocalCluster
-from redist.errors import ConnectionLost, RedistError
+from redist.errors import ConnectionLost, NotOffered, RedistError
 from redist.launch import log_level
 from redist.sizing import shape
 from redist.store.connect import endpoint
@@ -285,6 +285,39 @@ def test_asynchronous() -> None:
 def test_refused(options: dict, error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         LocalCluster(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"processes": False}, "tasks run in processes of workers, never in this one; to debug"),
+        ({"protocol": "tls"}, "tls.ca-file"),
+        ({"scheduler_port": 8786}, "redist server --bind"),
+        ({"security": True}, "rediss://"),
+    ],
+)
+def test_what_dask_offers_and_is_not_there(options: dict, match: str) -> None:
+    with pytest.raises(NotOffered, match=match):
+        LocalCluster(n_workers=0, **options)
+
+
+def test_a_client_has_no_tasks_in_its_own_process() -> None:
+    with pytest.raises(NotOffered, match="processes=False: tasks run in processes of workers"):
+        Client(processes=False)
+
+
+def test_arguments_of_dask_that_change_nothing() -> None:
+    options = {
+        "processes": True,
+        "protocol": "tcp",
+        "scheduler_port": 0,
+        "dashboard_address": ":0",
+        "diagnostics_port": None,
+    }
+    with Client(n_workers=0, security=None, **options) as client:
+        assert client.cluster.status == "running"
+    with LocalCluster(0, loop=None, security=None, **options) as cluster:
+        assert cluster.dashboard_link is None
 
 
 @pytest.mark.parametrize(
