@@ -99,7 +99,7 @@ class ClientCopies(ClientBase):
         Returns
         -------
         dict
-            What `scheduler_info` told of them before, by address.
+            What `scheduler_info` told of them before, by address; as in Dask, names of nobody are passed over.
 
         Raises
         ------

@@ -354,7 +354,13 @@ class LocalCluster:
         ------
         RedistError
             If new workers do not start.
+        TypeError
+            If `n` is no whole number.
         """
+        if isinstance(n, bool) or not hasattr(n, "__index__"):
+            raise TypeError(
+                f"scale takes how many workers, a whole number from 0, not {type(n).__name__} {n!r:.80}"
+            )
         if memory is not None:
             wanted = parse_bytes(memory) if isinstance(memory, str) else memory
             n = max(n, math.ceil(wanted / self._memory_of_each()))

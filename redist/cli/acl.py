@@ -23,7 +23,7 @@ __all__ = ["command"]
 def command(user: str, namespace: str, password: str | None, cluster: bool) -> None:
     """Print the ACL SETUSER command that gives USER the rights that redist needs, and no others.
 
-    For example: redis-cli $(redist acl alice --password secret)
+    For example: redis-cli -h HOST -a SERVER_PASSWORD $(redist acl alice --password secret)
     """
     import secrets
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from redist.cli.common import fail, meet, parse_address
@@ -18,15 +20,24 @@ def command(url: str, namespace: str | None) -> None:
 
     They are values in memory (managed), memory of the processes that run tasks (unmanaged), values on disk (spilled),
     dropped values that somebody still maps (lingering), files that wait to be written again (pooled), and what is being
-    written (granted).
+    written (granted). They are what workers said last, so up to a heartbeat (2 s) old.
+
+    Exits with 1 where there is no such namespace.
     """
+    from redist.diagnostics.doctor import nothing_stored
     from redist.diagnostics.memory import read_memory
     from redist.errors import RedistError
     from redist.store.side import Side
 
     point = parse_address(url, namespace)
     meet(point).close()
+    side = Side(point)
     try:
-        click.echo(str(read_memory(Side(point))))
+        if not side.fields("meta"):
+            click.echo(nothing_stored(point.url, point.namespace))
+            sys.exit(1)
+        click.echo(str(read_memory(side)))
     except RedistError as error:
         fail(error)
+    finally:
+        side.close()

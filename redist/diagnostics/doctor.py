@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from redist.store.connect import Endpoint
     from redist.store.wire import Wire
 
-__all__ = ["Report", "examine", "look"]
+__all__ = ["Report", "examine", "look", "nothing_stored"]
 
 #: Seconds for which the same thing must look broken: longer than anybody's heartbeat takes to mend it.
 PATIENCE = 5.0
@@ -74,9 +74,7 @@ class Report:
 
     def __str__(self) -> str:
         if not self.exists:
-            lines = [
-                f"there is no namespace {self.namespace} at {self.url}: nothing was ever stored under it"
-            ]
+            lines = [nothing_stored(self.url, self.namespace)]
             return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
         who = ", ".join(
             _counted(count, kind)
@@ -97,6 +95,11 @@ class Report:
         else:
             lines.append(f"  {_counted(len(self.violations), 'invariant')} broken")
         return "\n".join(lines)
+
+
+def nothing_stored(url: str, namespace: str) -> str:
+    """Return what there is to say of a namespace that is not there."""
+    return f"there is no namespace {namespace} at {url}: nothing was ever stored under it"
 
 
 def examine(endpoint: Endpoint, *, patience: float = PATIENCE) -> Report:

@@ -381,6 +381,7 @@ def test_doctor_of_a_namespace_that_never_was(cluster: LocalCluster) -> None:
     assert "there is no namespace tpyo at" in output
     assert "nothing was ever stored" in output
     assert "healthy" not in output
+    assert run("memory", cluster.scheduler_address, "--namespace", "tpyo", code=1) == output
 
 
 def test_a_tenant_can_look(acl_server: Server, namespace: str) -> None:

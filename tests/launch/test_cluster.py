@@ -117,6 +117,13 @@ def test_scale(cluster: LocalCluster) -> None:
         cluster.scale(-1)
 
 
+def test_scale_to_what_is_no_number(cluster: LocalCluster) -> None:
+    for given in ("x", 1.5, None, True):
+        with pytest.raises(TypeError, match="scale takes how many workers, a whole number from 0, not "):
+            cluster.scale(given)
+    assert len(cluster.workers) == 2
+
+
 def test_scale_by_what_workers_have() -> None:
     with LocalCluster(n_workers=0, threads_per_worker=2, memory_limit="100MB") as cluster:
         cluster.scale(cores=3)
