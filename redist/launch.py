@@ -20,9 +20,10 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from redist.ends import RETIRED
 from redist.store.guard import pidfd, wait_for_end
 
-__all__ = ["RETIRED", "Launcher", "WorkerProcess", "WorkerSettings", "cores", "import_path", "log_level"]
+__all__ = ["Launcher", "WorkerProcess", "WorkerSettings", "cores", "import_path", "log_level"]
 
 #: A worker that dies is started again at once, then after pauses that double, in seconds.
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0
@@ -30,8 +31,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0
 STABLE = 60.0
 #: Exit codes of a worker that would only fail again: 2 for wrong arguments, 78 for a server that refuses it.
 HOPELESS = frozenset({2, 78})
-#: Exit code of a worker that has retired: it is not to be started again.
-RETIRED = 79
 #: How often processes are looked at where the kernel cannot tell of their end, in seconds.
 _LOOK = 0.1
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")

@@ -21,8 +21,9 @@ BELOW: dict[str, set[str]] = {
     "config": set(),
     "timeouts": set(),
     "imported": set(),
+    "ends": set(),
 }
-EVERYWHERE = {"errors", "config", "timeouts", "imported"}
+EVERYWHERE = {"errors", "config", "timeouts", "imported", "ends"}
 #: A client, or its look, that is made inside a function for who asks for one.
 ASKED_FOR = {
     ("redist.cluster", "redist.client"),

@@ -37,6 +37,9 @@ def standing(reader: _Hashes, record: Mapping[str, str]) -> str:
     if state == "queued":
         return f"queued: {_queued(reader, record.get('class', ''))}"
     if state == "processing":
+        class_ = record.get("class", "")
+        if class_ and reader.hash(f"class:{class_}").get("strict") == "2":
+            return f"given to {_where(reader, more)}, which has the actor"  # it may wait there for its turn
         return f"running on {_where(reader, more)}"
     if state == "released":
         return "released: its value is gone, and can be computed again"

@@ -22,7 +22,6 @@ import logging
 import mmap
 import os
 import stat as statmode
-import tempfile
 import time
 
 from redist.errors import DiskFull, SegmentError
@@ -54,6 +53,8 @@ _ABANDONED = 300.0
 
 def spill_parent() -> str:
     """Return where spill directories go by default: a temporary directory that is on a disk, empty if there is none."""
+    import tempfile
+
     for base in (tempfile.gettempdir(), "/var/tmp"):  # noqa: S108 -- what lies in it is owner-only
         if os.path.isdir(base) and os.access(base, os.W_OK | os.X_OK) and not is_in_memory(base):
             return os.path.join(base, f"redist-spill-{os.getuid()}")

@@ -98,7 +98,7 @@ def test_what_fails_in_redist_keeps_its_frames(client: Client, monkeypatch: pyte
 
     future = client.submit(outer, 1)
     future.result()
-    monkeypatch.setattr("redist.gathering.loads_inline", broken)
+    monkeypatch.setattr("redist.loading.loads_inline", broken)
     with pytest.raises(RuntimeError) as caught:
         future.result()
     names = frames_of(caught.value)

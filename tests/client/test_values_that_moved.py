@@ -8,7 +8,7 @@ import time
 import pytest
 
 from redist import Client, as_completed, gathering
-from redist.session.operations import AskAll, Until
+from redist.session.operations import AskAll, Run, Until
 from redist.session.states import FINISHED
 
 
@@ -49,6 +49,7 @@ def test_a_copy_that_is_computed_again(client: Client) -> None:
     assert isinstance(request, Until)
     assert request.timeout is not None
     assert request.timeout <= 0.2
+    assert isinstance(operation.send(False), Run)  # why it is not there
     with pytest.raises(TimeoutError):
-        operation.send(False)
+        operation.send("")
     state.status = FINISHED

@@ -177,7 +177,7 @@ def test_calls_of_an_actor(world: World) -> None:
     ada.ok(
         C.submit([C.Task(name, "f", b"s", (), cls="x") for name in ("first", "next")], [("f", b"F")], of_x)
     )
-    assert first_line(world, "next") == "next: queued: waits for worker w1, which has the actor"
+    assert first_line(world, "next") == "next: given to worker w1, which has the actor"
     worker.ok(C.lost_executor(x.ordinal, "signal 9"))
     world.callers.remove(x)
     assert (

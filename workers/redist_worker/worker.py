@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import hiredis
 
+from redist.ends import RETIRED
 from redist.errors import ConnectionLost, RedistError, ServerRefused
-from redist.launch import RETIRED
 from redist.memory.broker import Broker
 from redist.memory.data_client import DataClient
 from redist.memory.data_server import DataServer, ip_towards
