@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from redist.errors import QuotaExceeded, RedistError, StoreError
 from redist.protocol import Payload
 from redist.session.operations import Ask, Operation, Until
-from redist.session.states import PENDING, Condition, FutureState
+from redist.session.states import FINISHED, PENDING, Condition, FutureState
 from redist.store import calls
 from redist.store.calls import Call, Value
 from redist.store.replies import parse_commit
@@ -66,9 +66,14 @@ def commit(
         with session.lock:
             for state, payload, attempt, worker in part:
                 # What was in memory already is told with a push, like a refusal.
-                if state.name not in known and state.status == PENDING:
+                if state.name in known:
+                    continue
+                if state.status == PENDING:
                     where = f"{worker}.{attempt}" if worker else ""
                     state.finish(payload.nbytes, payload.type, where, payload.inline)
+                elif state.status == FINISHED and not state.where and not state.value:
+                    # the push was faster, and brings no value of this size; a server that loses its memory needs it again
+                    state.value = payload.inline
 
 
 def _call(client: Client, part: Sequence[Written], contains: Sequence[Sequence[str]], keep: bool) -> Call:
