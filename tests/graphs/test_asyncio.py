@@ -30,7 +30,9 @@ def run(cluster: LocalCluster, keys: Callable[[], list[str]]) -> Callable[..., N
             async with Client(cluster, asynchronous=True) as client:
                 await test(client)
                 # again and again: what was in a frame a moment ago may be in a cycle only now
-                await asyncio.to_thread(wait_until, lambda: gc.collect() < 0 or not keys(), 20, "every key is gone")
+                await asyncio.to_thread(
+                    wait_until, lambda: gc.collect() < 0 or not keys(), 20, "every key is gone"
+                )
 
         asyncio.run(main())
 
