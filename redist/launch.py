@@ -20,7 +20,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from redist.ends import RETIRED
+from redist.ends import HOPELESS, RETIRED
 from redist.store.guard import pidfd, wait_for_end
 
 __all__ = ["Launcher", "WorkerProcess", "WorkerSettings", "cores", "import_path", "log_level"]
@@ -29,8 +29,6 @@ __all__ = ["Launcher", "WorkerProcess", "WorkerSettings", "cores", "import_path"
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0
 #: A worker that lived so long before it died begins again with no pause, in seconds.
 STABLE = 60.0
-#: Exit codes of a worker that would only fail again: 2 for wrong arguments, 78 for a server that refuses it.
-HOPELESS = frozenset({2, 78})
 #: How often processes are looked at where the kernel cannot tell of their end, in seconds.
 _LOOK = 0.1
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")

@@ -24,12 +24,13 @@ import click
 from redist import config
 from redist.cli.common import parse_address
 from redist.cli.options import URL_HELP, url_argument, worker_options
-from redist.launch import HOPELESS, Launcher, WorkerProcess, WorkerSettings, cores
+from redist.ends import HOPELESS, REFUSED
+from redist.launch import Launcher, WorkerProcess, WorkerSettings, cores
 from redist.timeouts import seconds
 
 logger = logging.getLogger("launch_workers")
 
-EXIT_KILLED, EXIT_CONFIG = 1, 78
+EXIT_KILLED = 1
 
 
 class _Signals:
@@ -144,11 +145,7 @@ def _watch(launcher: Launcher, signals: _Signals, names: list[str], timeout: flo
         if workers and all(worker.hopeless for worker in workers.values()):
             logger.error("no worker is left")
             statuses = {worker.status or 0 for worker in workers.values()}
-            return (
-                EXIT_CONFIG
-                if statuses & HOPELESS
-                else next((abs(status) for status in statuses if status), 0)
-            )
+            return REFUSED if statuses & HOPELESS else next((abs(status) for status in statuses if status), 0)
         if signals.reload:
             signals.reload = False
             for name in names:

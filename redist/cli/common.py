@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from redist.ends import REFUSED, UNAVAILABLE
 from redist.errors import RedistError
 
 if TYPE_CHECKING:
@@ -15,16 +16,13 @@ if TYPE_CHECKING:
 
 __all__ = ["fail", "meet", "parse_address"]
 
-#: Exit codes of sysexits.h, which service managers know.
-UNAVAILABLE, CONFIG = 69, 78
-
 
 def fail(error: Exception) -> NoReturn:
     """Print an error as one line and exit: 69 where trying again may help, 78 where it will not."""
     from redist.errors import ConnectionLost
 
     click.echo(f"redist: {error}", err=True)
-    sys.exit(UNAVAILABLE if isinstance(error, ConnectionLost) else CONFIG)
+    sys.exit(UNAVAILABLE if isinstance(error, ConnectionLost) else REFUSED)
 
 
 def parse_address(url: str, namespace: str | None) -> Endpoint:

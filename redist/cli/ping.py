@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from redist.cli.common import UNAVAILABLE, meet, parse_address
+from redist.cli.common import meet, parse_address
 from redist.cli.options import URL_HELP, namespace_option, url_argument
+from redist.ends import UNAVAILABLE
 
 if TYPE_CHECKING:
     from redist.store.wire import Wire

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import hiredis
 
-from redist.ends import RETIRED
+from redist.ends import REFUSED, RETIRED, UNAVAILABLE
 from redist.errors import ConnectionLost, RedistError, ServerRefused
 from redist.memory.broker import Broker
 from redist.memory.data_client import DataClient
@@ -47,8 +47,6 @@ __all__ = ["Worker"]
 
 logger = logging.getLogger("redist.worker")
 
-#: Exit code of a worker that would only fail again.
-_REFUSED = 78
 _GOODBYE = 1.0  # s that the server has to answer the last call
 _HAND_OVER = 3.0  # s that others get to bring payloads, at least
 _ANSWER = 5.0  # s that it has to answer
@@ -362,7 +360,7 @@ class Worker:
         if self.stopping.is_set():
             return
         logger.error("%s", error)
-        self.exit_code = _REFUSED
+        self.exit_code = REFUSED
         self.stop()
 
     def _lost_registration(self, replicas: Replicas) -> list[Call]:
@@ -450,9 +448,9 @@ def serve(options: WorkerOptions, server: ForkServer) -> int:
         return loop.run_until_complete(Worker(options, server).run())
     except ConnectionLost as error:
         logger.error("%s", error)
-        return 69
+        return UNAVAILABLE
     except RedistError as error:
         logger.error("%s", error)
-        return _REFUSED
+        return REFUSED
     finally:
         server.close()
