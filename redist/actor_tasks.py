@@ -79,20 +79,8 @@ class Unready:
         return Unready, (self.args, self.kwargs)
 
 
-class NodeActor:
-    """What a task of a graph calls that makes an actor; see `redist.protocol.nodes.NodeRunner`.
-
-    Parameters
-    ----------
-    label : str
-        A short name for people.
-    """
-
-    def __init__(self, label: str) -> None:
-        self.__name__ = label
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return NodeActor, (self.__name__,)
+class NodeActor(NodeRunner):
+    """What a task of a graph calls that makes an actor."""
 
     def __call__(self, packed: Any, *values: Any) -> Any:
         """Make an actor of what the node in `packed` returns, under the key of the calling task."""

@@ -250,10 +250,7 @@ def _left(client: Client, ordinal: int, close: bool, timeout: float | None) -> O
 
 def _gone_or_busy(client: Client, ordinal: int) -> bool:
     """Tell whether a worker has gone, or has tasks. Blocks."""
-    peers = client._peers
-    if peers.worker(ordinal) is None:
-        return True
-    return any(peers.fields(f"batches:{executor}") for executor in peers.members(f"executors:{ordinal}"))
+    return client._peers.worker(ordinal) is None or client._peers.has_tasks(ordinal)
 
 
 # --- workers --------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 from redist.errors import RedistError, SegmentError, SegmentGone, SegmentsFull
 from redist.memory.arena import ARENA_HEAD, ARENA_SIZE, RECORD_HEAD, arena_path, extent, is_open, record_head
 from redist.memory.index import Index, digest_of, hash_of
-from redist.memory.space import full_error
+from redist.memory.space import available, full_error
 
 __all__ = ["ArenaWriter", "Granting", "Small", "SmallWriter"]
 
@@ -94,8 +94,7 @@ class ArenaWriter:
             return self._append(items, start)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM):
-                stat = os.fstatvfs(self._fd)
-                raise full_error(self._path, ARENA_SIZE, 0, stat.f_bavail * stat.f_frsize) from error
+                raise full_error(self._path, ARENA_SIZE, 0, available(self._fd)) from error
             raise SegmentError(f"{self._path}: cannot be written: {error.strerror}") from error
         finally:
             fcntl.flock(self._fd, fcntl.LOCK_UN)

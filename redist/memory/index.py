@@ -38,7 +38,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
 from redist.errors import SegmentCorrupt, SegmentError, SegmentGone
-from redist.memory.space import full_error
+from redist.memory.space import available, full_error
 
 if TYPE_CHECKING:
     Words = memoryview[int]
@@ -401,8 +401,7 @@ def _replace(path: str, entries: list[Entry], before: _Table | None) -> _Table:
         if not isinstance(error, OSError):
             raise
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM):
-            stat = os.statvfs(os.path.dirname(path))
-            raise full_error(path, _bytes_of(slots), 0, stat.f_bavail * stat.f_frsize) from error
+            raise full_error(path, _bytes_of(slots), 0, available(os.path.dirname(path))) from error
         raise SegmentError(f"{path}: cannot be written: {error.strerror}") from error
     return table
 

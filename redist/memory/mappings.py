@@ -119,11 +119,10 @@ class _Mappings:
         return None
 
     def _keep(self, key: tuple[int, int], mapped: _Mapped) -> None:
+        self.look()
         with self._mutex:
-            let_go = [self._mapped.pop(key) for key, each in list(self._mapped.items()) if each.gone]
             self._mapped[key] = mapped
-            if len(self._mapped) > _MOST:
-                let_go.append(self._mapped.popitem(last=False)[1])
+            let_go = self._mapped.popitem(last=False)[1] if len(self._mapped) > _MOST else None
         del let_go  # closed outside of the lock
 
     def let_go(self, mapped: _Mapped) -> None:

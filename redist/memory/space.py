@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 from redist.errors import SegmentError, SegmentsFull
 
-__all__ = ["Space", "format_size", "full_error"]
+__all__ = ["Space", "available", "format_size", "full_error"]
 
 _COUNTERS = struct.Struct("<qq")
 
@@ -119,14 +119,19 @@ class Space:
 
     def available_on_disk(self) -> int:
         """Return the free bytes of the file system."""
-        stat = os.fstatvfs(self._fd)
-        return stat.f_bavail * stat.f_frsize
+        return available(self._fd)
 
     def close(self) -> None:
         """Close the counter file."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def available(place: str | int) -> int:
+    """Return the free bytes of the file system of a path or an open file."""
+    stat = os.statvfs(place)
+    return stat.f_bavail * stat.f_frsize
 
 
 def full_error(

@@ -36,7 +36,7 @@ from redist.memory.locks import (
     try_lock,
 )
 from redist.memory.machine import is_in_memory
-from redist.memory.space import format_size
+from redist.memory.space import available, format_size
 
 __all__ = ["SpillDirectory", "spill_parent", "sweep_abandoned"]
 
@@ -170,8 +170,7 @@ class SpillDirectory:
     @property
     def room(self) -> int:
         """How many bytes may still be spilled."""
-        stat = os.statvfs(self.path or (self._parent and _existing(self._parent)) or "/")
-        free = stat.f_bavail * stat.f_frsize
+        free = available(self.path or (self._parent and _existing(self._parent)) or "/")
         return max(0, min(free, self.limit - self.used) if self.limit else free)
 
     # --- payloads ---------------------------------------------------------------------------------------------------

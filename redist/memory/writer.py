@@ -18,7 +18,7 @@ from redist.errors import SegmentError, SegmentsFull
 from redist.memory.headers import Header
 from redist.memory.kept import Kept, keeper
 from redist.memory.locks import try_lock
-from redist.memory.space import full_error
+from redist.memory.space import available, full_error
 
 __all__ = ["PayloadLike", "SegmentWriter", "header_for"]
 
@@ -232,8 +232,7 @@ class SegmentWriter:
 
     def _full(self) -> SegmentsFull:
         directory = os.path.dirname(self.path)
-        stat = os.statvfs(directory)
-        return full_error(directory, self.size, 0, stat.f_bavail * stat.f_frsize)
+        return full_error(directory, self.size, 0, available(directory))
 
 
 def _rest_of(batch: list[memoryview | bytes], written: int) -> list[memoryview | bytes]:

@@ -41,7 +41,7 @@ class NodeRunner:
         self.__name__ = label
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return NodeRunner, (self.__name__,)
+        return type(self), (self.__name__,)
 
     def __call__(self, packed: Any, *values: Any) -> Any:
         """Run the node in `packed`, with the values of its dependencies and what was taken out of it."""

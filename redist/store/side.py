@@ -120,6 +120,12 @@ class Side:
         flat = iter(self.command("HGETALL", self.endpoint.prefix + key))
         return {field.decode(): value.decode(errors="replace") for field, value in zip(flat, flat)}
 
+    def has_tasks(self, worker: int) -> bool:
+        """Tell whether an executor of a worker has tasks that it has not handed in."""
+        prefix = self.endpoint.prefix
+        executors = self.members(f"executors:{worker}")
+        return any(self.command("EXISTS", f"{prefix}batches:{executor}") for executor in executors)
+
     def field(self, key: str, field: str) -> bytes | None:
         """Return one field of the hash at `key`, which is below the namespace's prefix."""
         value: bytes | None = self.command("HGET", self.endpoint.prefix + key, field)

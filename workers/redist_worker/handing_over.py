@@ -81,7 +81,7 @@ async def retire(driver: AsyncioDriver, side: Side, ordinal: int) -> None:
     pause = _FIRST_PAUSE
     while True:
         try:
-            busy = await asyncio.to_thread(_busy, side, ordinal)
+            busy = await asyncio.to_thread(side.has_tasks, ordinal)
             await driver.call(copying.retire([ordinal]), _ANSWER)
             left = await _others_have_it(driver, ordinal, _A_ROUND)
             if not busy and not left.left:
@@ -111,13 +111,6 @@ async def _sole(driver: AsyncioDriver, ordinal: int) -> Sole:
         found = found.add(await driver.call(copying.sole(ordinal, found.cursor), _ANSWER))
         if found.cursor == 0:
             return found
-
-
-def _busy(side: Side, ordinal: int) -> bool:
-    """Tell whether an executor has tasks that it has not handed in."""
-    prefix = side.endpoint.prefix
-    executors = side.members(f"executors:{ordinal}")
-    return any(side.command("EXISTS", f"{prefix}batches:{executor}") for executor in executors)
 
 
 def _total(sole: Sole) -> str:
