@@ -6,6 +6,9 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 
@@ -26,36 +29,37 @@ def test_the_command(tmp_path: Path) -> None:
     assert all(0 < by["redist"] < 1000 for by in medians.values())
 
 
-def test_figures_with_small_counts() -> None:
+@pytest.mark.parametrize(
+    ("module", "small", "figures", "count"),
+    [
+        (
+            "figures",
+            {"TASKS": 200, "CHAIN": 20, "CHUNKS": 20, "LIFE": {"redist": 200}},
+            ["tasks", "tasks-pure", "life", "chain", "gather", "awaited", "graph"],
+            9,
+        ),
+        (
+            "limits",
+            {"SPILLED": 32 << 20, "PART": 16 << 20, "LIMIT": 128_000_000, "TIMES": 1, "CHUNK": 8_000_000},
+            ["spill", "beyond-memory"],
+            5,
+        ),
+        (
+            "payloads",
+            {"LARGE": 2, "REPEATS": 2, "SMALL": 200, "ROWS": 1_000, "PAUSE": 0, "SIZES": {"1 MB": 1_000_000}},
+            ["put-fresh", "put", "get", "get-sum", "task-sum", "frame", "table", "small"],
+            14,
+        ),
+    ],
+)
+def test_figures_with_small_values(
+    module: str, small: dict[str, Any], figures: list[str], count: int
+) -> None:
     code = (
-        "import json; from bench import figures; from bench.__main__ import measure\n"
-        "figures.TASKS, figures.CHAIN, figures.CHUNKS, figures.LIFE = 200, 20, 20, {'redist': 200}\n"
-        "print(json.dumps(measure('redist', ['tasks', 'tasks-pure', 'life', 'chain', 'gather', 'awaited', 'graph'])))"
+        f"import json; from bench import {module}; from bench.__main__ import measure\n"
+        f"vars({module}).update({small!r})\n"
+        f"print(json.dumps(measure('redist', {figures!r})))"
     )
     numbers = json.loads(run("-c", code).splitlines()[-1])
-    assert len(numbers) == 9
-    assert all(number > 0 for number in numbers.values())
-
-
-def test_figures_of_limits_with_small_values() -> None:
-    code = (
-        "import json; from bench import limits; from bench.__main__ import measure\n"
-        "limits.SPILLED, limits.PART = 32 << 20, 16 << 20\n"
-        "limits.LIMIT, limits.TIMES, limits.CHUNK = 128_000_000, 1, 8_000_000\n"
-        "print(json.dumps(measure('redist', ['spill', 'beyond-memory'])))"
-    )
-    numbers = json.loads(run("-c", code).splitlines()[-1])
-    assert len(numbers) == 5
-    assert all(number > 0 for number in numbers.values())
-
-
-def test_figures_of_payloads_with_small_values() -> None:
-    code = (
-        "import json; from bench import payloads; from bench.__main__ import measure\n"
-        "payloads.LARGE, payloads.REPEATS, payloads.SMALL, payloads.ROWS, payloads.PAUSE = 2, 2, 200, 1_000, 0\n"
-        "payloads.SIZES = {'1 MB': 1_000_000}\n"
-        "print(json.dumps(measure('redist', ['put-fresh', 'put', 'get', 'get-sum', 'task-sum', 'frame', 'table', 'small'])))"
-    )
-    numbers = json.loads(run("-c", code).splitlines()[-1])
-    assert len(numbers) == 14
+    assert len(numbers) == count
     assert all(number > 0 for number in numbers.values())

@@ -11,7 +11,7 @@ import pytest
 
 import redist
 from redist import Client, LocalCluster, wait
-from servers import wait_until
+from servers import set_apart, wait_until
 
 
 def make(n: int) -> Any:
@@ -25,13 +25,7 @@ def where_and_last(array: Any) -> tuple[str, int]:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
     with LocalCluster(n_workers=2, threads_per_worker=1) as cluster:
-        # Nobody finds these ids here, so nobody believes to be on the host of a worker.
-        wire, prefix = cluster.endpoint.open(), cluster.endpoint.prefix
-        for ordinal in map(bytes.decode, wire.call("HKEYS", f"{prefix}workers")):
-            host = f"host-{ordinal}"
-            wire.call("HSET", f"{prefix}caller:{ordinal}", "hostid", host, "memory", host)
-            wire.call("HSET", f"{prefix}hosts", ordinal, host)
-        wire.close()
+        set_apart(cluster)
         yield cluster
 
 

@@ -15,6 +15,7 @@ import redist
 from redist import Client, LocalCluster
 from redist.errors import ConfigurationError, TransferError
 from redist.tls import client_context
+from servers import set_apart
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +35,7 @@ def cluster(settings: dict[str, str]) -> Iterator[LocalCluster]:
     with redist.config.set(settings):
         cluster = LocalCluster(n_workers=2, threads_per_worker=1)
     with cluster:
-        wire, prefix = cluster.endpoint.open(), cluster.endpoint.prefix
-        for ordinal in map(bytes.decode, wire.call("HKEYS", f"{prefix}workers")):
-            # nobody finds these ids here, so nobody believes to be on the host of a worker
-            wire.call(
-                "HSET", f"{prefix}caller:{ordinal}", "hostid", f"host-{ordinal}", "memory", f"host-{ordinal}"
-            )
-            wire.call("HSET", f"{prefix}hosts", ordinal, f"host-{ordinal}")
-        wire.close()
+        set_apart(cluster)
         yield cluster
 
 

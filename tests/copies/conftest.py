@@ -14,29 +14,9 @@ import pytest
 from redist import Client, LocalCluster
 from redist.diagnostics.invariants import check
 from redist.diagnostics.reading import Snapshot
-from servers import wait_until
+from servers import ordinals, set_apart, wait_until
 
 MakeCluster = Callable[..., LocalCluster]
-
-
-def ordinals(cluster: LocalCluster) -> dict[str, int]:
-    """Ordinals of the workers by name."""
-    wire = cluster.endpoint.open()
-    flat = wire.call("HGETALL", f"{cluster.endpoint.prefix}workers")
-    wire.close()
-    return {name.decode(): int(ordinal) for ordinal, name in zip(flat[::2], flat[1::2])}
-
-
-def set_apart(cluster: LocalCluster, hosts: Sequence[str] | None = None) -> None:
-    """Have nobody believe to be on the host of a worker, and each worker on one of its own, or on these."""
-    wire, prefix = cluster.endpoint.open(), cluster.endpoint.prefix
-    by_name = ordinals(cluster)
-    for i, name in enumerate(cluster.workers):
-        ordinal = by_name[name]
-        host = hosts[i] if hosts else f"host-{ordinal}"
-        wire.call("HSET", f"{prefix}caller:{ordinal}", "hostid", host, "memory", host)
-        wire.call("HSET", f"{prefix}hosts", ordinal, host)
-    wire.close()
 
 
 def kill(cluster: LocalCluster, name: str) -> None:

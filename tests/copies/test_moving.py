@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from copies.conftest import MakeCluster, kill, names_of, ordinals, set_apart
+from copies.conftest import MakeCluster, kill, names_of
 from redist import Client, LocalCluster
 from redist.errors import NoWorkers
 from redist.levelling import Load, level
-from servers import wait_until
+from servers import ordinals, set_apart, wait_until
 
 SIZE = 50_000
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from copies.conftest import MakeCluster, kill, names_of, ordinals
+from copies.conftest import MakeCluster, kill, names_of
 from redist import Client, LocalCluster, config
 from redist.errors import NoWorkers
-from servers import wait_until
+from servers import ordinals, wait_until
 
 SIZE = 50_000  # of float64: above what lies in the server
 

@@ -75,6 +75,15 @@ def release(caller: Any, endpoint: Endpoint, *states: FutureState) -> None:
     wait_until(lambda: not any(record(endpoint, state.name) for state in states), what="the record goes")
 
 
+def first_life(caller: Any, endpoint: Endpoint, spec: bytes, word: str) -> Held:
+    """Let the key k live and go; return what holds back the news of it, `word` among them."""
+    held = Held(caller)
+    state = caller.submit("k", spec)
+    held.wait_for("k", word)
+    release(caller, endpoint, state)
+    return held
+
+
 def began(caller: Any, endpoint: Endpoint, name: str) -> None:
     """Wait until a submission was applied, and answered."""
     assert caller.driver.wait(lambda: not caller.session.lane.unanswered, 10, replies=True)
@@ -82,10 +91,7 @@ def began(caller: Any, endpoint: Endpoint, name: str) -> None:
 
 
 def test_a_late_result(caller: Any, executor: Any, endpoint: Endpoint) -> None:
-    held = Held(caller)
-    old = caller.submit("k", b"old")
-    held.wait_for("k", "memory")
-    release(caller, endpoint, old)
+    held = first_life(caller, endpoint, b"old", "memory")
     executor.gate.clear()
     new = caller.submit("k", b"new")
     began(caller, endpoint, "k")
@@ -99,10 +105,7 @@ def test_a_late_result(caller: Any, executor: Any, endpoint: Endpoint) -> None:
 
 def test_a_late_result_and_a_name_that_has_not_left(caller: Any, executor: Any, endpoint: Endpoint) -> None:
     """Its submission waits for those before it to be answered."""
-    held = Held(caller)
-    old = caller.submit("k", b"old")
-    held.wait_for("k", "memory")
-    release(caller, endpoint, old)
+    held = first_life(caller, endpoint, b"old", "memory")
     with caller.session.lock:
         caller.session.submissions.unanswered += 1000
     new = caller.submit("k", b"new")
@@ -118,10 +121,7 @@ def test_a_late_result_and_a_name_that_has_not_left(caller: Any, executor: Any, 
 
 
 def test_a_late_error(caller: Any, executor: Any, endpoint: Endpoint) -> None:
-    held = Held(caller)
-    old = caller.submit("k", b"boom")
-    held.wait_for("k", "erred")
-    release(caller, endpoint, old)
+    held = first_life(caller, endpoint, b"boom", "erred")
     new = caller.submit("k", b"new")
     began(caller, endpoint, "k")
     held.end()
@@ -258,10 +258,7 @@ def test_over_a_registration_anew(
     session = caller.session
     for i in range(20):
         assert caller.driver.call(calls.noop()), i
-    held = Held(caller)
-    old = caller.submit("k", b"old")
-    held.wait_for("k", "memory")
-    release(caller, endpoint, old)
+    held = first_life(caller, endpoint, b"old", "memory")
     incarnation = session.incarnation
     if forgets:
         valkey.forget(endpoint.namespace)

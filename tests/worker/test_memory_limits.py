@@ -27,7 +27,7 @@ from redist.memory.headers import Header
 from redist.memory.writer import SegmentWriter
 from redist_worker.memory_limits import MemoryLimits
 from redist_worker.pressure import Pressure
-from servers import keys_of, wait_until
+from servers import keys_of, set_apart, wait_until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -187,13 +187,7 @@ def test_hot_values_come_back(tmp_path: Path) -> None:
 def test_read_from_another_host(tmp_path: Path) -> None:
     with small(tmp_path, n_workers=2) as client:
         cluster = client.cluster
-        wire, prefix = cluster.endpoint.open(), cluster.endpoint.prefix
-        for ordinal in map(bytes.decode, wire.call("HKEYS", f"{prefix}workers")):
-            wire.call(
-                "HSET", f"{prefix}caller:{ordinal}", "hostid", f"host-{ordinal}", "memory", f"host-{ordinal}"
-            )
-            wire.call("HSET", f"{prefix}hosts", ordinal, f"host-{ordinal}")
-        wire.close()
+        set_apart(cluster)
         client._peers.forget()
         first, second = cluster.workers
         futures = [client.submit(make, i, workers=first) for i in range(20)]
