@@ -38,8 +38,8 @@ def spill(system: System) -> Numbers:
     try:
         for i in range(count):
             header = Header(f"x{i}", i, len(data))
-            reserved = directory.reserve(header.file_size)
-            with SegmentWriter(directory.new_grant(), header) as writer:
+            reserved = directory.grants.reserve(header.file_size)
+            with SegmentWriter(directory.grants.new_path(), header) as writer:
                 writer.write([data])
                 writer.publish(directory.path_of(header.name, i))
             directory.add(header.name, i, reserved)

@@ -148,7 +148,7 @@ class Broker:
             for item in items[2:]:
                 grant = peer.grants.pop(_number(item), None)
                 if grant is not None:
-                    self.directory.cancel_grant(grant.path, grant.reserved)
+                    self.directory.grants.cancel(grant.path, grant.reserved)
         elif kind == STORED:
             self._stored(peer, _number(items[2]), _number(items[3]), items[4:])
         elif kind == ARENA:
@@ -178,7 +178,7 @@ class Broker:
             raise SegmentCorrupt(f"request {kind!r:.40} is unknown")
 
     def _grant(self, peer: _Peer, number: int, wanted: list[tuple[str, int, int]]) -> None:
-        granted = self.directory.grant([size for _, _, size in wanted], peer.pid)
+        granted = self.directory.grants.grant([size for _, _, size in wanted], peer.pid)
         answer: list[Any] = [number, None]
         for (name, attempt, size), (path, nbytes) in zip(wanted, granted, strict=True):
             grant = next(self._numbers)
@@ -267,7 +267,7 @@ class Broker:
             return
         others = {(grant.name, grant.attempt) for other in self._peers for grant in other.grants.values()}
         for grant in grants.values():
-            self.directory.cancel_grant(grant.path, grant.reserved)
+            self.directory.grants.cancel(grant.path, grant.reserved)
             key = grant.name, grant.attempt
             if key not in others and not self.directory.has(*key):
                 # it died between renaming the file and saying so

@@ -22,7 +22,6 @@ restarted worker adopts it, or anybody sweeps it.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import os
 import secrets
@@ -30,11 +29,12 @@ import stat as statmode
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from heapq import nlargest
 
-from redist.errors import SegmentCorrupt, SegmentError, SegmentGone, SegmentsFull
+from redist.errors import SegmentCorrupt, SegmentError, SegmentGone
 from redist.memory.arenas import Arenas
+from redist.memory.grants import GRANT_FILE, Grants
 from redist.memory.headers import (
     Header,
     file_name,
@@ -68,7 +68,6 @@ __all__ = ["SegmentDirectory"]
 logger = logging.getLogger("redist.memory")
 
 SPACE_FILE = "space"
-_GRANT = "grant-"
 _OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 #: The pool holds at most one in so many bytes.
 _POOLED = 4
@@ -98,6 +97,8 @@ class SegmentDirectory:
     #: what lies on disk
     spill: SpillDirectory
     touched: Touched
+    #: leave to write payloads
+    grants: Grants
 
     def __init__(self, path: str, lock_fd: int) -> None:
         self.path = path
@@ -110,12 +111,10 @@ class SegmentDirectory:
         self._lock_fd = lock_fd
         self._mutex = threading.Lock()
         self.arenas = Arenas(path, self.space, self.files, self._mutex)
-        # a client may still write into a grant of the dead worker whose directory this was
-        self._grant_prefix = f"{path}/{_GRANT}{secrets.token_hex(4)}-"
-        self._grants = itertools.count(1)
         self._total = 0
         self.pool = Pool(path)
         self._lingering = Lingering(self.space, self.pool)
+        self.grants = Grants(path, self.space, self._lingering, self.arenas, self.largest)
         # the process that wrote a payload which is large enough for the pool
         self._writers: dict[tuple[str, int], int] = {}
         _living.add(self)
@@ -181,7 +180,7 @@ class SegmentDirectory:
             # clients that live on may remove theirs at the same time
             if entry.name.startswith(POOL_FILE):
                 remove_file(entry.path)  # with its memory: who wrote it may have kept a mapping
-            elif entry.name.startswith(_GRANT):
+            elif entry.name.startswith(GRANT_FILE):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(entry.path)
             elif is_file_name(entry.name):
@@ -230,91 +229,6 @@ class SegmentDirectory:
             else:
                 self.files[header.name, header.attempt] = 0
                 self._newest = max(self._newest, header.attempt)
-
-    # --- space and grants -------------------------------------------------------------------------------------------
-
-    def grant(self, sizes: Sequence[int], writer: int = 0) -> list[tuple[str, int]]:
-        """Reserve memory for files of `sizes` bytes, all or none, and give each a path.
-
-        Where a file of the pool fits, it is that one, to be written over; else nothing is there yet.
-
-        Parameters
-        ----------
-        sizes : sequence of int
-            Size of each file.
-        writer : int
-            The process that is to write them.
-
-        Returns
-        -------
-        list of (path, reserved)
-            Where to write, to be published under `path_of` a payload, and how many bytes are reserved for it.
-
-        Raises
-        ------
-        SegmentsFull
-            Naming the path, need, limit, free space and the largest keys.
-        """
-        if self._lingering.due:
-            self.reap()
-        recycled = [
-            self.pool.take(footprint(size), writer) if size >= LARGE and self.pool.total else None
-            for size in sizes
-        ]
-        try:
-            fresh = sum(footprint(size) for size, file in zip(sizes, recycled) if file is None)
-            if fresh:
-                self.reserve(fresh)
-        except BaseException:
-            for file in recycled:
-                if file is not None:
-                    self.pool.add(file.path, file.size, file.writer)
-            raise
-        granted = []
-        for size, file in zip(sizes, recycled, strict=True):
-            path = self.new_grant()
-            if file is not None:
-                os.rename(file.path, path)
-            granted.append((path, footprint(size) if file is None else file.size))
-        return granted
-
-    def reserve(self, nbytes: int) -> int:
-        """Reserve memory for fresh files of `nbytes` bytes, and return how much that is: whole pages.
-
-        Raises
-        ------
-        SegmentsFull
-            Naming the path, need, limit, free space and the largest keys.
-        """
-        need = footprint(nbytes)
-        try:
-            self.space.reserve(need, self.largest)
-        except SegmentsFull:
-            # what is pooled, and what arenas have reserved and not written, is needed less
-            if not self._lingering.reap() + self.trim(need) + self.arenas.seal_idle(0.0):
-                raise
-            self.space.reserve(need, self.largest)
-        return need
-
-    def release(self, nbytes: int) -> None:
-        """Give back what `reserve` returned."""
-        self.space.release(nbytes)
-
-    def new_grant(self) -> str:
-        """Return the path of a new file to be written and then published under `path_of` a payload."""
-        return f"{self._grant_prefix}{next(self._grants)}"
-
-    def trim(self, need: int = 0) -> int:
-        """Give back pooled memory that is too old or too much, and `need` bytes at least if there are as many."""
-        return self._lingering.trim(need)
-
-    def cancel_grant(self, path: str, reserved: int) -> None:
-        """Remove what was written of a grant, and give its reservation back."""
-        try:
-            os.unlink(path)  # not punched: its writer may live, and write on
-        except FileNotFoundError:
-            pass
-        self.space.release(reserved)
 
     # --- payloads ---------------------------------------------------------------------------------------------------
 
@@ -488,6 +402,10 @@ class SegmentDirectory:
             self.spill.drop(file)
         return True
 
+    def trim(self, need: int = 0) -> int:
+        """Give back pooled memory that is too old or too much, and `need` bytes at least if there are as many."""
+        return self._lingering.trim(need)
+
     def reap(self) -> int:
         """Give back the memory of dropped payloads that nobody maps any more, and pooled memory that nobody used.
 
@@ -500,8 +418,7 @@ class SegmentDirectory:
         int
             Bytes given back.
         """
-        self.arenas.seal_idle()
-        return self._lingering.reap() + self.trim()
+        return self.grants.reap()
 
     @property
     def total(self) -> int:

@@ -40,9 +40,11 @@ class Lingering:
         Where they go when nobody maps them any more.
     """
 
+    pool: Pool
+
     def __init__(self, space: Space, pool: Pool) -> None:
         self._space = space
-        self._pool = pool
+        self.pool = pool
         self._mutex = threading.Lock()
         self._files: list[Dropped] = []
         self._not_before = 0.0
@@ -67,8 +69,8 @@ class Lingering:
         """Pool a dropped file that nobody maps, or give its memory back; return how much that is."""
         if file.path and file.recycle and file.size >= LARGE:
             os.close(file.fd)
-            self._pool.add(file.path, file.size, file.writer)
-            return self.trim() if self._pool.total > self._pool.cap else 0
+            self.pool.add(file.path, file.size, file.writer)
+            return self.trim() if self.pool.total > self.pool.cap else 0
         if file.path:
             give_back(file.path)
         os.close(file.fd)
@@ -77,7 +79,7 @@ class Lingering:
 
     def trim(self, need: int = 0) -> int:
         """Give back pooled memory that is too old or too much, and `need` bytes at least if there are as many."""
-        freed = self._pool.trim(need=need)
+        freed = self.pool.trim(need=need)
         if freed:
             self._space.release(freed)
         return freed

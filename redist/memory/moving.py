@@ -156,10 +156,10 @@ class Mover:
         if nbytes is None:
             return 0
         try:
-            reserved = directory.reserve(nbytes)
+            reserved = directory.grants.reserve(nbytes)
         except SegmentsFull:
             return 0
-        path = directory.new_grant()
+        path = directory.grants.new_path()
         done = False
         try:
             fd = os.open(path, _OPEN | os.O_CREAT | os.O_EXCL, 0o600)
@@ -174,7 +174,7 @@ class Mover:
             if not done:
                 with contextlib.suppress(OSError):
                     os.unlink(path)
-                directory.release(reserved)
+                directory.space.release(reserved)
         self._seen.pop((name, attempt), None)
         self.moved_in += reserved if done else 0
         return reserved if done else 0

@@ -179,11 +179,11 @@ class _SegmentTarget:
     def __init__(self, directory: SegmentDirectory, header: Header) -> None:
         self._directory = directory
         self._header = header
-        ((self._path, self._reserved),) = directory.grant([header.file_size], os.getpid())
+        ((self._path, self._reserved),) = directory.grants.grant([header.file_size], os.getpid())
         try:
             self._writer = SegmentWriter(self._path, header)
         except BaseException:
-            directory.cancel_grant(self._path, self._reserved)
+            directory.grants.cancel(self._path, self._reserved)
             raise
 
     @property
@@ -203,7 +203,7 @@ class _SegmentTarget:
 
     def abort(self) -> None:
         self._writer.discard()
-        self._directory.cancel_grant(self._path, self._reserved)
+        self._directory.grants.cancel(self._path, self._reserved)
 
 
 class FrameReceiver:

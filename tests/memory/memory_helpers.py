@@ -46,7 +46,7 @@ def store(
 ) -> str:
     """Put a payload of the process `writer` into a directory, as its worker would; return its path."""
     header = Header(name, attempt, len(data), "bytes", contains)
-    ((grant, reserved),) = directory.grant([header.file_size], writer)
+    ((grant, reserved),) = directory.grants.grant([header.file_size], writer)
     path = directory.path_of(name, attempt)
     with SegmentWriter(grant, header) as segment:
         segment.write([data])

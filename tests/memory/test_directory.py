@@ -35,16 +35,16 @@ def test_simple(directory: SegmentDirectory) -> None:
 def test_limit_names_path_need_limit_and_holders(directory: SegmentDirectory) -> None:
     store(directory, "large", 1, bytes(40 << 20))
     with pytest.raises(SegmentsFull) as caught:
-        directory.reserve(30 << 20)
+        directory.grants.reserve(30 << 20)
     for part in (directory.path, "30.00 MiB needed", "24.00 MiB free", "64.00 MiB", "'large' 40."):
         assert part in str(caught.value)
     assert directory.space.free() == (64 - 40) * (1 << 20) - 4096
     assert directory.drop("large", 1)
-    directory.release(directory.reserve(30 << 20))
+    directory.space.release(directory.grants.reserve(30 << 20))
     with pytest.raises(
         SegmentsFull, match=r"70\.00 MiB needed, more than the memory limit of 64\.00 MiB: it can never fit"
     ):
-        directory.reserve(70 << 20)
+        directory.grants.reserve(70 << 20)
 
 
 def test_published_again_is_counted_once(directory: SegmentDirectory) -> None:
@@ -54,7 +54,7 @@ def test_published_again_is_counted_once(directory: SegmentDirectory) -> None:
 
 
 def test_recorded_after_it_was_dropped(directory: SegmentDirectory) -> None:
-    reserved = directory.reserve(100)
+    reserved = directory.grants.reserve(100)
     assert not directory.add("x", 1, reserved)
     assert directory.space.used == 0
 
@@ -107,8 +107,8 @@ _WORKER = textwrap.dedent("""
     store(directory, "kept", 4, b"kept" * 2000, contains=("inner",))
     store(directory, "damaged", 5, b"data")
     open(directory.path_of("damaged", 5), "r+b").truncate(10)
-    open(directory.new_grant(), "w").write("half")
-    directory.reserve(1 << 19)
+    open(directory.grants.new_path(), "w").write("half")
+    directory.grants.reserve(1 << 19)
     print(directory.path, flush=True)
     time.sleep(60)
 """)

@@ -107,7 +107,7 @@ def test_a_file_that_somebody_reads_is_not_written(directory: SegmentDirectory) 
     inode = put(directory, "x", 1, b"a" * (2 * MIB))
     slow = open_segment(directory.path_of("x", 1))
     header = Header("y", 2, 2 * MIB, "bytes")
-    grant = directory.new_grant()
+    grant = directory.grants.new_path()
     os.rename(directory.path_of("x", 1), grant)
     with SegmentWriter(grant, header) as segment:
         segment.write([b"b" * (2 * MIB)])
@@ -182,7 +182,7 @@ def test_all_or_none_returns_files_to_the_pool(directory: SegmentDirectory) -> N
     directory.drop("x", 1)
     pooled = directory.pool.total
     with pytest.raises(SegmentsFull):
-        directory.grant([4 * MIB, 100 * MIB], 1)
+        directory.grants.grant([4 * MIB, 100 * MIB], 1)
     assert directory.pool.total in (0, pooled)
     assert directory.space.used == directory.pool.total
 
@@ -190,9 +190,9 @@ def test_all_or_none_returns_files_to_the_pool(directory: SegmentDirectory) -> N
 def test_a_cancelled_grant_gives_back_what_the_file_took(directory: SegmentDirectory) -> None:
     put(directory, "x", 1, b"a" * (5 * MIB))
     directory.drop("x", 1)
-    ((path, reserved),) = directory.grant([4 * MIB + 500_000], 1)
+    ((path, reserved),) = directory.grants.grant([4 * MIB + 500_000], 1)
     assert reserved > 5 * MIB
-    directory.cancel_grant(path, reserved)
+    directory.grants.cancel(path, reserved)
     assert directory.space.used == 0 == taken(directory)
 
 
@@ -241,7 +241,7 @@ def test_adoption_while_clients_remove_their_files(
     directory = SegmentDirectory.create(parent, limit=64 * MIB)
     path = directory.path
     file = {
-        "grant": directory.new_grant(),
+        "grant": directory.grants.new_path(),
         "payload": directory.path_of("x", 1),
         "arena index": f"{path}/{index.MAKING}1234",
     }[what]
@@ -297,7 +297,7 @@ def test_files_go_though_no_more_can_be_opened(directory: SegmentDirectory) -> N
 
 def test_dropped_while_it_is_recorded(directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     header = Header("x", 1, 2 * MIB, "bytes")
-    ((grant, reserved),) = directory.grant([header.file_size], 1)
+    ((grant, reserved),) = directory.grants.grant([header.file_size], 1)
     with SegmentWriter(grant, header) as segment:
         segment.write([b"a" * (2 * MIB)])
         segment.publish(directory.path_of("x", 1))
@@ -344,7 +344,7 @@ def test_a_file_that_is_published_while_its_directory_goes_keeps_its_bytes(
 ) -> None:
     data = b"a" * (2 * MIB)
     header = Header("x", 1, len(data), "bytes")
-    ((grant, reserved),) = directory.grant([header.file_size], 1)
+    ((grant, reserved),) = directory.grants.grant([header.file_size], 1)
     path = directory.path_of("x", 1)
     segment = SegmentWriter(grant, header)
     segment.write([data[:MIB]])
@@ -361,7 +361,7 @@ def test_a_file_that_is_published_while_its_directory_goes_keeps_its_bytes(
     with pytest.raises(SegmentGone):
         assert bytes(open_segment(path).view) == data
     segment.discard()
-    directory.release(reserved)
+    directory.space.release(reserved)
 
 
 def test_large_values_are_copied_by_several_threads(
@@ -392,12 +392,12 @@ def test_many_that_are_still_mapped_do_not_slow_grants_down(
         directory.drop(f"x{at}", 1)
     monkeypatch.setattr(lingering, "try_lock", try_lock)
     for _ in range(200):
-        directory.cancel_grant(*directory.grant([50_000])[0])
+        directory.grants.cancel(*directory.grants.grant([50_000])[0])
     assert len(looks) < 200 * 100
     held.clear()
     # what nobody maps any more is there all the same when it is needed
     free = directory.space.free()
-    directory.cancel_grant(*directory.grant([free + MIB])[0])
+    directory.grants.cancel(*directory.grants.grant([free + MIB])[0])
     assert directory.lingering == 0
 
 
@@ -410,7 +410,7 @@ def test_an_interrupt_just_after_a_file_was_kept(
     put(directory, "x", 1, b"a" * (2 * MIB))
     directory.drop("x", 1)
     header = Header("x", 2, 2 * MIB, "bytes")
-    ((grant, reserved),) = directory.grant([header.file_size], 1)
+    ((grant, reserved),) = directory.grants.grant([header.file_size], 1)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(keeper, "look", interrupted)
         with SegmentWriter(grant, header) as segment:

@@ -41,7 +41,7 @@ def test_sizes(directory: SegmentDirectory, size: int, pieces: int) -> None:
     data = np.random.default_rng(size).bytes(size)
     header = Header("k", 1, size)
     step = max(1, size // pieces)
-    with SegmentWriter(directory.new_grant(), header) as writer:
+    with SegmentWriter(directory.grants.new_path(), header) as writer:
         writer.write(data[start : start + step] for start in range(0, size, step))
         writer.publish(directory.path_of("k", 1))
     assert bytes(open_segment(directory.path_of("k", 1)).view) == data
@@ -49,7 +49,7 @@ def test_sizes(directory: SegmentDirectory, size: int, pieces: int) -> None:
 
 def test_chunks_of_any_type(directory: SegmentDirectory) -> None:
     array = np.arange(12, dtype="f8").reshape(3, 4)
-    with SegmentWriter(directory.new_grant(), Header("k", 1, 98)) as writer:
+    with SegmentWriter(directory.grants.new_path(), Header("k", 1, 98)) as writer:
         writer.write([b"", memoryview(array), bytearray(b"ab")])
         writer.publish(directory.path_of("k", 1))
     assert bytes(open_segment(directory.path_of("k", 1)).view) == array.tobytes() + b"ab"
@@ -65,7 +65,7 @@ def test_names_never_become_paths(directory: SegmentDirectory, name: str) -> Non
 
 def test_half_written_is_invisible(directory: SegmentDirectory) -> None:
     path = directory.path_of("k", 1)
-    grant = directory.new_grant()
+    grant = directory.grants.new_path()
     with SegmentWriter(grant, Header("k", 1, 10)) as writer:
         writer.write([b"12345"])
         with pytest.raises(SegmentGone):
@@ -80,7 +80,7 @@ def test_half_written_is_invisible(directory: SegmentDirectory) -> None:
 
 
 def test_recycled_file(directory: SegmentDirectory) -> None:
-    grant = directory.new_grant()
+    grant = directory.grants.new_path()
     with open(grant, "wb") as file:
         file.write(b"old" * 5000)
     with SegmentWriter(grant, Header("k", 2, 4)) as writer:
@@ -231,7 +231,7 @@ def test_killed_writer_leaves_nothing_visible(directory: SegmentDirectory) -> No
         print("written", flush=True)
         time.sleep(60)
     """)
-    grant = directory.new_grant()
+    grant = directory.grants.new_path()
     child = subprocess.Popen([sys.executable, "-c", code, grant], stdout=subprocess.PIPE)
     assert child.stdout is not None
     assert child.stdout.readline()
@@ -240,7 +240,7 @@ def test_killed_writer_leaves_nothing_visible(directory: SegmentDirectory) -> No
     child.stdout.close()
     assert os.listdir(directory.path).count(os.path.basename(grant)) == 1
     assert not os.path.exists(directory.path_of("k", 1))
-    directory.cancel_grant(grant, 0)
+    directory.grants.cancel(grant, 0)
     assert not os.path.exists(grant)
 
 
@@ -254,9 +254,9 @@ def test_full_tmpfs_is_an_error_and_no_signal(tmp_path) -> None:
     try:
         directory = SegmentDirectory.create(str(tmp_path / "segments"))
         with pytest.raises(SegmentsFull, match=r"2\.00 MiB needed"):
-            directory.reserve(2 << 20)
+            directory.grants.reserve(2 << 20)
         assert directory.space.used == 0
-        with SegmentWriter(directory.new_grant(), Header("k", 1, 2 << 20)) as writer:
+        with SegmentWriter(directory.grants.new_path(), Header("k", 1, 2 << 20)) as writer:
             with pytest.raises(SegmentsFull, match=str(tmp_path)):
                 writer.write([b"x" * (2 << 20)])
         path = store(directory, "k", 2, b"x" * 700_000)

@@ -411,7 +411,7 @@ def test_unused_files_go_without_heartbeats(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(pool, "IDLE", 0.0)
     directory = SegmentDirectory.create(str(tmp_path), limit=64 * MB)
     header = Header("x", 1, MB, "bytes")
-    ((grant, reserved),) = directory.grant([header.file_size])
+    ((grant, reserved),) = directory.grants.grant([header.file_size])
     with SegmentWriter(grant, header) as writer:
         writer.write([bytes(MB)])
         writer.publish(directory.path_of("x", 1))
