@@ -12,8 +12,9 @@ import msgpack
 
 from redist.belonging import check
 from redist.current import futures_of
-from redist.errors import StoreError, UnknownWorker
+from redist.errors import StoreError
 from redist.future import Future
+from redist.peers import unknown_worker
 from redist.session.operations import Ask, AskAll, Operation, Run, Until
 from redist.session.states import Condition
 from redist.store import calls
@@ -136,7 +137,7 @@ def _chosen(peers: list[Peer], workers: str | Iterable[str] | None) -> list[Peer
     if workers is None:
         return peers
     wanted = set(worker_names(workers))
-    return [peer for peer in peers if {peer.name, peer.address, str(peer.ordinal)} & wanted]
+    return [peer for peer in peers if peer.names & wanted]
 
 
 def has_what(client: Client, workers: str | Iterable[str] | None) -> Operation[dict[str, tuple[Key, ...]]]:
@@ -144,7 +145,7 @@ def has_what(client: Client, workers: str | Iterable[str] | None) -> Operation[d
     peers = _chosen((yield Run(client._peers.workers)), workers)
     result: dict[str, tuple[Key, ...]] = {}
     if workers is not None:
-        known = {text for peer in peers for text in (peer.name, peer.address, str(peer.ordinal))}
+        known = {text for peer in peers for text in peer.names}
         result = {text: () for text in worker_names(workers) if text not in known}
     for peer in peers:
         fields = yield Run(client._peers.fields, (f"has:{peer.ordinal}",))
@@ -251,7 +252,7 @@ def processing(client: Client, workers: str | Iterable[str] | None) -> Operation
     peers = _chosen(living, workers)
     for text in worker_names(workers):
         if not _chosen(peers, text):
-            raise UnknownWorker(f"there is no worker {text!r}: scheduler_info() names the workers")
+            raise unknown_worker(text)
     executors = yield Run(_read_executors, (client,))
     result: dict[str, tuple[Key, ...]] = {}
     for peer in peers:

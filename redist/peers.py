@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from redist.errors import UnknownWorker
 from redist.memory.host import same_host
 from redist.session.wakeup import drivers
 from redist.store.side import Side
@@ -12,7 +13,7 @@ from redist.store.side import Side
 if TYPE_CHECKING:
     from redist.store.connect import Endpoint
 
-__all__ = ["Peer", "Peers"]
+__all__ = ["Peer", "Peers", "unknown_worker"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,16 @@ class Peer:
     socket: str
     here: bool
     fields: dict[str, str]
+
+    @property
+    def names(self) -> set[str]:
+        """What it is called by: name, address, or ordinal."""
+        return {self.name, self.address, str(self.ordinal)}
+
+
+def unknown_worker(text: str) -> UnknownWorker:
+    """Return the error for a worker that there is not."""
+    return UnknownWorker(f"there is no worker {text!r}: scheduler_info() names the workers")
 
 
 class Peers(Side):

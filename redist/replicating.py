@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from redist.describing import names_of, read_states, scheduler_info
-from redist.errors import NoWorkers, UnknownWorker
+from redist.errors import NoWorkers
 from redist.gathering import wait_for
 from redist.levelling import Load, level
+from redist.peers import unknown_worker
 from redist.session.lane import Refused
 from redist.session.operations import Ask, AskAll, Operation, Run, Until
 from redist.session.states import PENDING, Waiter
@@ -106,7 +107,7 @@ def rebalance(client: Client, futures: Any, workers: Any, timeout: float | None 
     chosen = _chosen((yield Run(client._peers.workers)), wanted)
     for text in wanted:
         if not _chosen(chosen, [text]):
-            raise UnknownWorker(f"there is no worker {text!r}: scheduler_info() names the workers")
+            raise unknown_worker(text)
     loads: list[Load] = []
     for peer in chosen:
         has: dict[str, str] = yield Run(client._peers.fields, (f"has:{peer.ordinal}",))
@@ -262,8 +263,7 @@ def _chosen(peers: Iterable[Peer], wanted: Sequence[str]) -> list[Peer]:
     return [
         peer
         for peer in peers
-        if _runs(peer)
-        and (not names or names & {peer.name, peer.address, peer.fields.get("host", ""), str(peer.ordinal)})
+        if _runs(peer) and (not names or names & {*peer.names, peer.fields.get("host", "")})
     ]
 
 

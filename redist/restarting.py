@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import msgpack
 
 from redist.describing import workers_changed
-from redist.errors import UnknownWorker
+from redist.peers import unknown_worker
 from redist.session.operations import AskAll, Operation, Run, Until
 from redist.session.states import Condition
 from redist.store import calls
@@ -39,11 +39,11 @@ def restart_workers(
     results: dict[str, _Status] = {}
     waiting: dict[str, tuple[Peer, _Executors]] = {}
     for text in wanted:
-        peer = next((p for p in peers if text in (p.address, p.name, str(p.ordinal))), None)
+        peer = next((p for p in peers if text in p.names), None)
         if peer is not None:
             waiting[text] = peer, executors.get(peer.ordinal, frozenset())
         elif raise_for_error:
-            raise UnknownWorker(f"there is no worker {text!r}: scheduler_info() names the workers")
+            raise unknown_worker(text)
         else:
             results[text] = "removed"
     told = {peer.ordinal: old for peer, old in waiting.values()}

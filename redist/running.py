@@ -122,7 +122,7 @@ def targets(
     chosen: dict[int, Target] = {}
     errors: dict[str, WorkerGone] = {}
     for wanted in [workers] if isinstance(workers, str) else map(str, workers):
-        mine = [t for t, p in found if wanted in (t.key, p.address, p.name, str(p.ordinal))]
+        mine = [t for t, p in found if wanted == t.key or wanted in p.names]
         chosen.update((target.ordinal, target) for target in mine)
         if not mine:
             errors[wanted] = WorkerGone(
