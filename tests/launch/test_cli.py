@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import redist
 from redist.cli import main
 from redist.cluster import LocalCluster
 from redist.errors import ConnectionLost
@@ -76,6 +77,16 @@ def test_acl() -> None:
     assert all(password in result.stderr for password, result in zip(passwords, made))
     assert made[0].stdout.count("\n") == 1
     assert "namespace 'a b'" in run("acl", "bob", "--namespace", "a b", code=2)
+
+
+def test_acl_of_the_configured_address() -> None:
+    with redist.config.set(address="redis://h?namespace=team"):
+        assert run("acl", "bob", "--password", "pw").strip() == acl_line("bob", "team", password="pw")
+        assert "redist:{other}:" in run("acl", "bob", "--namespace", "other")
+        assert "namespace 'a b'" in run("acl", "bob", "--namespace", "a b", code=2)
+    with redist.config.set(address="redis+cluster://h?namespace=team"):
+        line = run("acl", "bob", "--password", "pw").strip()
+        assert line == acl_line("bob", "team", password="pw", cluster=True)
 
 
 # --- server ---------------------------------------------------------------------------------------------------------
