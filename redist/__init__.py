@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from redist.adaptive import Adaptive
     from redist.client import Client
     from redist.cluster import LocalCluster
+    from redist.completing import as_completed
     from redist.coordination.event import Event
     from redist.coordination.multi_lock import MultiLock
     from redist.coordination.pubsub import Pub, Sub
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from redist.not_recorded import get_task_metadata, get_task_stream, performance_report, span
     from redist.plugins import UploadFile, WorkerPlugin
     from redist.progress_bar import progress
-    from redist.waiting import ALL_COMPLETED, FIRST_COMPLETED, as_completed, wait
+    from redist.waiting import ALL_COMPLETED, FIRST_COMPLETED, wait
     from redist_worker.local import get_worker, rejoin, secede, worker_client
 
 __version__ = "0.1.0"
@@ -92,7 +93,7 @@ _HOMES = {
     "Semaphore": "redist.coordination.semaphore",
     "ALL_COMPLETED": "redist.waiting",
     "FIRST_COMPLETED": "redist.waiting",
-    "as_completed": "redist.waiting",
+    "as_completed": "redist.completing",
     "wait": "redist.waiting",
     "default_client": "redist.current",
     "fire_and_forget": "redist.current",

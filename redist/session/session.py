@@ -207,6 +207,7 @@ class Session:
         now = self.clock() if now is None else now
         self.lane.tick(now)
         self.notifications.tick(now)
+        self.states.drop_abandoned()
         if self.waits.abandoned:
             tokens = self.waits.take_abandoned()
             self.enqueue(leave(tokens))

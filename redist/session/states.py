@@ -287,12 +287,29 @@ class FutureState:
 
 
 class States:
-    """The records of all keys that this caller refers to, by wire name."""
+    """The records of all keys that this caller refers to, by wire name.
 
-    __slots__ = ("records",)
+    Attributes
+    ----------
+    records : dict
+        The records.
+    abandoned : deque of (Waiter, records)
+        Waiters to be taken off records, as whoever waited is gone. Appended to in any thread, inside garbage collections
+        too; the session takes them off with its next `tick`.
+    """
+
+    __slots__ = ("abandoned", "records")
 
     def __init__(self) -> None:
         self.records: dict[str, FutureState] = {}
+        self.abandoned: deque[tuple[Waiter, list[FutureState]]] = deque()
+
+    def drop_abandoned(self) -> None:
+        """Take waiters off whose owners are gone."""
+        while self.abandoned:
+            waiter, states = self.abandoned.popleft()
+            for state in states:
+                state.drop_waiter(waiter)
 
     def __len__(self) -> int:
         return len(self.records)
