@@ -60,7 +60,7 @@ def bring(session: Session, kept: list[Entry]) -> None:
         if state.count <= 0:
             state.unfinished()
             lent.append(state)
-    submissions.send_again(tasks)
+    submissions.send_again(tasks, known=True)
     for entry in kept:
         # Counts are said above, in their present form.
         if entry.call.script.name == "submit":

@@ -11,10 +11,10 @@ from redist.store import calls
 from redist.store.calls import Call
 from redist.store.replies import Beat, parse_heartbeat
 
-__all__ = ["Heart"]
+__all__ = ["PATIENCE", "Heart"]
 
 #: Heartbeats in a row at which counts differ, before all of them are said anew: once may be a push that is on its way.
-_PATIENCE = 3
+PATIENCE = 3
 #: Longest time between two, s: what a long lease must not put off are the sweep and the look for missed messages.
 LONGEST = 2.0
 
@@ -118,7 +118,7 @@ class Heart:
         else:
             self._disagreed += 1
         self._on_beat(beat)
-        if lost or self._disagreed >= _PATIENCE:
+        if lost or self._disagreed >= PATIENCE:
             self._disagreed = 0
             lane.lost_writes = lane.lost_writes or lost
             self._on_loss()

@@ -71,6 +71,7 @@ class Entry:
     """A call on its way.
 
     `n` is 0 for an unnumbered one, `sent` says how often it left and may have been applied, `done` whether it was answered.
+    `instead` makes the call that a full server gets in its place.
     """
 
     n: int
@@ -80,6 +81,7 @@ class Entry:
     on_error: OnError | None = None
     done: bool = False
     sent: int = 0
+    instead: Callable[[], Call] | None = None
 
 
 class Lane:
@@ -175,16 +177,23 @@ class Lane:
         """How many replies are on their way."""
         return len(self._inflight)
 
-    def enqueue(self, call: Call, on_reply: OnReply | None = None, on_error: OnError | None = None) -> Entry:
+    def enqueue(
+        self,
+        call: Call,
+        on_reply: OnReply | None = None,
+        on_error: OnError | None = None,
+        instead: Callable[[], Call] | None = None,
+    ) -> Entry:
         """Take a call: number it if it is to be numbered, and send it as soon as that is possible.
 
         `on_reply` is called with the reply, ``OK`` or ``REPEAT`` and what follows; `on_error` with what became of it
-        otherwise: `Refused`, `OldGeneration`, `ServerFull` or another `StoreError`.
+        otherwise: `Refused`, `OldGeneration`, `ServerFull` or another `StoreError`. Where a full server refuses it and
+        `instead` is given, the call that this makes takes its number, and is answered in its place.
         """
         n = 0
         if call.numbered:
             n = self.n + 1
-        entry = Entry(n, call, self.generation, on_reply, on_error)
+        entry = Entry(n, call, self.generation, on_reply, on_error, instead=instead)
         if n:
             # In this order: a number that is lost to a Ctrl-C in between shows as a GAP, one given out twice would not.
             self.n = n
@@ -459,6 +468,11 @@ class Lane:
                 self._give_up(entry, error_of(code, message, entry.call))
             else:
                 self._on_moved(message)
+        elif code == "OOM" and entry.instead is not None:
+            # In this order: after a Ctrl-C in between it is refused again. What is left to be sent is left to `tick`.
+            entry.call, self._resume_at = entry.instead(), self._clock()
+            entry.instead = None
+            self._resume()
         else:
             self._give_up(entry, error_of(code, message, entry.call))
 

@@ -174,11 +174,14 @@ class Submissions:
             if state.task is not None and state not in unsent
         ]
 
-    def send_again(self, tasks: list[tuple[FutureState, Task]]) -> None:
-        """Send tasks at once, whatever is unanswered."""
+    def send_again(self, tasks: list[tuple[FutureState, Task]], *, known: bool = False) -> None:
+        """Send tasks at once, whatever is unanswered.
+
+        With `known` a server that is full is told the counts alone: it may still know the tasks.
+        """
         source = deque((state, task._replace(flags=task.flags & ~FRESH)) for state, task in tasks)
         while source:
-            self._send_slice(source)
+            self._send_slice(source, known=known)
 
     def tell_again(self, state: FutureState) -> None:
         """Send a task again that the server has given up, unless it has not left yet."""
@@ -203,7 +206,7 @@ class Submissions:
 
     # --- sending ----------------------------------------------------------------------------------------------------
 
-    def _send_slice(self, source: deque[tuple[FutureState, Task]]) -> None:
+    def _send_slice(self, source: deque[tuple[FutureState, Task]], *, known: bool = False) -> None:
         """Send the next tasks. Nothing is dropped before it is on the lane: a Ctrl-C may come between any two steps."""
         tasks: list[Task] = []
         states: list[FutureState] = []
@@ -252,7 +255,8 @@ class Submissions:
             if self.kept:
                 kept = [self.kept[state] for state in states if state in self.kept]
                 answered = partial(self._answered_with, kept)
-            self._lane.enqueue(call, answered, partial(self._refused, states, call))
+            instead = partial(self._counts, tasks, call) if known else None
+            self._lane.enqueue(call, answered, partial(self._refused, states, call), instead)
             for at in range(PART, len(further), PART):
                 part = further[at : at + PART]
                 last = at + PART >= len(further) and not announced
@@ -345,12 +349,20 @@ class Submissions:
         if pending:
             state.fail(error)
 
-    def _refused(self, states: list[FutureState], call: Call, error: BaseException) -> None:
+    def _counts(self, tasks: list[Task], call: Call) -> Call:
+        self._not_taken(call)
+        return calls.ledger([(task.name, task.count) for task in tasks if task.count])
+
+    def _not_taken(self, call: Call) -> None:
+        """Note that the server refused a submission, and with it the functions that it brought."""
         self._there.difference_update(brought(call))
         for entry in self._lane.unanswered:
             # What is on the lane already may rely on it.
-            if entry.call.script.name == "submit":
+            if entry.call is not call and entry.call.script.name == "submit":
                 self._supply(entry.call)
+
+    def _refused(self, states: list[FutureState], call: Call, error: BaseException) -> None:
+        self._not_taken(call)
         for state in states:
             self._ledger.forfeit(state)
             if state.status != PENDING:

@@ -77,7 +77,8 @@ class Story:
         Payloads that each worker has.
     """
 
-    #: Calls whose refusal by a full server no step hears of: nobody waits for them, or they come again by themselves.
+    #: Calls, all of a script or single ones, whose refusal by a full server no step hears of: nobody waits for them, or
+    #: they come again by themselves.
     unheard: Collection[str] = ("register",)
 
     def __init__(

@@ -147,7 +147,8 @@ class Stage:
         else:
             kinds = {type(error) for error in story.failed.values()}
             assert kinds <= {ServerFull, FutureCancelledError}, story.failed
-            assert story.failed or fault.event.what in story.unheard, "nobody heard of it"
+            heard = story.failed or {fault.event.what, str(fault.event)} & {*story.unheard}
+            assert heard, "nobody heard of it"
         for i, (state, right) in enumerate(zip(story.states, expected.states, strict=True)):
             differences = {
                 key: (state.get(key), right.get(key))

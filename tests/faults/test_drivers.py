@@ -16,7 +16,7 @@ from redist.diagnostics.doctor import examine
 from redist.errors import ConnectionLost
 from redist.session.links import Links
 from redist.session.session import Session
-from redist.session.states import Condition
+from redist.session.states import Condition, FutureState
 from redist.session.thread_driver import ThreadDriver
 from redist.store import calls
 from redist.store.connect import Endpoint
@@ -33,6 +33,17 @@ def endpoint(valkey: Server, namespace: str) -> Endpoint:
 @pytest.fixture
 def driver(endpoint: Endpoint) -> Iterator[ThreadDriver]:
     driver = ThreadDriver(Session(endpoint, "client", "c"), endpoint)
+    driver.start()
+    yield driver
+    driver.close()
+
+
+@pytest.fixture
+def proxied(proxy: Proxy, endpoint: Endpoint) -> Iterator[ThreadDriver]:
+    """One named c, behind the proxy."""
+    proxy.start_over(None)
+    through = proxy.endpoint(endpoint.namespace)
+    driver = ThreadDriver(Session(through, "client", "c"), through, check=False)
     driver.start()
     yield driver
     driver.close()
@@ -174,14 +185,17 @@ def test_close_right_behind_a_connection_that_broke(
     wire.close()
 
 
+def refuse_next(proxy: Proxy, script: str) -> None:
+    """Have the server be full for the next call of a script by the client c."""
+    before = sum((event.caller, event.what) == ("c", script) for event in proxy.events)
+    proxy.fault = Fault("OOM", Event("c", script, before))
+
+
 def test_full_server_does_not_end_a_session_that_registers_anew(
-    proxy: Proxy, valkey: Server, namespace: str
+    proxy: Proxy, proxied: ThreadDriver, endpoint: Endpoint
 ) -> None:
-    proxy.start_over(Fault("OOM", Event("c", "register", 1)))
-    endpoint = proxy.endpoint(namespace)
-    driver = ThreadDriver(Session(endpoint, "client", "c"), endpoint, check=False)
-    driver.start()
-    session = driver.session
+    driver, session = proxied, proxied.session
+    refuse_next(proxy, "register")
     wire = endpoint.open()
     wire.call("HSET", f"{endpoint.prefix}caller:{session.ordinal}", "inc", "another")
     with driver.lock:
@@ -193,7 +207,46 @@ def test_full_server_does_not_end_a_session_that_registers_anew(
         wire.call("HGET", f"{endpoint.prefix}caller:{session.ordinal}", "inc").decode() == session.incarnation
     )
     wire.close()
-    driver.close()
+
+
+def test_full_server_keeps_the_tasks_of_who_registers_anew(
+    proxy: Proxy, proxied: ThreadDriver, endpoint: Endpoint
+) -> None:
+    """It refuses to be told them once more, and takes the counts."""
+    driver, session = proxied, proxied.session
+
+    def submit(name: str, *deps: str) -> FutureState:
+        with driver.lock:
+            session.submissions.add_function("f", b"F")
+            state = session.states.obtain(name, session.generation, "f")
+            state.count += 1
+            session.submit(state, calls.Task(name, "f", b"spec", deps))
+            driver.submitted()
+        return state
+
+    def field(name: str) -> bytes | None:
+        value: bytes | None = wire.call("HGET", f"{endpoint.prefix}key:{name}", f"refs:{session.ordinal}")
+        return value
+
+    x, on_x = submit("x"), submit("on x", "x")
+    assert driver.wait(lambda: not session.lane.unanswered, 10, replies=True)
+    refuse_next(proxy, "submit")
+    wire = endpoint.open()
+    wire.call("HSET", f"{endpoint.prefix}caller:{session.ordinal}", "inc", "another")
+    with driver.lock:
+        session.heart.beat()
+        driver.push_out()
+    wait_until(lambda: proxy.fault is not None and proxy.fault.fired and session.lane.registered)
+    assert driver.wait(lambda: not (session.lane.unanswered or session.lane.due), 10, replies=True)
+    assert not wire.call("EXISTS", f"{endpoint.prefix}stale:{session.ordinal}")
+    assert [state.status for state in (x, on_x)] == ["pending", "pending"]
+    assert [field("x"), field("on x")] == [b"1", b"1"]
+    again = submit("y")  # its function was to be brought by what was refused
+    assert driver.wait(lambda: not session.lane.unanswered, 10, replies=True)
+    assert again.status == "pending"
+    wire.close()
+    report = examine(endpoint)
+    assert not report.violations, "\n".join(map(str, report.violations))
 
 
 def test_server_that_stays_away_fails_no_task() -> None:

@@ -277,6 +277,32 @@ def test_full_server_refuses_what_grows_and_nothing_is_blocked(bench: Bench) -> 
     assert not bench.lane.unanswered
 
 
+def test_full_server_gets_another_call_instead(bench: Bench) -> None:
+    made: list[calls.Call] = []
+    heard: list[Any] = []
+
+    def instead() -> calls.Call:
+        if not made:
+            made.append(calls.noop())
+            raise KeyboardInterrupt
+        return calls.fire(["instead"])
+
+    bench.lane.enqueue(calls.handoff([("t", "x")]), heard.append, heard.append, instead)
+    bench.call("b")
+    bench.sent()
+    with pytest.raises(KeyboardInterrupt):
+        bench.reply(error("OOM command not allowed"))
+    bench.lane.lost()
+    bench.lane.connect()
+    bench.sent()
+    bench.reply(error("OOM command not allowed"))
+    assert bench.sent() == [("instead", 1), ("b", 2)]
+    bench.reply(GAP0)
+    bench.reply(OK, OK)
+    assert heard == [OK]
+    assert bench.answers == [("b", b"OK")]
+
+
 def test_full_server_and_a_call_that_frees(bench: Bench) -> None:
     bench.call("a", calls.ledger([("x", 0)]))
     bench.sent()

@@ -24,7 +24,7 @@ class Lane:
         self.sent: list[tuple[Call, Callable[[Any], object] | None, Callable[[Any], object] | None]] = []
         self.unanswered: deque[Any] = deque()
 
-    def enqueue(self, call: Call, on_reply: Any = None, on_error: Any = None) -> None:
+    def enqueue(self, call: Call, on_reply: Any = None, on_error: Any = None, instead: Any = None) -> None:
         self.sent.append((call, on_reply, on_error))
 
     @property
