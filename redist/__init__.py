@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from redist.future import Future
     from redist.not_recorded import get_task_metadata, get_task_stream, performance_report, span
     from redist.plugins import UploadFile, WorkerPlugin
+    from redist.printing import print, warn  # noqa: A004
     from redist.progress_bar import progress
     from redist.waiting import ALL_COMPLETED, FIRST_COMPLETED, wait
     from redist_worker.local import get_worker, rejoin, secede, worker_client
@@ -63,11 +64,13 @@ __all__ = [
     "get_task_stream",
     "get_worker",
     "performance_report",
+    "print",
     "progress",
     "rejoin",
     "secede",
     "span",
     "wait",
+    "warn",
     "worker_client",
 ]
 
@@ -102,8 +105,10 @@ _HOMES = {
     "get_task_metadata": "redist.not_recorded",
     "get_task_stream": "redist.not_recorded",
     "performance_report": "redist.not_recorded",
+    "print": "redist.printing",
     "progress": "redist.progress_bar",
     "span": "redist.not_recorded",
+    "warn": "redist.printing",
     "UploadFile": "redist.plugins",
     "WorkerPlugin": "redist.plugins",
     "get_worker": "redist_worker.local",

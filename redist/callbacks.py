@@ -5,7 +5,6 @@ from __future__ import annotations
 import _thread
 import logging
 import queue
-import sys
 import threading
 import warnings
 import weakref
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from redist.session.asyncio_driver import AsyncioDriver
     from redist.session.thread_driver import ThreadDriver
 
-__all__ = ["Callbacks", "close_behind", "print_output", "weakly"]
+__all__ = ["Callbacks", "close_behind", "weakly"]
 
 logger = logging.getLogger("redist.client")
 
@@ -70,11 +69,6 @@ def _run(functions: queue.SimpleQueue[Callable[[], object] | None]) -> None:
         except BaseException:  # a `sys.exit` too: others want to be called by this thread
             logger.exception("the callback %r failed", function)
         del function  # it may hold a Future
-
-
-def print_output(stream: int, worker: str, text: str) -> None:
-    """Print what a task printed: 1 to standard output, 2 to standard error."""
-    print(text, end="", file=sys.stderr if stream == 2 else sys.stdout, flush=True)
 
 
 def weakly(method: Callable[..., Any]) -> Callable[..., Any]:

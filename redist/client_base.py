@@ -8,13 +8,14 @@ from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from redist import config, current, describing, gathering, scattering
-from redist.callbacks import Callbacks, close_behind, print_output, weakly
+from redist.callbacks import Callbacks, close_behind, weakly
 from redist.client_core import ClientCore
 from redist.errors import ClientClosed
 from redist.events import Topics
 from redist.explaining import Inbox
 from redist.missing import check_options, why_not
 from redist.peers import Peers
+from redist.printing import say
 from redist.protocol import names_inside
 from redist.quotas import quotas
 from redist.running import Runs
@@ -197,7 +198,7 @@ class ClientBase(ClientCore):
         self._adopt(driver, where)
         # The session's thread keeps no client alive that was dropped.
         session.on_worker = weakly(self._on_worker)
-        session.on_output = print_output
+        session.on_output = say
         session.on_control = weakly(self._on_control)
 
     def _adopt(self, driver: Any, where: Endpoint) -> None:

@@ -147,7 +147,7 @@ class Session:
         self.on_void: Callable[[list[int]], object] | None = None
         self.on_control: Callable[[], object] | None = None
         self.on_evict: Callable[[list[tuple[str, int]]], object] | None = None
-        self.on_output: Callable[[int, str, str], object] | None = None
+        self.on_output: Callable[[int, str, bytes], object] | None = None
         self.on_worker: Callable[[int], object] | None = None
         self.on_generation: Callable[[int], object] | None = None
         self.on_beat: Callable[[Beat], object] | None = None
@@ -435,7 +435,7 @@ class Session:
             self.set_generation(int(message[1]))
         elif kind == b"o":
             if self.on_output is not None:
-                self.on_output(int(message[1]), message[2].decode(), message[3].decode(errors="replace"))
+                self.on_output(int(message[1]), message[2].decode(), message[3])
         elif kind == b"w" and self.on_worker is not None:
             self.on_worker(int(message[1]))
 

@@ -46,7 +46,9 @@ class Client:
         self.session.heart.compare = False  # its counts are not in the session's ledger
         self.driver = ThreadDriver(self.session, endpoint)
         self.output = []
-        self.session.on_output = lambda stream, worker, text: self.output.append((stream, worker, text))
+        self.session.on_output = lambda stream, worker, data: self.output.append(
+            (stream, worker, data.decode())
+        )
         self.driver.start()
         self.numbers = iter(range(10**9))
 

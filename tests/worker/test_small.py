@@ -103,7 +103,7 @@ def test_output_goes_to_both_in_batches():
     assert output.waiting
     assert sent == []
     output.flush()
-    assert sent == [(STDOUT, "one\ntwo 2\n"), (STDERR, "bad\n"), (STDOUT, "three\n")]
+    assert sent == [(STDOUT, b"one\ntwo 2\n"), (STDERR, b"bad\n"), (STDOUT, b"three\n")]
     assert out.getvalue() == "one\ntwo 2\nthree\n"
     assert not output.waiting
     print("x" * 20_000, file=tee_out)
@@ -116,7 +116,7 @@ def test_output_goes_to_clients_only_where_they_print_it_to_the_same_terminal():
     out = io.StringIO()
     print("one", file=Tee(out, STDOUT, output, echo=False))
     output.flush()
-    assert sent == ["one\n"]
+    assert sent == [b"one\n"]
     assert out.getvalue() == ""
 
 
@@ -143,4 +143,4 @@ def test_output_takes_the_place_of_the_standard_streams(monkeypatch):
     print("to stdout")
     print("to stderr", file=sys.stderr)
     output.flush()
-    assert sent == [(STDOUT, "to stdout\n"), (STDERR, "to stderr\n")]
+    assert sent == [(STDOUT, b"to stdout\n"), (STDERR, b"to stderr\n")]

@@ -171,7 +171,9 @@ class Executor:
         os.register_at_fork(after_in_child=_no_places)
         self.driver.start()
         self.marks.ordinal = self.session.ordinal
-        self.local = self.plugins.worker = Local(options, self.driver, self.runner, self.plugins, tasks)
+        self.local = self.plugins.worker = Local(
+            options, self.driver, self.runner, self.plugins, tasks, self.output
+        )
         set_local(self.local)
         set_task_client(self.client)
         self.actors = Actors(self.session, lane.call, self.runner.places, self.loop, self._count_actors)
@@ -205,9 +207,9 @@ class Executor:
         if self.output.waiting:
             self.output.flush()
 
-    def _publish(self, stream: int, text: str) -> None:
+    def _publish(self, stream: int, data: bytes) -> None:
         endpoint = self.options.endpoint
-        message = msgpack.packb([b"o", stream, self.options.worker_name, text])
+        message = msgpack.packb([b"o", stream, self.options.worker_name, data])
         self.side.command(endpoint.publish, endpoint.prefix + "all", message)
 
     def _failed(self) -> None:

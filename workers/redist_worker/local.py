@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from redist.client import Client
     from redist.session.thread_driver import ThreadDriver
     from redist_worker.executor import Options
+    from redist_worker.output import Output
     from redist_worker.plugins import Plugins
     from redist_worker.runner import Runner
     from redist_worker.tasks import Tasks
 
-__all__ = ["Local", "get_worker", "rejoin", "secede", "set_local", "worker_client"]
+__all__ = ["Local", "get_local", "get_worker", "rejoin", "secede", "set_local", "worker_client"]
 
 _TASKS = os.path.join(os.path.dirname(__file__), "tasks.py")
 _local: Local | None = None
@@ -59,6 +60,7 @@ class Local:
         runner: Runner,
         plugin_room: Plugins | None = None,
         tasks: Tasks | None = None,
+        output: Output | None = None,
     ) -> None:
         self.address = options.address
         self.name = options.worker_name
@@ -70,6 +72,8 @@ class Local:
         self.driver = driver
         self._runner = runner
         self._tasks = tasks
+        #: What goes to clients; internal.
+        self.output = output
         self.plugins = {}
         #: Where plugins are set up and torn down; internal.
         self.plugin_room = plugin_room
@@ -214,6 +218,11 @@ def set_local(local: Local) -> None:
     """Make `local` the worker of this process."""
     global _local
     _local = local
+
+
+def get_local() -> Local | None:
+    """Return the worker of this process, None if it runs no tasks."""
+    return _local
 
 
 def get_worker() -> Local:

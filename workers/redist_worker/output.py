@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
-__all__ = ["Output", "Tee"]
+from redist.printing import STDERR, STDOUT
 
-STDOUT, STDERR = 1, 2
+__all__ = ["Output", "Tee"]
 
 _FLUSH_AT = 16 * 1024
 
@@ -25,16 +26,18 @@ class Output:
     Parameters
     ----------
     send : callable
-        Called with a stream (1 or 2) and text. If it raises `OSError`, that text is dropped.
+        Called with a stream, as `redist.printing` has them, and encoded text or what else is sent there. If it raises
+        `OSError`, that is dropped.
     echo : bool
         Whether text also goes where it went before; not if a client prints it to the same terminal.
     """
 
-    def __init__(self, send: Callable[[int, str], None], *, echo: bool = True) -> None:
+    def __init__(self, send: Callable[[int, bytes], None], *, echo: bool = True) -> None:
         self._send = send
         self._echo = echo
         self._lock = threading.Lock()
         self._sending = threading.Lock()
+        self._thread = threading.local()
         self._parts: list[tuple[int, str]] = []
         self._size = 0
         self._readable, self._writable = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -48,8 +51,19 @@ class Output:
         """Whether there is something to send."""
         return bool(self._parts)
 
+    @contextlib.contextmanager
+    def here_only(self) -> Iterator[None]:
+        """Send nothing of what the calling thread writes meanwhile."""
+        self._thread.silent = True
+        try:
+            yield
+        finally:
+            self._thread.silent = False
+
     def add(self, stream: int, text: str) -> None:
         """Take text that was written to `stream`."""
+        if getattr(self._thread, "silent", False):
+            return
         with self._lock:
             first = not self._parts
             self._parts.append((stream, text))
@@ -80,10 +94,14 @@ class Output:
                     until += 1
                 text = "".join(part for _, part in parts[at:until])
                 at = until
-                try:
-                    self._send(stream, text)
-                except OSError:
-                    pass
+                with contextlib.suppress(OSError):
+                    self._send(stream, text.encode(errors="backslashreplace"))
+
+    def send(self, stream: int, data: bytes) -> None:
+        """Send something else, behind what was written before."""
+        self.flush()
+        with self._sending, contextlib.suppress(OSError):
+            self._send(stream, data)
 
     def install(self) -> None:
         """Put `Tee` streams in place of ``sys.stdout`` and ``sys.stderr``."""
