@@ -17,10 +17,11 @@ import click
 from bench import figures as of_tasks
 from bench import limits as of_limits
 from bench import payloads as of_payloads
+from bench import transfers as of_transfers
 from bench.figures import Numbers
 from bench.systems import SYSTEMS, Unsupported
 
-FIGURES = of_tasks.FIGURES | of_payloads.FIGURES | of_limits.FIGURES
+FIGURES = of_tasks.FIGURES | of_payloads.FIGURES | of_limits.FIGURES | of_transfers.FIGURES
 LESS_IS_BETTER = (
     " ms",
     " s",

@@ -50,6 +50,12 @@ def test_the_command(tmp_path: Path) -> None:
             ["put-fresh", "put", "get", "get-sum", "task-sum", "frame", "table", "small"],
             14,
         ),
+        (
+            "transfers",
+            {"LARGE": 2, "BROADCAST": 1, "WORKERS": 2, "COUNT": 50, "REPEATS": 2, "WARM_UP": 1, "PAUSE": 0},
+            ["between-hosts", "gather-far", "broadcast"],
+            6,
+        ),
     ],
 )
 def test_figures_with_small_values(

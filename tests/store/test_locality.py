@@ -69,6 +69,24 @@ def test_large_inputs_wait_50_ms_for_their_host(world: World, two: tuple[Caller,
     assert "home" not in world.record("u")
 
 
+def test_large_inputs_do_not_wait_for_a_host_where_the_task_may_not_run(
+    world: World, two: tuple[Caller, Caller]
+) -> None:
+    here, away = two
+    client = world.client()
+    scatter(world, client, here.options["parent"], HEAVY)
+    named = C.EligibilityClass("only", "away", "")
+    client.ok(C.submit([C.Task("t", "f", b"spec", ["data"], cls="only")], F, [named]))
+    assert world.record("t")["state"].startswith(f"processing e{away.ordinal}.")
+    nowhere = C.EligibilityClass("gpu", "", "GPU=1")
+    client.ok(C.submit([C.Task("u", "f", b"spec", ["data"], cls="gpu")], F, [nowhere]))
+    assert "home" not in world.record("u")
+    # One that had rather run there waits for it.
+    rather = C.EligibilityClass("rather", "away", "", False)
+    client.ok(C.submit([C.Task(n, "f", b"spec", ["data"], cls="rather") for n in ("v", "w")], F, [rather]))
+    assert world.record("w")["home"] == "h1"
+
+
 def looks(x: Caller) -> list[int]:
     """In how many ms the executor was told to look again."""
     return [message[1] for message in x.listen_up() if message[0] == b"t" and len(message) == 2]

@@ -96,6 +96,20 @@ function S.may_run(x, hash)
   return true
 end
 
+-- Whether the class names worker w, or none, and w has what it asks for when nothing else runs there.
+function S.is_allowed(w, hash)
+  local c, worker = S.class(hash), S.caller(w)
+  if not worker or c.lost or not c.any and c.strict and not S.is_named(c.workers, w, worker) then
+    return false
+  end
+  for resource in each_resource(c.resources) do
+    if not worker['free:' .. resource] then
+      return false
+    end
+  end
+  return true
+end
+
 -- Take a class's resources from the worker of x under a batch, or give back what the batch took.
 function S.claim(x, batch, hash)
   local resources = S.class(hash).resources

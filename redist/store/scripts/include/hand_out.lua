@@ -213,7 +213,7 @@ function S.route(name, h, front)
   local home, far
   h.home = nil
   if h.deps and (class == '' or not S.class(class).executor) then
-    home, far = S.home(name)
+    home, far = S.home(name, class)
   end
   local x = not queue_only and S.bound_to(class)
   if x then

@@ -4,6 +4,7 @@
 local SAMPLE = 64     -- inputs that are looked at
 local NEAR = 50000000 -- bytes that can be moved within the 50 ms that a task waits for its own host at most
 local hosts
+local open = {}       -- by class and host: whether a worker there is one that the class allows
 
 -- How many ms a task waits for an executor of the host of its inputs.
 function S.away()
@@ -33,9 +34,31 @@ function S.host_of(x)
   return e and S.hosts() and S.hosts()[e.worker]
 end
 
--- The host with the most bytes of a task's inputs, and whether moving them elsewhere takes longer than waiting; nil where
--- it does not matter.
-function S.home(name)
+-- Whether a worker of the host may run the class, now or later: there is nothing to wait for where none ever may.
+local function is_open(host, hash)
+  if hash == '' then
+    return true
+  end
+  local key = hash .. '@' .. host
+  if open[key] == nil then
+    open[key] = false
+    local left = SAMPLE -- beyond so many it is taken for granted
+    for w, its in pairs(hosts) do
+      if its == host then
+        left = left - 1
+        if left < 0 or S.is_allowed(w, hash) then
+          open[key] = true
+          break
+        end
+      end
+    end
+  end
+  return open[key]
+end
+
+-- Of the hosts that a task's class allows the one with the most bytes of its inputs, and whether moving them elsewhere takes
+-- longer than waiting; nil where it does not matter.
+function S.home(name, hash)
   if not S.hosts() then
     return nil
   end
@@ -48,7 +71,7 @@ function S.home(name)
       if host and not there[host] then
         there[host] = true
         bytes[host] = (bytes[host] or 0) + tonumber(hd.nbytes or 0)
-        if not best or bytes[host] > bytes[best] then
+        if (not best or bytes[host] > bytes[best]) and is_open(host, hash) then
           best = host
         end
       end
