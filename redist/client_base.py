@@ -7,7 +7,7 @@ import socket
 from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from redist import config, current, describing, gathering, scattering
+from redist import config, current, describing, scattering
 from redist.callbacks import Callbacks, close_behind, weakly
 from redist.client_core import ClientCore
 from redist.errors import ClientClosed
@@ -19,6 +19,7 @@ from redist.printing import say
 from redist.protocol import names_inside
 from redist.quotas import quotas
 from redist.running import Runs
+from redist.segments import Segments
 from redist.session.session import Session
 from redist.session.states import FutureState
 from redist.session.thread_driver import ThreadDriver
@@ -141,7 +142,7 @@ class ClientBase(ClientCore):
         client._prepare(False, 10.0)
         client._owns_session = False
         client._adopt(driver, driver.endpoint)
-        client._segments = gathering.Segments(client._peers, broker, segments)
+        client._segments = Segments(client._peers, broker, segments)
         client.status = "running"
         return client
 
@@ -212,7 +213,7 @@ class ClientBase(ClientCore):
         self._endpoint = where
         self._release = self.session.ledger.release
         self._peers = Peers(where, self._timeout)
-        self._segments = gathering.Segments(self._peers)
+        self._segments = Segments(self._peers)
         self._submitter = Submitter(self._me)
         self._inbox = Inbox(self._me)
         self._runs = Runs()

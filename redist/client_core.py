@@ -13,7 +13,7 @@ from redist.errors import ClientClosed, ForkedClientError
 from redist.future import DoneCallback, Future
 from redist.raising import without_way
 from redist.session.operations import Operation
-from redist.session.states import PENDING, FutureState
+from redist.session.states import FINISHED, PENDING, FutureState
 from redist.store import calls
 from redist.submitting import call_site
 from redist.timeouts import seconds
@@ -135,7 +135,14 @@ class ClientCore:
     # --- Futures ask ------------------------------------------------------------------------------------------------
 
     def _result(self, future: Future[Any], timeout: Any, copy: bool, writable: bool) -> Any:
-        return self._fetch(self._result_of(future, seconds(timeout), copy, writable))
+        timeout = seconds(timeout)
+        state = future._state
+        if state.status == FINISHED and not self.asynchronous:
+            self._check_alive()
+            here, value = gathering.value_here(self._me, state, copy, writable)
+            if here:
+                return value
+        return self._fetch(self._result_of(future, timeout, copy, writable))
 
     def _result_of(
         self, future: Future[Any], timeout: float | None, copy: bool = False, writable: bool = False

@@ -6,7 +6,6 @@ this host is mapped where it lies, one of another host is fetched.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy as copy_of
@@ -17,13 +16,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from redist import config
 from redist.belonging import check_server
 from redist.current import as_current
-from redist.errors import DataLost, FutureCancelledError, RedistError, SegmentGone, StoreError, TransferError
+from redist.errors import DataLost, FutureCancelledError, RedistError, StoreError, TransferError
 from redist.explaining import unfinished
 from redist.future import Future
 from redist.hanging import hang_across, until_ready
-from redist.loading import load_inline, load_payload, load_received
+from redist.loading import load_inline
 from redist.protocol import unpack_error
 from redist.raising import raise_told
+from redist.segments import Trouble
 from redist.session.operations import AskAll, Operation, Run, Until
 from redist.session.states import CANCELLED, ERROR, FINISHED, LOST, PENDING, FutureState, Waiter, hang
 from redist.session.submissions import SLICE
@@ -34,12 +34,9 @@ from redist.timeouts import seconds
 
 if TYPE_CHECKING:
     from redist.client import Client
-    from redist.memory.broker_client import BrokerClient
-    from redist.memory.data_client import DataClient
-    from redist.peers import Peers
     from redist.store.calls import Call
 
-__all__ = ["Segments", "error_of", "gather", "raise_error", "result_of", "values_of", "wait_for"]
+__all__ = ["error_of", "gather", "raise_error", "result_of", "value_here", "values_of", "wait_for"]
 
 #: How long a reply may take although the time is up: ``result(timeout=0)`` gives what is finished, s.
 _GRACE = 0.5
@@ -195,8 +192,9 @@ def values_of(
                             done.add(i)
         far: list[tuple[int, str]] = []
         with as_current(client):
-            for i, where in found.items():
-                here, value = client._segments.load_here(states[i].name, where, copy, writable)
+            wanted_here = [(states[i].name, where, states[i].nbytes) for i, where in found.items()]
+            loaded = client._segments.load_all(wanted_here, copy, writable)
+            for (i, where), (here, value) in zip(found.items(), loaded):
                 if here:
                     values[i] = value
                     done.add(i)
@@ -206,7 +204,7 @@ def values_of(
             wanted = [(states[i].name, where) for i, where in far]
             outcomes = yield Run(client._segments.fetch, (client, wanted, copy, writable))
             for (i, _), outcome in zip(far, outcomes):
-                if isinstance(outcome, _Trouble):
+                if isinstance(outcome, Trouble):
                     trouble = outcome.error
                 else:
                     values[i] = outcome[0]
@@ -240,7 +238,7 @@ def _ask_again(client: Client, states: list[FutureState], deadline: float | None
             for read in parse_states(reply):
                 state = by_name[read.name]
                 if read.state == "memory":
-                    state.where = read.where
+                    state.where, state.nbytes = read.where, read.nbytes
                 elif read.state in ("erred", "forgotten"):
                     client.session.notifications.read(read)
                 else:
@@ -253,6 +251,14 @@ def _ask_again(client: Client, states: list[FutureState], deadline: float | None
             yield from raise_error(client, state, deadline)
 
 
+def value_here(client: Client, state: FutureState, copy: bool, writable: bool) -> tuple[bool, Any]:
+    """Return (True, value) of a finished state if nobody has to be asked for it, else (False, None)."""
+    with as_current(client):
+        if state.value:
+            return True, load_inline(state.value, state.name)
+        return client._segments.load_here(state.name, state.where, state.nbytes, copy, writable)
+
+
 def result_of(
     client: Client, state: FutureState, deadline: float | None, copy: bool, writable: bool
 ) -> Operation[Any]:
@@ -261,13 +267,9 @@ def result_of(
         yield from wait_for(client, [state], deadline, stop_on_error=True)
     if state.status != FINISHED:
         yield from raise_error(client, state, deadline)
-    with as_current(client):
-        if state.value:
-            return load_inline(state.value, state.name)
-        # as `values_of` would, without what several values and those of other hosts need
-        here, value = client._segments.load_here(state.name, state.where, copy, writable)
-        if here:
-            return value
+    here, value = value_here(client, state, copy, writable)
+    if here:
+        return value
     return (yield from values_of(client, [state], deadline, copy=copy, writable=writable))[0]
 
 
@@ -277,6 +279,13 @@ def gather(client: Client, futures: Any, errors: str, copy: bool, writable: bool
         raise ValueError(f"errors is 'raise' or 'skip', not {errors!r}")
     if isinstance(futures, Iterator):
         futures = list(futures)
+    if (
+        isinstance(futures, Future)
+        and futures._client is client
+        and not futures._cleared
+        and errors == "raise"
+    ):
+        return (yield from result_of(client, futures._state, None, copy, writable))
     states: dict[FutureState, Client] = {}
     _collect(client, futures, states)
     everything = list(states)
@@ -331,102 +340,3 @@ def _fill(obj: Any, values: Mapping[FutureState, Any]) -> Any:
             return type(obj)(*items)
         return type(obj)(items)
     return obj
-
-
-class _Trouble:
-    """A payload that could not be had this time."""
-
-    __slots__ = ("error",)
-
-    def __init__(self, error: RedistError) -> None:
-        self.error = error
-
-
-class Segments:
-    """Loads payloads that are not inline. Safe to use from several threads; blocks.
-
-    Parameters
-    ----------
-    peers : Peers
-        Who the workers are.
-    broker : BrokerClient, optional
-        In an executor: its worker, which fetches from other hosts.
-    own : str
-        In an executor: the worker's segment directory.
-    """
-
-    def __init__(self, peers: Peers, broker: BrokerClient | None = None, own: str = "") -> None:
-        self._peers = peers
-        self._broker = broker
-        self._own = own
-        self._remote: DataClient | None = None
-
-    def load_here(self, name: str, where: str, copy: bool, writable: bool) -> tuple[bool, Any]:
-        """Return (True, value) if a copy lies on this host, else (False, None)."""
-        for place in where.split():
-            worker, _, attempt = place.partition(".")
-            peer = self._peers.worker(int(worker))
-            if peer is not None and peer.here:
-                try:
-                    return True, load_payload(peer.segments, name, int(attempt), copy=copy, writable=writable)
-                except SegmentGone:
-                    continue
-        return False, None
-
-    def fetch(
-        self, client: Client, wanted: Sequence[tuple[str, str]], copy: bool, writable: bool
-    ) -> list[Any]:
-        """Bring payloads from other hosts: for each a tuple with the value, or what kept it away."""
-        far: list[tuple[str, int, list[str]]] = []
-        for name, where in wanted:
-            sources: dict[int, list[str]] = {}
-            for place in where.split():
-                worker, _, attempt = place.partition(".")
-                peer = self._peers.worker(int(worker))
-                if peer is not None and peer.address and not peer.here:
-                    sources.setdefault(int(attempt), []).append(peer.address)
-            attempt_, addresses = next(iter(sources.items()), (0, []))
-            far.append((name, attempt_, addresses))
-        there = [item for item in far if item[2]]
-        outcomes: dict[str, Any] = {}
-        with as_current(client):
-            if self._broker is not None:
-                for (name, attempt_, _), outcome in zip(there, self._broker.fetch(there) if there else ()):
-                    if outcome is None:
-                        try:
-                            value = load_payload(self._own, name, attempt_, copy=copy, writable=writable)
-                            outcomes[name] = (value,)
-                        except SegmentGone as error:
-                            outcomes[name] = _Trouble(error)
-                    else:
-                        outcomes[name] = _Trouble(outcome)
-            elif there:
-                for (name, _, _), received in zip(there, self.data_client(client).fetch(there)):
-                    if isinstance(received, RedistError):
-                        outcomes[name] = _Trouble(received)
-                    elif received.view is not None:
-                        outcomes[name] = (load_received(received, writable=writable or copy),)
-        if any(isinstance(outcome, _Trouble) for outcome in outcomes.values()):
-            self._peers.forget()
-        gone = _Trouble(SegmentGone("it is on no worker that is known"))
-        return [outcomes.get(name, gone) for name, _ in wanted]
-
-    def data_client(self, client: Client) -> DataClient:
-        """Return the client of data servers."""
-        from redist.memory.data_client import DataClient
-
-        if self._remote is None:
-            from redist.tls import client_context
-
-            self._remote = DataClient(client.session.secret, tls=client_context())
-        self._remote.token = client.session.secret  # a server that lost its memory has made another one
-        return self._remote
-
-    def close(self) -> None:
-        """Close connections, and files from which small payloads were read."""
-        payloads = sys.modules.get("redist.memory.payloads")
-        if payloads is not None:
-            payloads.let_go()
-        if self._remote is not None:
-            self._remote.close()
-            self._remote = None

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from redist.errors import DeserializationError, SegmentCorrupt
-from redist.protocol.payload import loads, loads_inline
+from redist.protocol.payload import Loader, loads, loads_inline
 from redist.store.keys import decode_key
 
 if TYPE_CHECKING:
     from redist.memory.reader import Mapping
     from redist.memory.receive import Received
 
-__all__ = ["load_inline", "load_payload", "load_received"]
+__all__ = ["load_inline", "load_payload", "load_received", "load_small"]
 
 
 def load_inline(data: bytes | memoryview, name: str) -> Any:
@@ -38,7 +38,7 @@ def load_inline(data: bytes | memoryview, name: str) -> Any:
 
 
 def load_payload(
-    segments: str, name: str, attempt: int, *, copy: bool = False, writable: bool = False
+    segments: str, name: str, attempt: int, *, copy: bool = False, writable: bool = False, nbytes: int = 0
 ) -> Any:
     """Return the value of a payload of this host.
 
@@ -54,6 +54,8 @@ def load_payload(
         Return a private, writable copy.
     writable : bool
         Map privately: what is written stays in this process.
+    nbytes : int
+        Its size, if it is known.
 
     Raises
     ------
@@ -64,10 +66,41 @@ def load_payload(
     """
     mapping = None
     try:
-        mapping = (_open_payload or _opener())(segments, name, attempt, writable=writable)
+        mapping = (_open_payload or _opener())(segments, name, attempt, writable=writable, nbytes=nbytes)
         return loads(mapping.view, copy=copy, writable=writable)
     except (DeserializationError, SegmentCorrupt) as error:
         _raise(error, name, segments if mapping is None else mapping.path)
+
+
+def load_small(
+    segments: str, wanted: Sequence[tuple[str, int]], *, copy: bool = False, writable: bool = False
+) -> list[tuple[bool, Any] | None]:
+    """Return the values of many small payloads of this host: for each (True, value), None if it has to be loaded alone.
+
+    Parameters
+    ----------
+    segments : str
+        The segment directory.
+    wanted : sequence of (str, int)
+        Wire name of each key, and attempt.
+    copy, writable : bool
+        As for `load_payload`.
+
+    Raises
+    ------
+    DeserializationError
+        If one is damaged, not signed, or cannot be loaded here; names key and directory.
+    """
+    from redist.memory.payloads import read_small
+
+    values: list[tuple[bool, Any] | None] = []
+    loader = Loader(copy=copy, writable=writable)
+    for place, (name, _) in zip(read_small(segments, wanted), wanted):
+        try:
+            values.append(None if place is None else (True, loader.load(*place)))
+        except DeserializationError as error:
+            _raise(error, name, segments)
+    return values
 
 
 def _opener() -> Callable[..., Mapping]:

@@ -89,6 +89,22 @@ class Peers(Side):
                 )
         return peer
 
+    def here(self, where: str) -> list[tuple[str, int]]:
+        """Return the copies of a payload that lie on this host: segment directory and attempt of each.
+
+        Parameters
+        ----------
+        where : str
+            Its copies: ordinal and attempt of each with a period between, the copies with blanks.
+        """
+        places = []
+        for copy in where.split():
+            ordinal, _, attempt = copy.partition(".")
+            peer = self._known.get(int(ordinal)) or self.worker(int(ordinal))
+            if peer is not None and peer.here:
+                places.append((peer.segments, int(attempt)))
+        return places
+
     def workers(self) -> list[Peer]:
         """Return all living workers, by ordinal."""
         self.forget()

@@ -26,12 +26,14 @@ from redist.memory.headers import TRAILER_BYTES, Header, header_in
 
 __all__ = [
     "ARENA_SIZE",
+    "LARGEST",
     "RECORD_HEAD",
     "arena_path",
     "check_record",
     "extent",
     "is_small",
     "number_in",
+    "payload_size",
     "record_end",
     "record_head",
     "scan",
@@ -41,8 +43,9 @@ __all__ = [
 ARENA_SIZE = 1 << 20
 #: bytes at the beginning of an arena, and of a record
 ARENA_HEAD = RECORD_HEAD = 64
-#: The payloads that go into arenas: smaller ones are kept inline; 36 KiB are 32 KiB of data as a stream, with its footer.
-_MORE_THAN, _AT_MOST = 4 * 1024, 36 * 1024
+_MORE_THAN = 4 * 1024
+LARGEST = 36 * 1024
+"""The payloads that go into arenas: smaller ones are kept inline; 36 KiB are 32 KiB of data as a stream, with its footer."""
 
 _PREFIX = "arena-"
 _ARENA_MAGIC = b"redistA\x01"
@@ -50,12 +53,13 @@ _RECORD_MAGIC = b"redistR\x01"
 _ARENA = struct.Struct("<8sQ")
 _RECORD = struct.Struct("<8sQQ16sQI")
 _CRC = struct.Struct("<I")
+_CHECKED = struct.Struct(_RECORD.format + "I")
 _PADDING = bytes(RECORD_HEAD - _RECORD.size - _CRC.size)
 
 
 def is_small(nbytes: int, footer: int = 0) -> bool:
     """Tell whether a payload of `nbytes` bytes, with a footer of `footer` bytes, goes into an arena."""
-    return _MORE_THAN < nbytes <= _AT_MOST - footer
+    return _MORE_THAN < nbytes <= LARGEST - footer
 
 
 def arena_path(segments: str, number: int) -> str:
@@ -118,6 +122,24 @@ def check_record(record: bytes | memoryview, arena: int, digest: bytes, attempt:
         raise SegmentCorrupt("the record is of another key, attempt or arena")
     if rest < TRAILER_BYTES or RECORD_HEAD + nbytes + rest != len(record):
         raise SegmentCorrupt(f"it claims {nbytes} + {rest} bytes in a record of {len(record)}")
+    return int(nbytes)
+
+
+def payload_size(data: bytes, start: int, end: int, arena: int, digest: bytes, attempt: int) -> int:
+    """Return the size of the payload in the record from `start` to `end`; -1 if `check_record` would refuse that."""
+    if end - start < RECORD_HEAD + TRAILER_BYTES:
+        return -1
+    magic, number, its_attempt, its_digest, nbytes, rest, crc = _CHECKED.unpack_from(data, start)
+    if (
+        its_digest != digest
+        or its_attempt != attempt
+        or number != arena
+        or magic != _RECORD_MAGIC
+        or RECORD_HEAD + nbytes + rest != end - start
+        or rest < TRAILER_BYTES
+        or crc != zlib.crc32(data[start : start + _RECORD.size])
+    ):
+        return -1
     return int(nbytes)
 
 

@@ -45,7 +45,7 @@ from redist.memory.headers import (
     read_header,
     spilled_path,
 )
-from redist.memory.holes import LARGE, punch
+from redist.memory.holes import KEPT_FROM, LARGE, punch
 from redist.memory.host import ID_FILE, new_host_id, read_host_id
 from redist.memory.lingering import Dropped, Lingering
 from redist.memory.locks import (
@@ -308,7 +308,7 @@ class SegmentDirectory:
                 file.path = self.pool.new_path()
                 os.rename(path, file.path)
             else:
-                if size >= LARGE:
+                if size >= KEPT_FROM:
                     punch(fd)
                 os.unlink(path)
                 file.path = ""

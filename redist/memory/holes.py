@@ -10,10 +10,13 @@ from functools import cache
 
 from redist.memory.headers import footprint
 
-__all__ = ["LARGE", "give_back", "punch"]
+__all__ = ["KEPT_FROM", "LARGE", "give_back", "punch"]
+
+KEPT_FROM = 32 * 1024
+"""Smallest file, in bytes, that readers keep mapped: the memory of a smaller one goes back when it is unlinked."""
 
 LARGE = 256 * 1024
-"""Size in bytes from which on it is worth while: no smaller file is kept mapped or written again."""
+"""Smallest file, in bytes, that is written again."""
 
 _PUNCH_HOLE_KEEP_SIZE = 0x03
 

@@ -43,16 +43,30 @@ from redist.memory.space import available, full_error
 if TYPE_CHECKING:
     Words = memoryview[int]
 
-__all__ = ["INDEX_FILE", "Entry", "Found", "Index", "digest_of", "hash_of", "make_index", "retire_index"]
+__all__ = [
+    "FIRST",
+    "INDEX_FILE",
+    "MOVED",
+    "REMOVED",
+    "SLOTS",
+    "STEP",
+    "Entry",
+    "Found",
+    "Index",
+    "digest_of",
+    "hash_of",
+    "make_index",
+    "retire_index",
+]
 
 INDEX_FILE = "index"
 MAKING = "index.new-"
 
 _MAGIC = int.from_bytes(b"redistI\x01", "little")
-_MOVED, _SLOTS, _USED = 1, 2, 3
-_FIRST = 8
-_STEP = 4
-_EMPTY, _REMOVED = 0, 1
+MOVED, SLOTS, _USED = 1, 2, 3
+FIRST = 8
+STEP = 4
+_EMPTY, REMOVED = 0, 1
 _SMALLEST = 512
 _HASH = struct.Struct("<QQ")
 _OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -85,7 +99,7 @@ def digest_of(name: str) -> bytes:
 def hash_of(digest: bytes, attempt: int) -> tuple[int, int]:
     """Return the first two words of a slot."""
     name, key = _HASH.unpack(digest)
-    return (name if name > _REMOVED else name + 2), key ^ attempt
+    return (name if name > REMOVED else name + 2), key ^ attempt
 
 
 class _Table:
@@ -108,7 +122,7 @@ class _Table:
                 raise SegmentCorrupt(f"{path}: {size} bytes are no index")
             mapped = mmap.mmap(self.fd, size, access=mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ)
             self.words: Words = memoryview(mapped).cast("Q")
-            slots = self.words[_SLOTS]
+            slots = self.words[SLOTS]
             if self.words[0] != _MAGIC or slots & (slots - 1) or not slots or _bytes_of(slots) != size:
                 raise SegmentCorrupt(f"{path}: not an index of this version of redist, or damaged")
         except OSError as error:
@@ -179,13 +193,13 @@ class Index:
             If the directory is gone.
         """
         table = self._table
-        if table.words[_MOVED]:
+        if table.words[MOVED]:
             table = self._newest(table)
         while True:
             words, mask = table.words, table.mask
             slot = (name ^ key) & mask
             for _ in range(mask + 1):
-                at = _FIRST + _STEP * slot
+                at = FIRST + STEP * slot
                 word = words[at]
                 if word == name and words[at + 1] == key:
                     return Found(table, at, words[at + 2], words[at + 3])
@@ -193,7 +207,7 @@ class Index:
                     break
                 slot = slot + 1 & mask
             # what is missing here may have been added to a newer one
-            newest = self._newest(table) if words[_MOVED] else table
+            newest = self._newest(table) if words[MOVED] else table
             if newest is table:
                 return None
             table = newest
@@ -214,10 +228,10 @@ class Index:
         table, at, arena, place = found
         words = table.words
         return (
-            words[at] > _REMOVED
+            words[at] > REMOVED
             and words[at + 2] == arena
             and words[at + 3] == place
-            and (not words[_MOVED] or self._newest(table) is table)
+            and (not words[MOVED] or self._newest(table) is table)
         )
 
     def _newest(self, table: _Table) -> _Table:
@@ -232,8 +246,12 @@ class Index:
 
     def entries(self) -> list[Entry]:
         """Return all entries."""
+        return _entries(self.words())
+
+    def words(self) -> Words:
+        """Return the table in force, to be read."""
         table = self._table
-        return _entries((self._newest(table) if table.words[_MOVED] else table).words)
+        return (self._newest(table) if table.words[MOVED] else table).words
 
     @property
     def slots(self) -> int:
@@ -260,11 +278,11 @@ class Index:
             return False
         try:
             while (table := self._table).lock(until):
-                if not table.words[_MOVED]:
+                if not table.words[MOVED]:
                     self._held = table
                     return True
                 if self._newest(table) is table:
-                    table.words[_MOVED] = 0  # who was about to replace it died
+                    table.words[MOVED] = 0  # who was about to replace it died
                     self._held = table
                     return True
                 table.unlock()
@@ -299,8 +317,8 @@ class Index:
                 most = 3 * (mask + 1) // 5
             slot = (name ^ key) & mask
             free = before = -1
-            while (word := words[at := _FIRST + _STEP * slot]) != _EMPTY:
-                if word == _REMOVED:
+            while (word := words[at := FIRST + STEP * slot]) != _EMPTY:
+                if word == REMOVED:
                     free = at if free < 0 else free
                 elif word == name and words[at + 1] == key:
                     before = at
@@ -313,21 +331,21 @@ class Index:
             words[free + 3] = place
             words[free] = name
             if before >= 0:
-                words[before] = _REMOVED
+                words[before] = REMOVED
 
     def remove(self, name: int, key: int, arena: int = 0, place: int = 0) -> bool:
         """Remove an entry, with `arena` only if it says so; return whether there was one. The table is locked."""
         words, mask = self._held.words, self._held.mask
         slot = (name ^ key) & mask
         for _ in range(mask + 1):
-            at = _FIRST + _STEP * slot
+            at = FIRST + STEP * slot
             word = words[at]
             if word == _EMPTY:
                 return False
             if word == name and words[at + 1] == key:
                 if arena and (words[at + 2], words[at + 3]) != (arena, place):
                     return False
-                words[at] = _REMOVED
+                words[at] = REMOVED
                 self._clean(slot)
                 return True
             slot = slot + 1 & mask
@@ -336,9 +354,9 @@ class Index:
     def _clean(self, slot: int) -> None:
         """Empty removed slots that no entry lies behind."""
         words, mask = self._held.words, self._held.mask
-        if words[_FIRST + _STEP * (slot + 1 & mask)] != _EMPTY:
+        if words[FIRST + STEP * (slot + 1 & mask)] != _EMPTY:
             return
-        while words[at := _FIRST + _STEP * slot] == _REMOVED:
+        while words[at := FIRST + STEP * slot] == REMOVED:
             words[at] = _EMPTY
             words[_USED] -= 1
             slot = slot - 1 & mask
@@ -370,7 +388,7 @@ def make_index(segments: str, entries: Iterable[Entry] = ()) -> None:
 def retire_index(segments: str) -> None:
     """Tell whoever has the index of a directory that is about to be removed."""
     with contextlib.suppress(SegmentError):
-        _Table(f"{segments}/{INDEX_FILE}", writable=True).words[_MOVED] = 1
+        _Table(f"{segments}/{INDEX_FILE}", writable=True).words[MOVED] = 1
 
 
 def _replace(path: str, entries: list[Entry], before: _Table | None) -> _Table:
@@ -386,16 +404,16 @@ def _replace(path: str, entries: list[Entry], before: _Table | None) -> _Table:
         words, mask = table.words, table.mask
         for name, key, arena, place in entries:
             slot = (name ^ key) & mask
-            while words[at := _FIRST + _STEP * slot] != _EMPTY:
+            while words[at := FIRST + STEP * slot] != _EMPTY:
                 slot = slot + 1 & mask
             words[at], words[at + 1], words[at + 2], words[at + 3] = name, key, arena, place
         words[_USED] = len(entries)
         if before is not None:
-            before.words[_MOVED] = 1
+            before.words[MOVED] = 1
         os.rename(making, path)
     except BaseException as error:
         if before is not None:
-            before.words[_MOVED] = 0
+            before.words[MOVED] = 0
         with contextlib.suppress(FileNotFoundError):
             os.unlink(making)
         if not isinstance(error, OSError):
@@ -424,14 +442,14 @@ def _entries(words: Words) -> list[Entry]:
     return [
         Entry(name, key, arena, place)
         for name, key, arena, place in zip(
-            flat[_FIRST::_STEP],
-            flat[_FIRST + 1 :: _STEP],
-            flat[_FIRST + 2 :: _STEP],
-            flat[_FIRST + 3 :: _STEP],
+            flat[FIRST::STEP],
+            flat[FIRST + 1 :: STEP],
+            flat[FIRST + 2 :: STEP],
+            flat[FIRST + 3 :: STEP],
         )
-        if name > _REMOVED
+        if name > REMOVED
     ]
 
 
 def _bytes_of(slots: int) -> int:
-    return 8 * (_FIRST + _STEP * slots)
+    return 8 * (FIRST + STEP * slots)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from redist.errors import SegmentError
 from redist.memory.arena import number_in
 from redist.memory.headers import SPILL_LINK
-from redist.memory.holes import LARGE, punch
+from redist.memory.holes import KEPT_FROM, punch
 from redist.memory.index import retire_index
 from redist.memory.space import format_size
 from redist.memory.task_files import remove_task_directories
@@ -65,7 +65,7 @@ def remove_tree(path: str) -> None:
             with contextlib.suppress(OSError):
                 if number_in(entry.name) is not None:
                     os.truncate(entry.path, 0)
-                elif entry.is_file(follow_symlinks=False) and entry.stat().st_size >= LARGE:
+                elif entry.is_file(follow_symlinks=False) and entry.stat().st_size >= KEPT_FROM:
                     remove_file(entry.path)
     rmtree(path, ignore_errors=True)
 
@@ -85,7 +85,7 @@ def remove_file(path: str) -> None:
         try:
             alone = try_lock(fd)
             os.unlink(path)
-            if alone and os.fstat(fd).st_size >= LARGE:
+            if alone and os.fstat(fd).st_size >= KEPT_FROM:
                 punch(fd)
         finally:
             os.close(fd)

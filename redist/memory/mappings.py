@@ -3,7 +3,7 @@
 A fresh mapping of 200 MB costs its first reader 50,000 looks at a page, 20 to 40 ms; one whose pages were touched before
 costs nothing. Tasks of one executor that take the same argument, and values that come in recycled files
 (`redist.memory.pool`), meet the same file again. So what is here is a mapping without a lock; the lock belongs to each
-`_Reading`, which lives as long as an array views it. A mapping that nobody reads holds no memory either: whoever gives a
+`Reading`, which lives as long as an array views it. A mapping that nobody reads holds no memory either: whoever gives a
 file's memory back punches it out.
 """
 
@@ -13,63 +13,53 @@ import mmap
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from functools import cache
 from typing import Any
 
+from redist.memory.descriptors import Descriptor, open_owned
 from redist.memory.kept import keeper
 
-__all__ = ["CACHED_FROM", "mappings"]
-
-CACHED_FROM = 1 << 20
-"""Smallest file, in bytes, whose mapping is kept."""
+__all__ = ["mappings"]
 
 _MOST = 64
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class _Mapped:
-    """One file, mapped for reading, and open so that its inode is not another file's; closes `fd`, also if it fails."""
+    """One file, mapped for reading, and open so that it can be asked whether it is gone."""
 
-    def __init__(self, fd: int, size: int) -> None:
-        self.fd = fd  # first: from here on nobody else closes it
+    def __init__(self, file: Descriptor, size: int) -> None:
+        self.file: Descriptor | None = file
         self.size = size
-        import numpy as np
-
-        self._bytes: Any = np.frombuffer(mmap.mmap(fd, size, access=mmap.ACCESS_READ), np.uint8)
-        self.address: int = self._bytes.__array_interface__["data"][0]
+        self.mapping = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
 
     @property
     def gone(self) -> bool:
-        """Whether its file is unlinked."""
-        return os.fstat(self.fd).st_nlink == 0
-
-    def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        if getattr(self, "fd", -1) >= 0:
-            close(self.fd)
+        """Whether its file is unlinked; False once it is not kept any more."""
+        file = self.file
+        return file is not None and os.fstat(file.fileno()).st_nlink == 0
 
 
-class _Reading:
-    """Holds the shared lock of a file for as long as a view of its bytes is there; also in a forked child."""
+@cache
+def _reading_class() -> Any:
+    import numpy as np
 
-    def __init__(self, mapped: _Mapped, lock_fd: int) -> None:
-        self._mapped = mapped
-        # Has a duplicate of the descriptor, and lets go of it in C: an interrupt inside `__del__` would leave the lock.
-        self._lock = mmap.mmap(lock_fd, 1, access=mmap.ACCESS_READ)
-        #: what numpy makes an array of: the bytes, read-only
-        self.__array_interface__ = {
-            "version": 3,
-            "shape": (mapped.size,),
-            "typestr": "|u1",
-            "data": (mapped.address, True),
-        }
+    class Reading(np.ndarray[Any, Any]):
+        """Holds the shared lock of a file for as long as a view of its bytes is there; also in a forked child."""
 
-    def __del__(self) -> None:
-        lock = getattr(self, "_lock", None)
-        if lock is not None:
-            lock.close()
-            # Unlinked while it was read, so nobody has punched it out, or will.
-            if mappings is not None and self._mapped.gone:  # None: the interpreter ends
-                mappings.let_go(self._mapped)
+        mapped: _Mapped
+        lock: Descriptor
+
+        def __del__(self) -> None:
+            own = self.__dict__
+            mapped = own.get("mapped")
+            if mapped is not None:
+                own.clear()  # and the lock is free
+                # Unlinked while it was read, so nobody has punched it out, or will.
+                if mappings is not None and mapped.gone:  # None: the interpreter ends
+                    mappings.let_go(mapped)
+
+    return Reading
 
 
 class _Mappings:
@@ -81,17 +71,16 @@ class _Mappings:
     def _start(self) -> None:
         self._mutex = threading.Lock()
         self._mapped: OrderedDict[tuple[int, int], _Mapped] = OrderedDict()
+        self._until_look = _MOST
 
-    def view(self, path: str, lock_fd: int, stat: os.stat_result) -> memoryview | None:
-        """Return the bytes of the file at `path`, whose views keep the lock of `lock_fd`; None if it is another by now.
+    def view(self, path: str, lock: Descriptor, stat: os.stat_result) -> memoryview | None:
+        """Return the bytes of the file at `path`, which keep the locked descriptor; None if it is another by now.
 
         Raises
         ------
         OSError
             If it cannot be mapped.
         """
-        import numpy as np
-
         key = stat.st_dev, stat.st_ino
         with self._mutex:
             mapped = self._mapped.get(key)
@@ -102,28 +91,31 @@ class _Mappings:
             if mapped is None:
                 return None
             self._keep(key, mapped)
-        array: Any = np.asarray(_Reading(mapped, lock_fd))
-        return memoryview(array)
+        reading = _reading_class()(mapped.size, "u1", mapped.mapping)
+        reading.lock, reading.mapped = lock, mapped
+        view: memoryview = reading.data
+        return view
 
     def _map(self, path: str, stat: os.stat_result) -> _Mapped | None:
         # not through the locked descriptor: a mapping keeps what it was made of open
-        fd = os.open(path, _FLAGS)
-        try:
-            there = os.fstat(fd)
-        except BaseException:
-            os.close(fd)
-            raise
+        file = open_owned(path, _FLAGS)
+        there = os.fstat(file.fileno())
         if (there.st_dev, there.st_ino, there.st_size) == (stat.st_dev, stat.st_ino, stat.st_size):
-            return _Mapped(fd, stat.st_size)
-        os.close(fd)
+            return _Mapped(file, stat.st_size)
         return None
 
     def _keep(self, key: tuple[int, int], mapped: _Mapped) -> None:
-        self.look()
+        self._until_look -= 1
+        if self._until_look <= 0:
+            self._until_look = _MOST
+            self.look()
+        let_go = []
         with self._mutex:
             self._mapped[key] = mapped
-            let_go = self._mapped.popitem(last=False)[1] if len(self._mapped) > _MOST else None
-        del let_go  # closed outside of the lock
+            while len(self._mapped) > _MOST:
+                let_go.append(self._mapped.popitem(last=False)[1])
+        for each in let_go:
+            each.file = None  # one descriptor less for as long as it is read
 
     def let_go(self, mapped: _Mapped) -> None:
         """Let go of a file that is gone; waits for nothing, since this thread may have the lock already."""
@@ -134,7 +126,8 @@ class _Mappings:
                         del self._mapped[key]
             finally:
                 self._mutex.release()
-        keeper.let_go(mapped.fd)
+        if mapped.file is not None:
+            keeper.let_go(mapped.file.fileno())
 
     def look(self) -> None:
         """Let go of files that are gone."""

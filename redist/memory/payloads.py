@@ -9,14 +9,29 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from redist.errors import SegmentCorrupt, SegmentError, SegmentGone
-from redist.memory.arena import ARENA_SIZE, RECORD_HEAD, arena_path, check_record, header_at
+from redist.memory.arena import (
+    ARENA_SIZE,
+    LARGEST,
+    RECORD_HEAD,
+    arena_path,
+    check_record,
+    header_at,
+    payload_size,
+)
 from redist.memory.headers import Header, file_name
 from redist.memory.index import Entry, Found, Index, digest_of, hash_of
+from redist.memory.mappings import mappings
 from redist.memory.reader import Mapping, open_segment
 
-__all__ = ["let_go", "list_payloads", "open_payload"]
+if TYPE_CHECKING:
+    from redist.memory.lookups import Piece
+
+__all__ = ["let_go", "list_payloads", "open_payload", "read_small"]
 
 _MOST_ARENAS = 64
 _MOST_INDICES = 64
@@ -36,7 +51,9 @@ class _Arena:
             os.close(self.fd)
 
 
-def open_payload(segments: str, name: str, attempt: int, *, writable: bool = False) -> Mapping:
+def open_payload(
+    segments: str, name: str, attempt: int, *, writable: bool = False, nbytes: int = 0
+) -> Mapping:
     """Return one attempt's payload of the key `name` in the segment directory `segments`.
 
     Parameters
@@ -49,6 +66,8 @@ def open_payload(segments: str, name: str, attempt: int, *, writable: bool = Fal
         The attempt.
     writable : bool
         Map privately, see `redist.memory.reader.open_segment`. What is copied is read-only all the same.
+    nbytes : int
+        Its size, if it is known: a large one is not looked for in arenas.
 
     Raises
     ------
@@ -60,6 +79,9 @@ def open_payload(segments: str, name: str, attempt: int, *, writable: bool = Fal
         If the process may not open more files, or has no right to read it.
     """
     digest = digest_of(name)
+    if nbytes > LARGEST:
+        with suppress(SegmentGone):  # or smaller than it was, since it was computed again
+            return open_segment(f"{segments}/{digest.hex()}.{attempt}", writable=writable)
     index = _indices.get(segments)
     if index is None:
         index = _open_index(segments)
@@ -106,6 +128,49 @@ def _read(
     return Mapping(memoryview(record)[RECORD_HEAD : RECORD_HEAD + nbytes], nbytes, file)
 
 
+def read_small(segments: str, wanted: Sequence[tuple[str, int]]) -> list[tuple[bytes, int, int] | None]:
+    """Copy many small payloads at once, several in one system call where they lie side by side.
+
+    Parameters
+    ----------
+    segments : str
+        The segment directory, on this host.
+    wanted : sequence of (str, int)
+        Wire name of each key, and attempt.
+
+    Returns
+    -------
+    list of (bytes, int, int) or None
+        Up to 64 KiB that several share, and where the payload begins and ends in them. None: `open_payload` has to look
+        for it.
+    """
+    from redist.memory.lookups import find_many
+
+    index = _indices.get(segments) or _open_index(segments)
+    found = None if index is None else find_many(index, wanted)
+    places: list[tuple[bytes, int, int] | None] = [None] * len(wanted)
+    if index is None or found is None:
+        return places
+    pieces: list[tuple[Piece, bytes]] = []
+    for piece in found.pieces():
+        try:
+            arena = _arenas.get(piece.arena) or _open_arena(segments, piece.arena)
+        except (FileNotFoundError, SegmentError):
+            continue
+        pieces.append((piece, os.pread(arena.fd, piece.length, piece.offset)))
+    standing = found.standing()
+    for piece, data in pieces:
+        if len(data) < piece.length:
+            continue
+        for at, start, end in piece.records:
+            # one that is damaged is named when it is looked for alone
+            if standing[at]:
+                nbytes = payload_size(data, start, end, piece.arena, found.digests[at], wanted[at][1])
+                if nbytes >= 0:
+                    places[at] = data, start + RECORD_HEAD, start + RECORD_HEAD + nbytes
+    return places
+
+
 def _open_arena(segments: str, number: int) -> _Arena:
     try:
         arena = _Arena(arena_path(segments, number))
@@ -134,7 +199,8 @@ def _open_index(segments: str) -> Index | None:
 
 
 def let_go() -> None:
-    """Close what is kept open, until it is needed again."""
+    """Close what is kept open, until it is needed again, and mappings of files that are gone."""
+    mappings.look()
     with _mutex:
         _indices.clear()
         _arenas.clear()

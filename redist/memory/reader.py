@@ -6,8 +6,7 @@ other.
 The order matters. The shared lock is taken on the descriptor first, and only then is the path looked at: whoever wants
 to drop or recycle the file takes the exclusive lock before it touches the path, so one of the two sees the other.
 The descriptor stays open, hence the lock, until the last array that views the mapping dies, also in forked children:
-``mmap.mmap`` keeps a duplicate of a small file's, `redist.memory.mappings` of a large one's. A reader never unlocks by
-itself.
+``mmap.mmap`` keeps a duplicate of a small file's, `redist.memory.mappings` a large one's. A reader never unlocks by itself.
 """
 
 from __future__ import annotations
@@ -21,8 +20,10 @@ import time
 from dataclasses import dataclass
 
 from redist.errors import SegmentError, SegmentGone
+from redist.memory.descriptors import Descriptor, open_owned
 from redist.memory.headers import TRAILER_BYTES, Header, header_in, payload_bytes, spilled_path
-from redist.memory.mappings import CACHED_FROM, mappings
+from redist.memory.holes import KEPT_FROM
+from redist.memory.mappings import mappings
 from redist.memory.touched import touch
 
 __all__ = ["Mapping", "open_segment", "raise_file_limit"]
@@ -82,67 +83,70 @@ def open_segment(path: str, *, writable: bool = False) -> Mapping:
         If the process may not open more files, or has no right to read it.
     """
     touch(path)
-    gone: SegmentGone | None = None
-    for _ in range(_MOVES):
-        for place in (path, spilled_path(path)):
-            try:
-                return _open(place, writable, spilled=place is not path)
-            except SegmentGone as error:
-                gone = gone or error
-    assert gone is not None
+    try:
+        return _open(path, writable, False)
+    except SegmentGone as error:
+        gone = error
+    for place in (spilled_path(path), path) * (_MOVES - 1):
+        try:
+            return _open(place, writable, place is not path)
+        except SegmentGone:
+            continue
     raise gone
 
 
-def _open(path: str, writable: bool, *, spilled: bool) -> Mapping:
+def _open(path: str, writable: bool, spilled: bool) -> Mapping:
     global _unlooked
     until = 0.0
     while True:
         try:
-            fd = os.open(path, _FLAGS)
+            file = open_owned(path, _FLAGS)
         except OSError as error:
             raise _cannot_open(path, error) from None
+        _unlooked += 1
+        if _unlooked >= _LOOK_EVERY:
+            _check_files_left(file, path)
         try:
-            _unlooked += 1
-            if _unlooked >= _LOOK_EVERY:
-                _check_files_left(fd, path)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                # Its worker looks whether it is mapped, or is about to take it away: both last for a moment.
-                now = time.monotonic()
-                until = until or now + _PATIENCE
-                if now > until:
-                    raise SegmentGone(f"{path}: the payload is being evicted") from None
-                time.sleep(_PAUSE)
-                continue
-            stat = os.fstat(fd)
-            try:
-                there = os.stat(path, follow_symlinks=False)
-            except FileNotFoundError:
-                raise SegmentGone(f"{path}: the payload was evicted") from None
-            if there.st_ino != stat.st_ino or there.st_dev != stat.st_dev:
-                continue
-            size = stat.st_size
-            if size < TRAILER_BYTES:
-                payload_bytes(b"", size, path)
-            if spilled and hasattr(os, "posix_fadvise"):
-                # read ahead from the disk, in large pieces
-                os.posix_fadvise(fd, 0, min(size, _READ_AHEAD), os.POSIX_FADV_WILLNEED)
-            try:
-                # a kept mapping would hold the disk's blocks of a file that is gone
-                if size >= CACHED_FROM and not writable and not spilled:
-                    view = mappings.view(path, fd, stat)
-                    if view is None:
-                        continue
-                else:
-                    access = mmap.ACCESS_COPY if writable else mmap.ACCESS_READ
-                    view = memoryview(mmap.mmap(fd, size, access=access))
-            except OSError as error:
-                raise _cannot_open(path, error) from None
-        finally:
-            os.close(fd)
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # Its worker looks whether it is mapped, or is about to take it away: both last for a moment.
+            now = time.monotonic()
+            until = until or now + _PATIENCE
+            if now > until:
+                raise SegmentGone(f"{path}: the payload is being evicted") from None
+            time.sleep(_PAUSE)
+            continue
+        stat = os.fstat(file.fileno())
+        try:
+            there = os.stat(path)
+        except FileNotFoundError:
+            raise SegmentGone(f"{path}: the payload was evicted") from None
+        if there.st_ino != stat.st_ino or there.st_dev != stat.st_dev:
+            continue
+        size = stat.st_size
+        if size < TRAILER_BYTES:
+            payload_bytes(b"", size, path)
+        try:
+            # a kept mapping would hold the disk's blocks of a file that is gone
+            if size >= KEPT_FROM and not writable and not spilled:
+                view = mappings.view(path, file, stat)
+                if view is None:
+                    continue
+            else:
+                view = _map(file, size, writable, spilled)
+        except OSError as error:
+            raise _cannot_open(path, error) from None
         nbytes = payload_bytes(view[size - TRAILER_BYTES :], size, path)
         return Mapping(view[:nbytes], nbytes, path)
+
+
+def _map(file: Descriptor, size: int, writable: bool, spilled: bool) -> memoryview:
+    """Map a file for one reader; the mapping has a duplicate of the locked descriptor."""
+    fd = file.fileno()
+    if spilled and hasattr(os, "posix_fadvise"):
+        # read ahead from the disk, in large pieces
+        os.posix_fadvise(fd, 0, min(size, _READ_AHEAD), os.POSIX_FADV_WILLNEED)
+    return memoryview(mmap.mmap(fd, size, access=mmap.ACCESS_COPY if writable else mmap.ACCESS_READ))
 
 
 def raise_file_limit() -> int:
@@ -157,14 +161,14 @@ def raise_file_limit() -> int:
     return soft
 
 
-def _check_files_left(fd: int, path: str) -> None:
+def _check_files_left(file: Descriptor, path: str) -> None:
     """Raise if the next free descriptor is one of the last; until there are more, every call looks."""
     global _unlooked
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if soft != resource.RLIM_INFINITY:
         try:
-            # not `fd`: mappings keep duplicates, and the descriptors between are the lowest free ones
-            free = os.dup(fd)
+            # not the file's own: mappings keep duplicates, and the descriptors between are the lowest free ones
+            free = os.dup(file.fileno())
         except OSError as error:
             raise _cannot_open(path, error) from None
         os.close(free)

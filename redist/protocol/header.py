@@ -30,9 +30,9 @@ __all__ = [
     "ColumnType",
     "SchemaTemplate",
     "batch_message",
-    "read_metadata",
-    "read_schema_message",
     "read_batch_message",
+    "read_metadata",
+    "schema_size",
 ]
 
 END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
@@ -41,6 +41,7 @@ CONTINUATION = b"\xff\xff\xff\xff"
 _VERSION = ("h", 4)  # MetadataVersion.V5
 _SCHEMA, _RECORD_BATCH = 1, 3
 _LENGTH = struct.Struct("<I")
+_BEGIN = struct.Struct("<4sI")
 _CACHED_BYTES = 4096
 
 
@@ -181,12 +182,13 @@ def read_batch_message(buffer: memoryview, position: int) -> tuple[int, int] | N
     return rows, nbytes
 
 
-def read_schema_message(buffer: memoryview) -> bytes | None:
-    """Return the message that `buffer` begins with; None if there is none or it is not all there."""
-    if len(buffer) < 8 or buffer[:4] != CONTINUATION:
-        return None
-    size = 8 + int(_LENGTH.unpack_from(buffer, 4)[0])
-    return bytes(buffer[:size]) if size <= len(buffer) else None
+def schema_size(buffer: memoryview) -> int:
+    """Return the size of the message that `buffer` begins with; 0 if there is none or it is not all there."""
+    if len(buffer) < 8:
+        return 0
+    mark, length = _BEGIN.unpack_from(buffer)
+    size: int = 8 + length
+    return size if mark == CONTINUATION and size <= len(buffer) else 0
 
 
 def read_metadata(message: bytes) -> dict[bytes, bytes] | None:

@@ -32,7 +32,7 @@ from redist.memory.data_server import DataServer
 from redist.memory.directory import SegmentDirectory
 from redist.memory.headers import Header
 from redist.memory.index import Index
-from redist.memory.payloads import let_go, list_payloads, open_payload
+from redist.memory.payloads import let_go, list_payloads, open_payload, read_small
 from redist.memory.receive import Received, SegmentSink
 from redist.protocol.payload import dumps, loads
 from servers import wait_until
@@ -54,6 +54,10 @@ def put_small(directory: SegmentDirectory, *keys: tuple[str, int]) -> None:
 def read(directory: SegmentDirectory | str, name: str, attempt: int) -> bytes:
     path = directory if isinstance(directory, str) else directory.path
     return bytes(open_payload(path, name, attempt).view)
+
+
+def read_together(segments: str, keys: list[tuple[str, int]]) -> list[bytes | None]:
+    return [None if place is None else place[0][place[1] : place[2]] for place in read_small(segments, keys)]
 
 
 def files_in(directory: SegmentDirectory) -> list[int]:
@@ -312,15 +316,19 @@ def test_torn_values_are_never_seen(directory: SegmentDirectory, broker: Broker)
                 mine.put([(*key, Bytes(value(*key), pieces=4)) for key in batch])
             mine.stat()
 
-    def look(seed: int) -> None:
+    def look(seed: int, together: bool) -> None:
         chance = random.Random(seed)
         seen = lost = 0
         while not os.path.exists(f"{directory.path}/stop"):
             keys = [entry for entry in os.listdir(directory.path) if entry.startswith("key-")]
-            for entry in chance.sample(keys, min(len(keys), 20)):
-                _, name, attempt = entry.split("-")
+            wanted = [
+                (name, int(attempt))
+                for _, name, attempt in (key.split("-") for key in chance.sample(keys, min(len(keys), 20)))
+            ]
+            found = read_together(directory.path, wanted) if together else [None] * len(wanted)
+            for key, data in zip(wanted, found):
                 try:
-                    assert read(directory.path, name, int(attempt)) == value(name, int(attempt))
+                    assert (data or read(directory.path, *key)) == value(*key)
                     seen += 1
                 except SegmentGone:
                     lost += 1
@@ -328,7 +336,7 @@ def test_torn_values_are_never_seen(directory: SegmentDirectory, broker: Broker)
         sys.exit(0 if seen > 100 and lost > 10 else 3)
 
     writers = [forked(lambda seed=seed: write(seed)) for seed in (0, 1)]
-    readers = [forked(lambda seed=seed: look(seed)) for seed in (2, 3)]
+    readers = [forked(lambda seed=seed: look(seed, together=seed == 3)) for seed in (2, 3)]
     chance = random.Random(4)
     known: set[tuple[str, int]] = set()
     while writers:
@@ -660,6 +668,9 @@ def test_a_lying_record_is_a_typed_error(data: st.DataObject) -> None:
     intact = whole == arena.record_head(9, digest, 3, 5000, len(header.footer())) + payload + header.footer()
     nbytes = named(SegmentCorrupt, "", arena.check_record, whole, 9, digest, 3)
     assert nbytes == 5000 if intact or part == "tail" else nbytes is None
+    assert arena.payload_size(b"ab" + whole, 2, 2 + len(whole), 9, digest, 3) == (
+        -1 if nbytes is None else nbytes
+    )
     found = named(SegmentCorrupt, "FILE", arena.header_at, whole, 0, len(whole), 9, "FILE")
     assert found == (header if intact else None)
     assert len(list(arena.walk(whole, 9, 0))) <= 1
@@ -678,6 +689,7 @@ def test_a_damaged_record_names_key_and_file(directory: SegmentDirectory, offset
         file.write(b"\xff\xfe")
     with pytest.raises(SegmentCorrupt, match=f"{path}: 'b' attempt 2: "):
         read(directory, "b", 2)
+    assert read_together(directory.path, [("b", 2), ("a", 1)]) == [None, value("a", 1)]
     assert read(directory, "a", 1) == value("a", 1)
     assert [header.name for header in directory.headers()] == ["a"]
     assert list(directory.files) == [("a", 1)]
@@ -690,12 +702,41 @@ def test_an_arena_that_somebody_removed(directory: SegmentDirectory) -> None:
     (number,) = files_in(directory)
     os.unlink(arena_path(directory.path, number))
     let_go()
+    assert read_together(directory.path, [("a", 1)]) == [None]
     with pytest.raises(SegmentGone, match=f"{number:x}"):
         read(directory, "a", 1)
     assert directory.headers() == []
     directory.drop("a", 1)
     directory.arenas.seal_idle(0.0)
     assert directory.space.used == 0
+
+
+def test_many_at_once(directory: SegmentDirectory) -> None:
+    assert read_together(directory.path, [("a", 1)]) == [None]  # there is no index yet
+    keys = [(f"k{number}", number + 1) for number in range(600)]
+    put_small(directory, *keys)
+    assert len(files_in(directory)) > 2
+    chance = random.Random(5)
+    chance.shuffle(keys)
+    gone = keys[::7]
+    directory.drop_all(gone)
+    found = read_together(directory.path, [*keys, ("k1", 3), ("other", 2)])
+    assert found == [None if key in gone else value(*key) for key in keys] + [None, None]
+    pieces = {id(place[0]) for place in read_small(directory.path, keys) if place is not None}
+    assert len(pieces) < len(keys) // 2
+    directory.drop_all(list(directory.files))
+    directory.arenas.seal_idle(0.0)
+    assert read_together(directory.path, keys) == [None] * len(keys)
+    assert read_together(f"{directory.path}-none", keys) == [None] * len(keys)
+
+
+def test_a_size_that_is_not_true_any_more(directory: SegmentDirectory) -> None:
+    put_small(directory, ("a", 1))
+    assert bytes(open_payload(directory.path, "a", 1, nbytes=1 << 20).view) == value("a", 1)
+    with pytest.raises(SegmentGone):
+        open_payload(directory.path, "a", 2, nbytes=1 << 20)
+    directory.drop("a", 1)
+    directory.arenas.seal_idle(0.0)
 
 
 def test_many_directories_are_not_kept_open(parent: str) -> None:

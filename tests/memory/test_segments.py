@@ -19,6 +19,7 @@ from redist.errors import SegmentCorrupt, SegmentError, SegmentGone, SegmentsFul
 from redist.memory import reader
 from redist.memory.directory import SegmentDirectory
 from redist.memory.headers import Header, file_name, path_of, read_header
+from redist.memory.mappings import mappings
 from redist.memory.reader import open_segment, raise_file_limit
 from redist.memory.writer import SegmentWriter
 
@@ -264,6 +265,7 @@ def test_full_tmpfs_is_an_error_and_no_signal(tmp_path) -> None:
             store(directory, "k", 3, b"x" * 700_000)
         assert len(open_segment(path).view) == 700_000
         directory.close()
+        mappings.look()
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
 

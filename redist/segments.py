@@ -1,0 +1,144 @@
+"""Payloads that are not inline: loaded where they lie, or fetched from another host."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from redist.current import as_current
+from redist.errors import RedistError, SegmentGone
+from redist.loading import load_payload, load_received, load_small
+from redist.memory.arena import LARGEST
+
+if TYPE_CHECKING:
+    from redist.client import Client
+    from redist.memory.broker_client import BrokerClient
+    from redist.memory.data_client import DataClient
+    from redist.peers import Peers
+
+__all__ = ["Segments", "Trouble"]
+
+#: So many small payloads are looked up together.
+_MANY = 16
+
+
+class Trouble:
+    """A payload that could not be had this time."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: RedistError) -> None:
+        self.error = error
+
+
+class Segments:
+    """Loads payloads that are not inline. Safe to use from several threads; blocks.
+
+    Parameters
+    ----------
+    peers : Peers
+        Who the workers are.
+    broker : BrokerClient, optional
+        In an executor: its worker, which fetches from other hosts.
+    own : str
+        In an executor: the worker's segment directory.
+    """
+
+    def __init__(self, peers: Peers, broker: BrokerClient | None = None, own: str = "") -> None:
+        self._peers = peers
+        self._broker = broker
+        self._own = own
+        self._remote: DataClient | None = None
+
+    def load_here(self, name: str, where: str, nbytes: int, copy: bool, writable: bool) -> tuple[bool, Any]:
+        """Return (True, value) if a copy lies on this host, else (False, None); `nbytes` may be 0, if it is not known."""
+        for segments, attempt in self._peers.here(where):
+            try:
+                return True, load_payload(
+                    segments, name, attempt, copy=copy, writable=writable, nbytes=nbytes
+                )
+            except SegmentGone:
+                continue
+        return False, None
+
+    def load_all(
+        self, wanted: Sequence[tuple[str, str, int]], copy: bool, writable: bool
+    ) -> list[tuple[bool, Any]]:
+        """Return for each what `load_here` would: many small ones in less time."""
+        outcomes: list[tuple[bool, Any] | None] = [None] * len(wanted)
+        small: dict[str, list[tuple[int, str, int]]] = {}
+        if len(wanted) >= _MANY:
+            for i, (name, where, nbytes) in enumerate(wanted):
+                if 0 < nbytes <= LARGEST:
+                    for segments, attempt in self._peers.here(where)[:1]:
+                        small.setdefault(segments, []).append((i, name, attempt))
+        for segments, group in small.items():
+            if len(group) >= _MANY:
+                values = load_small(
+                    segments, [(name, attempt) for _, name, attempt in group], copy=copy, writable=writable
+                )
+                for (i, _, _), outcome in zip(group, values):
+                    outcomes[i] = outcome
+        return [
+            outcome if outcome is not None else self.load_here(*item, copy, writable)
+            for item, outcome in zip(wanted, outcomes)
+        ]
+
+    def fetch(
+        self, client: Client, wanted: Sequence[tuple[str, str]], copy: bool, writable: bool
+    ) -> list[Any]:
+        """Bring payloads from other hosts: for each a tuple with the value, or what kept it away."""
+        far: list[tuple[str, int, list[str]]] = []
+        for name, where in wanted:
+            sources: dict[int, list[str]] = {}
+            for place in where.split():
+                worker, _, attempt = place.partition(".")
+                peer = self._peers.worker(int(worker))
+                if peer is not None and peer.address and not peer.here:
+                    sources.setdefault(int(attempt), []).append(peer.address)
+            attempt_, addresses = next(iter(sources.items()), (0, []))
+            far.append((name, attempt_, addresses))
+        there = [item for item in far if item[2]]
+        outcomes: dict[str, Any] = {}
+        with as_current(client):
+            if self._broker is not None:
+                for (name, attempt_, _), outcome in zip(there, self._broker.fetch(there) if there else ()):
+                    if outcome is None:
+                        try:
+                            value = load_payload(self._own, name, attempt_, copy=copy, writable=writable)
+                            outcomes[name] = (value,)
+                        except SegmentGone as error:
+                            outcomes[name] = Trouble(error)
+                    else:
+                        outcomes[name] = Trouble(outcome)
+            elif there:
+                for (name, _, _), received in zip(there, self.data_client(client).fetch(there)):
+                    if isinstance(received, RedistError):
+                        outcomes[name] = Trouble(received)
+                    elif received.view is not None:
+                        outcomes[name] = (load_received(received, writable=writable or copy),)
+        if any(isinstance(outcome, Trouble) for outcome in outcomes.values()):
+            self._peers.forget()
+        gone = Trouble(SegmentGone("it is on no worker that is known"))
+        return [outcomes.get(name, gone) for name, _ in wanted]
+
+    def data_client(self, client: Client) -> DataClient:
+        """Return the client of data servers."""
+        from redist.memory.data_client import DataClient
+
+        if self._remote is None:
+            from redist.tls import client_context
+
+            self._remote = DataClient(client.session.secret, tls=client_context())
+        self._remote.token = client.session.secret  # a server that lost its memory has made another one
+        return self._remote
+
+    def close(self) -> None:
+        """Close connections, and files from which small payloads were read."""
+        payloads = sys.modules.get("redist.memory.payloads")
+        if payloads is not None:
+            payloads.let_go()
+        if self._remote is not None:
+            self._remote.close()
+            self._remote = None
