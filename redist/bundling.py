@@ -2,8 +2,10 @@
 
 A bundle is a value of redist's own, inline and a few bytes long, that contains a part of the keys; the value is then told
 to contain its bundles. They are made known first, so no key is unpinned while the value is known, and their maker holds
-them until the call that tells of the value was answered, so none outlives a maker that dies in between. The file of a value
-lists the keys themselves: a worker that registers anew pins them without bundles, a part at a time.
+them until the call that tells of the value was answered, so none outlives a maker that dies in between. A maker that was
+taken for dead brings them again; one of whose keys is gone by then is not taken, and what is to be kept under a name is
+refused with it. The file of a value lists the keys themselves: a worker that registers anew pins them without bundles, a
+part at a time.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from redist.committing import Written, commit, give_up
 from redist.errors import DependencyUnknown
 from redist.future import Future
 from redist.protocol import Payload, dumps
+from redist.session.lane import Refused
 from redist.session.operations import Ask, Operation
 from redist.session.states import FutureState
 from redist.session.submissions import SLICE
@@ -91,20 +94,36 @@ class Bundles:
         DependencyUnknown
             If a key is gone: the client was away for longer than its lease after the bundles were told of.
         """
-        if not self._names or self._client.session.incarnation == self._incarnation:
-            return
+        if self._names and self._client.session.incarnation != self._incarnation:
+            gone = yield from self._gone(timeout)
+            if gone is not None:
+                raise _lost(gone)
+
+    def explain(self, refused: Refused, timeout: float | None = None) -> Operation[BaseException]:
+        """Return what to raise for the refusal of a value; one that names a bundle is for a key that went with it."""
+        if not refused.message.startswith(BUNDLE):
+            return refused
+        return _lost((yield from self._gone(timeout)) or self._names[0])
+
+    def _gone(self, timeout: float | None) -> Operation[str | None]:
+        """Return the first of the keys that the server does not know any more."""
         for at in range(0, len(self._names), SLICE):
             reply = yield Ask(calls.states(self._names[at : at + SLICE]), timeout)
             for read in parse_states(reply):
                 if read.state == "forgotten":
-                    raise DependencyUnknown(
-                        decode_key(read.name),
-                        "it went while a value with its Future was being stored, since this client was away for longer than "
-                        "its lease; make what the value contains again, and then the value",
-                    )
+                    return read.name
+        return None
 
     def release(self) -> None:
         """Let go of them, not only when the traceback goes of an error that came."""
         for future in self.futures:
             future.release()
         self.futures.clear()
+
+
+def _lost(name: str) -> DependencyUnknown:
+    return DependencyUnknown(
+        decode_key(name),
+        "it went while a value with its Future was being stored, since this client was away for longer than its lease; make "
+        "what the value contains again, and then the value",
+    )

@@ -45,7 +45,12 @@ def publish(client: Client, items: dict[Key, Any], override: bool, replicas: int
             with (yield from enclose(client, value)) as enclosed:
                 if replicas > 1:
                     yield from keep(client, enclosed.names, replicas)
-                yield Ask(calls.publish(wire_name(name), enclosed.data, enclosed.contains, override=override))
+                try:
+                    yield Ask(
+                        calls.publish(wire_name(name), enclosed.data, enclosed.contains, override=override)
+                    )
+                except Refused as refused:
+                    raise (yield from enclosed.bundles.explain(refused)) from None
         except Refused as refused:
             if refused.code == "exists":
                 raise DatasetExists(

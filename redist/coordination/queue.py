@@ -105,14 +105,17 @@ class Queue(Awaitable):
             enclosed = yield from enclose(client, value)
             request = Request(client, timeout)
             with enclosed, request.leaving():
-                reply = yield from request.make(
-                    lambda: put(
-                        request.token, self._wire_name, enclosed.data, enclosed.contains, maxsize=self.maxsize,
-                        wait=request.waits,
-                    ),
-                    lambda reply: reply[2] != 0,
-                    told=True,
-                )  # fmt: skip
+                try:
+                    reply = yield from request.make(
+                        lambda: put(
+                            request.token, self._wire_name, enclosed.data, enclosed.contains, maxsize=self.maxsize,
+                            wait=request.waits,
+                        ),
+                        lambda reply: reply[2] != 0,
+                        told=True,
+                    )  # fmt: skip
+                except Refused as refused:
+                    raise (yield from enclosed.bundles.explain(refused)) from None
                 if reply is None:
                     left = yield Ask(leave([request.token]), stays=True)
                     if left[3]:

@@ -61,9 +61,12 @@ class Variable(Awaitable):
             with (yield from enclose(self._bound(), value)) as enclosed:
                 call = set_variable(self._wire_name, enclosed.data, enclosed.contains)
                 try:
-                    yield Ask(call, timeout)
-                except OldGeneration:  # the cluster was restarted meanwhile
-                    yield Ask(call, timeout)
+                    try:
+                        yield Ask(call, timeout)
+                    except OldGeneration:  # the cluster was restarted meanwhile
+                        yield Ask(call, timeout)
+                except Refused as refused:
+                    raise (yield from enclosed.bundles.explain(refused, timeout)) from None
         except Refused as refused:
             raise DependencyUnknown(
                 decode_key(refused.message), f"it is not known any more and cannot be set as {self!r}"

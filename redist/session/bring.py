@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from redist.session.lane import Entry
-from redist.session.lineage import is_known_here, with_needs
+from redist.session.lineage import in_turns, is_known_here, with_needs
 from redist.session.states import FINISHED, PENDING, FutureState
 from redist.session.submissions import SLICE
 from redist.store import calls
@@ -26,8 +26,9 @@ def bring(session: Session, kept: list[Entry]) -> None:
     """Put on the new lane what `session` holds, then the calls in `kept`, which the server may not have applied.
 
     In this order: what a face brings (files, running attempts), values that we have in hand with the keys that they
-    contain, counts, tasks without a value. So tasks find their dependencies, and what the old index alone still names can
-    be released at the end. What tasks of graphs need and nobody refers to is counted until all of them have left.
+    contain, counts, tasks without a value; then values that contain such tasks, and so on. So all of them find what they
+    name, and what the old index alone still names can be released at the end. What tasks of graphs need and nobody refers
+    to is counted until all of them have left.
     """
     submissions, ledger = session.submissions, session.ledger
     submissions.forget_server()
@@ -52,15 +53,17 @@ def bring(session: Session, kept: list[Entry]) -> None:
     for state in lent:
         values.append(_value(session, state, 1))
         ledger.settled(state, 1)
-    for part in portions(values, SLICE, lambda value: 1 + len(value.contains)):
-        enqueue(calls.commit(part))
-    session.enqueue_counts(counts)
     tasks = submissions.again(every)
     for state, _ in tasks:
         if state.count <= 0:
             state.unfinished()
             lent.append(state)
-    submissions.send_again(tasks, known=True)
+    for some, following in in_turns(values, tasks):
+        for part in portions(some, SLICE, lambda value: 1 + len(value.contains)):
+            enqueue(calls.commit(part))
+        session.enqueue_counts(counts)
+        counts = []
+        submissions.send_again(following, known=True)
     for entry in kept:
         # Counts are said above, in their present form.
         if entry.call.script.name == "submit":

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from redist.session.lineage import with_needs
+from redist.session.lineage import in_turns, with_needs
 from redist.session.states import FutureState
-from redist.store.calls import Task
+from redist.store.calls import Task, Value
 
 
 def task(name: str, *needs: FutureState, count: int = 0) -> FutureState:
@@ -61,3 +61,31 @@ def test_a_long_chain() -> None:
     assert len(with_needs([state], {})) == 100_000
     state.finish(1, "int", "", b"v")
     assert with_needs([state], {}) == [state]
+
+
+def value(name: str, *contains: str) -> Value:
+    return Value(name, 1, 0, 0, 1, "list", b"v", contains=contains)
+
+
+def turns(values: list[Value], *tasks: FutureState) -> list[tuple[list[str], list[str]]]:
+    cut = in_turns(values, [(state, state.task) for state in tasks if state.task is not None])
+    return [
+        ([value.name for value in part], names([state for state, _ in following])) for part, following in cut
+    ]
+
+
+def test_values_come_ahead_of_tasks_and_behind_those_that_they_contain() -> None:
+    assert turns([]) == [([], [])]
+    a = task("a")
+    box = FutureState("box", 1)
+    b = task("b", box)
+    plain = [value("v"), value("of v", "v")]
+    assert turns(plain, a, b) == [(["v", "of v"], ["a", "b"])]
+    inside = [value("outer", "b", "box"), *plain, value("box", "a", "v"), value("of outer", "outer")]
+    assert turns(inside, a, b) == [(["v", "of v"], ["a"]), (["box"], ["b"]), (["outer", "of outer"], [])]
+
+
+def test_a_long_row_of_values() -> None:
+    values = [value(str(i), str(i + 1)) for i in range(20_000)]
+    (only,) = in_turns([*values, value("x", "t")], [(state := task("t"), state.task)])[:1]  # type: ignore[list-item]
+    assert [value.name for value in only[0][:2]] == ["19999", "19998"]

@@ -144,3 +144,20 @@ def test_a_value_that_was_known_already_needs_no_bundles(world: World) -> None:
     assert world.state("a") == "memory"
     other.ok(C.ledger([("all", 0)]))
     assert world.state("a") == "gone"
+
+
+def test_a_bundle_is_brought_whole_or_not_at_all(world: World) -> None:
+    """What is to be kept with it is refused: its maker was taken for dead, and a key went."""
+    client = world.client()
+    client.ok(C.commit([value("a"), value("b")]))
+    again = value("@@bundle@1", "a", "gone")._replace(again=True)
+    client.ok(C.commit([again, value("@@bundle@2", "a", "b")._replace(again=True)]))
+    client.listen_up()
+    assert client.told["@@bundle@1"].state == "cancelled"
+    assert [world.state(n) for n in ("@@bundle@1", "@@bundle@2")] == ["gone", "memory"]
+    assert client.do(C.publish("ds", b"v", ["@@bundle@1", "@@bundle@2"])) == [
+        b"NO",
+        b"unknown",
+        b"@@bundle@1",
+    ]
+    world.check()

@@ -18,6 +18,17 @@ if repeated then
 end
 local field = 'refs:' .. ME
 local held, known = {}, {}
+
+-- A bundle is said again, and not all of what it stands for is known any more: it would keep the rest alone.
+local function broken(name, names)
+  for _, inside in ipairs(not recovering and sub(name, 1, 9) == '@@bundle@' and names or {}) do
+    local h = rec(inside)
+    if not h or h.state == 'forgetting' then
+      return true
+    end
+  end
+end
+
 local i = BODY
 while epoch[7] and i <= #a do -- a name that is still being forgotten cannot come again yet
   if call('HGET', RECORD .. a[i], 'state') == 'forgetting' then
@@ -56,7 +67,9 @@ while i <= #a do
   -- Who registers anew brings values that tasks computed, too.
   local again = flags >= 2
   local same = again or state == 'memory' and (value ~= '' and S.read_data(name, h) == value or h['w:' .. int(worker)] == int(attempt))
-  if h and h.fn and not same then
+  if again and not h and broken(name, names) then
+    S.tell_cancelled(ME, name, 'not all that it contained is known any more')
+  elseif h and h.fn and not same then
     S.push(ME, name, 'erred', '0', '0', 'KeyTaken', '', format(
       '!KeyTaken\0the key %s is in use by a task; scatter under another key', name))
     known[#known + 1] = name
