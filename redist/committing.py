@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from redist.errors import QuotaExceeded, RedistError, StoreError
 from redist.protocol import Payload
-from redist.session.operations import Ask, Operation, Until
+from redist.session.operations import Collect, Operation, Send, Sent, Until
 from redist.session.states import FINISHED, PENDING, Condition, FutureState
 from redist.store import calls
 from redist.store.calls import Call, Value
@@ -17,7 +17,7 @@ from redist.store.replies import parse_commit
 if TYPE_CHECKING:
     from redist.client import Client
 
-__all__ = ["Written", "commit", "give_up"]
+__all__ = ["Told", "Written", "commit", "give_up", "heed", "tell"]
 
 #: Values, with the keys that they contain, and bytes of inline values of one call.
 _SLICE = 500
@@ -25,6 +25,14 @@ _BULK = 1 << 20
 
 #: A value, and where its payload is: attempt and worker, 0 for an inline one.
 Written: TypeAlias = tuple[FutureState, Payload, int, int]
+
+
+class Told(NamedTuple):
+    """Values of which a call tells that is on its way."""
+
+    part: list[Written]
+    names: set[str]
+    sent: Sent
 
 
 def commit(
@@ -39,6 +47,20 @@ def commit(
 
     `bundled` has, by name, the bundles of those values that contain too many keys for one call.
     """
+    told: list[Told] = []
+    yield from tell(client, written, keep, told, sent, bundled)
+    yield from heed(client, told, timeout, sent)
+
+
+def tell(
+    client: Client,
+    written: Sequence[Written],
+    keep: bool,
+    told: list[Told],
+    sent: set[str],
+    bundled: Mapping[str, Sequence[str]] | None = None,
+) -> Operation[None]:
+    """Send what makes keys known, and do not wait for the replies: `heed` does that with what `told` gets."""
     bundled = bundled or {}
     session = client.session
     for part in _slices(written, bundled):
@@ -46,34 +68,65 @@ def commit(
         inside = {name for names in contains for name in names}
         if inside and session.submissions.holding.holds_any(inside):
             yield Until(Condition(partial(_left, client, inside)))
-        told = {state.name for state, *_ in part}
-        sent |= told
+        names = {state.name for state, *_ in part}
+        sent |= names
         before = session.lane.incarnation, session.lane.n
         try:
-            reply = yield Ask(partial(_call, client, part, contains, keep), timeout)
-        except StoreError as error:
-            if not error.pending:
-                sent -= told
-            raise
-        except QuotaExceeded:
-            sent -= told
-            raise
+            handle = yield Send([partial(_call, client, part, contains, keep)])
         except BaseException:
             if (session.lane.incarnation, session.lane.n) == before:
-                sent -= told
+                sent -= names
             raise
-        known = set(parse_commit(reply))
-        with session.lock:
-            for state, payload, attempt, worker in part:
-                # What was in memory already is told with a push, like a refusal.
-                if state.name in known:
-                    continue
-                if state.status == PENDING:
-                    where = f"{worker}.{attempt}" if worker else ""
-                    state.finish(payload.nbytes, payload.type, where, payload.inline)
-                elif state.status == FINISHED and not state.where and not state.value:
-                    # the push was faster, and brings no value of this size; a server that loses its memory needs it again
-                    state.value = payload.inline
+        told.append(Told(part, names, handle))
+
+
+def heed(client: Client, told: list[Told], timeout: float | None, sent: set[str]) -> Operation[None]:
+    """Wait for the replies to what was told, and note what they say; takes out of `told` what is done.
+
+    Raises
+    ------
+    RedistError
+        What the server refused first; the others were noted all the same.
+    StoreError
+        What was not answered in time; what is behind it was not waited for.
+    """
+    refusal: BaseException | None = None
+    while told:
+        part, names, handle = told[0]
+        try:
+            (reply,) = yield Collect(handle, timeout)
+        except StoreError as error:
+            if not error.pending:
+                sent -= names
+            raise
+        del told[0]
+        if isinstance(reply, BaseException):
+            if isinstance(reply, QuotaExceeded) or (isinstance(reply, StoreError) and not reply.pending):
+                sent -= names
+            refusal = refusal or reply
+        else:
+            _note(client, part, reply)
+    if refusal is not None:
+        try:
+            raise refusal
+        finally:
+            refusal = None  # else it would keep this frame, and this frame it, and both the Futures
+
+
+def _note(client: Client, part: Sequence[Written], reply: list[Any]) -> None:
+    """Note that keys are known."""
+    known = set(parse_commit(reply))
+    with client.session.lock:
+        for state, payload, attempt, worker in part:
+            # What was in memory already is told with a push, like a refusal.
+            if state.name in known:
+                continue
+            if state.status == PENDING:
+                where = f"{worker}.{attempt}" if worker else ""
+                state.finish(payload.nbytes, payload.type, where, payload.inline)
+            elif state.status == FINISHED and not state.where and not state.value:
+                # the push was faster, and brings no value of this size; a server that loses its memory needs it again
+                state.value = payload.inline
 
 
 def _call(client: Client, part: Sequence[Written], contains: Sequence[Sequence[str]], keep: bool) -> Call:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from redist import replicating
 from redist.belonging import Borrowing
 from redist.bundling import Bundles
-from redist.committing import Written, commit, give_up
+from redist.committing import Told, Written, give_up, heed, tell
 from redist.describing import workers_changed
 from redist.errors import KeyTaken, NoWorkers, QuotaExceeded, RedistError, StoreError, TransferError
 from redist.future import Future
@@ -145,6 +145,9 @@ def store(
     writing = _Writing()
     bundles = Bundles(client)
     ahead: _Ahead | None = None
+    # On their way: a part is told while the server works on the one before it.
+    before: list[Told] = []
+    told: list[Told] = []
     try:
         inside: dict[str, Sequence[str]] = {}
         for state, payload in todo:
@@ -159,10 +162,15 @@ def store(
                 written = inline + (yield from part.write())
                 continue
             ahead = _Ahead(part, (yield from part.place()))
-            yield from commit(client, written, keep, timeout, sent, inside)
+            before, told = told, []
+            yield from tell(client, written, keep, told, sent, inside)
+            yield from heed(client, before, timeout, sent)
             written = yield from ahead.written()
             ahead = None
-        yield from commit(client, written, keep, timeout, sent, inside)
+        before, told = told, []
+        yield from tell(client, written, keep, told, sent, inside)
+        yield from heed(client, before, timeout, sent)
+        yield from heed(client, told, timeout, sent)
         yield from bundles.check(timeout)
         pending = [state for state, payload in items if payload is None and state.status == PENDING]
         if pending:
@@ -171,6 +179,11 @@ def store(
 
             yield from wait_for(client, pending, deadline, stop_on_error=False)
     except BaseException as error:
+        if isinstance(error, Exception) and not isinstance(error, StoreError):
+            # what was made known is released; what is not answered yet could be taken for refused
+            for rest in (before, told):
+                with contextlib.suppress(RedistError):
+                    yield from heed(client, rest, timeout, sent)
         unanswered = give_up(client, [state for state, _ in todo], sent, error)
         if unanswered or ahead is not None or isinstance(error, QuotaExceeded):
             _drop_soon(client, writing, [item for item in placed if item[0] not in sent])

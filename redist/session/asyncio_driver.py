@@ -17,7 +17,20 @@ from typing import Any, TypeVar
 from redist.errors import ClientClosed, ConnectionLost, RedistError
 from redist.session import outside
 from redist.session.driver import Driver
-from redist.session.operations import Ask, AskAll, Operation, Post, Request, Run, Sendable, Until, carry_out
+from redist.session.operations import (
+    Ask,
+    AskAll,
+    Collect,
+    Operation,
+    Post,
+    Request,
+    Run,
+    Send,
+    Sendable,
+    Sent,
+    Until,
+    carry_out,
+)
 from redist.session.outcome import Outcome
 from redist.session.session import Session
 from redist.session.states import Condition, Waiter
@@ -188,18 +201,31 @@ class AsyncioDriver(Driver):
         stays: bool = False,
     ) -> list[list[Any]]:
         """Send calls together and return their replies; see `ThreadDriver.call_all`."""
+        sent = self.send_all(calls)
+        await self.collect(sent, timeout, patient=patient, stays=stays)
+        return sent.outcome.result()
+
+    def send_all(self, calls: Sequence[Sendable]) -> Sent:
+        """Send calls together and go on."""
         self.check_alive()
         outcome = Outcome(len(calls))
-        entries = self.enqueue_all(calls, outcome)
-        seen = self.progress(outcome)
+        sent = Sent(outcome, self.enqueue_all(calls, outcome), self.progress(outcome))
         self.push_out()
+        return sent
+
+    async def collect(
+        self, sent: Sent, timeout: float | None = None, *, patient: bool = False, stays: bool = False
+    ) -> list[Any]:
+        """Wait for the replies to what was sent; see `ThreadDriver.collect`."""
+        outcome = sent.outcome
         while not await self.wait(outcome, timeout):
             assert timeout is not None
-            before, seen = seen, self.progress(outcome)
-            error = self.late(outcome, entries, timeout, stays) if not patient or seen == before else None
+            before, sent.seen = sent.seen, self.progress(outcome)
+            quiet = not patient or sent.seen == before
+            error = self.late(outcome, sent.entries, timeout, stays) if quiet else None
             if error is not None:
                 raise error
-        return outcome.result()
+        return outcome.replies
 
     def call_now(self, call: Call) -> list[Any]:
         """Send a call and return its reply; the loop stands still meanwhile. For pickling, which cannot wait.
@@ -436,6 +462,11 @@ class AsyncioDriver(Driver):
                 await self.call_all(calls, timeout, patient=patient, stays=request.stays) if calls else []
             )
             return replies[0] if isinstance(request, Ask) else replies
+        if isinstance(request, Collect):
+            timeout, patient = self.limit(request.timeout)
+            return await self.collect(request.sent, timeout, patient=patient)
+        if isinstance(request, Send):
+            return self.send_all(request.calls)
         if isinstance(request, Post):
             return self.post(request.call)
         assert isinstance(request, Run)

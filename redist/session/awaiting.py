@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from redist.session.operations import Operation, Post, Request, Until, carry_out
+from redist.session.operations import Operation, Post, Request, Send, Until, carry_out
 from redist.session.states import Waiter
 from redist.session.thread_driver import ThreadDriver
 
@@ -28,6 +28,8 @@ async def run(driver: ThreadDriver, operation: Operation[T]) -> T:
     async def perform(request: Request) -> Any:
         if isinstance(request, Post):
             return driver.post(request.call)
+        if isinstance(request, Send):
+            return driver.send_all(request.calls)
         if not isinstance(request, Until):
             return await _in_a_thread(driver.perform, request)
         if request.waiter.ready():

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from redist.session.operations import Ask, AskAll, Operation, Post, Request, Run, Sendable, Until
+from redist.session.operations import (
+    Ask,
+    AskAll,
+    Collect,
+    Operation,
+    Post,
+    Request,
+    Run,
+    Send,
+    Sendable,
+    Sent,
+    Until,
+)
 from redist.session.states import Waiter
 from redist.store.calls import Call
 
@@ -33,6 +45,16 @@ class BlockingRunner:
         stays: bool = False,
     ) -> list[list[Any]]:
         """Send calls together and return their replies."""
+        raise NotImplementedError
+
+    def send_all(self, calls: Sequence[Sendable]) -> Sent:
+        """Send calls together and go on."""
+        raise NotImplementedError
+
+    def collect(
+        self, sent: Sent, timeout: float | None = None, *, patient: bool = False, stays: bool = False
+    ) -> list[Any]:
+        """Return the replies to what was sent."""
         raise NotImplementedError
 
     def limit(self, timeout: float | None) -> tuple[float | None, bool]:
@@ -68,11 +90,15 @@ class BlockingRunner:
             return request.function(*request.args)  # type: ignore[union-attr]
         if kind is Post:
             return self.post(request.call)  # type: ignore[union-attr,arg-type]
+        if kind is Send:
+            return self.send_all(request.calls)  # type: ignore[union-attr]
         block = self.on_block
         if block is None:
             return self._await(request)
         if kind is Until and request.waiter.ready():  # type: ignore[union-attr]
             return True
+        if kind is Collect and request.sent.outcome.ready():  # type: ignore[union-attr]
+            return request.sent.outcome.replies  # type: ignore[union-attr]
         block()
         try:
             return self._await(request)
@@ -83,8 +109,10 @@ class BlockingRunner:
     def _await(self, request: Request) -> Any:
         if isinstance(request, Until):
             return self.wait(request.waiter, request.timeout)
-        assert isinstance(request, Ask | AskAll)
+        assert isinstance(request, Ask | AskAll | Collect)
         timeout, patient = self.limit(request.timeout)
+        if isinstance(request, Collect):
+            return self.collect(request.sent, timeout, patient=patient)
         calls = [request.call] if isinstance(request, Ask) else request.calls
         replies = self.call_all(calls, timeout, patient=patient, stays=request.stays) if calls else []
         return replies[0] if isinstance(request, Ask) else replies

@@ -9,6 +9,8 @@ yielded     outcome
 =========== ==========================================================================================================
 `Ask`       the reply of one call; its error is raised at the yield
 `AskAll`    the replies of several calls, in order; the first error is raised
+`Send`      a `Sent` at once: the calls leave
+`Collect`   the replies to what was sent, in order, errors among them
 `Post`      None at once: the call leaves, nobody waits for it
 `Until`     True when the waiter is ready, False if the timeout came first
 `Run`       what a blocking function returns; an event loop runs it in a thread
@@ -18,12 +20,29 @@ yielded     outcome
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from redist.session.states import Waiter
 from redist.store.calls import Call
 
-__all__ = ["Ask", "AskAll", "Operation", "Post", "Request", "Run", "Sendable", "Until", "carry_out"]
+if TYPE_CHECKING:
+    from redist.session.lane import Entry
+    from redist.session.outcome import Outcome
+
+__all__ = [
+    "Ask",
+    "AskAll",
+    "Collect",
+    "Operation",
+    "Post",
+    "Request",
+    "Run",
+    "Send",
+    "Sendable",
+    "Sent",
+    "Until",
+    "carry_out",
+]
 
 T = TypeVar("T")
 
@@ -63,6 +82,39 @@ class AskAll:
         self.stays = stays
 
 
+class Send:
+    """Send several calls and go on; `Collect` has their replies."""
+
+    __slots__ = ("calls",)
+
+    def __init__(self, calls: Sequence[Sendable]) -> None:
+        self.calls = calls
+
+
+class Sent:
+    """Calls that left: what collects their replies, what stands for them on the lane, and how far the server was then."""
+
+    __slots__ = ("entries", "outcome", "seen")
+
+    def __init__(self, outcome: Outcome, entries: list[Entry], seen: tuple[int, int]) -> None:
+        self.outcome = outcome
+        self.entries = entries
+        self.seen = seen
+
+
+class Collect:
+    """Have the replies to what was sent within `timeout` seconds, as `AskAll` counts them.
+
+    What the server refused stands as an error in the place of its reply. What is not answered in time raises as there.
+    """
+
+    __slots__ = ("sent", "timeout")
+
+    def __init__(self, sent: Sent, timeout: float | None = None) -> None:
+        self.sent = sent
+        self.timeout = timeout
+
+
 class Post:
     """Send a call and go on."""
 
@@ -92,7 +144,7 @@ class Run:
         self.args = args
 
 
-Request: TypeAlias = Ask | AskAll | Post | Until | Run
+Request: TypeAlias = Ask | AskAll | Send | Collect | Post | Until | Run
 Operation: TypeAlias = Generator[Request, Any, T]
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from redist.errors import ClientClosed, ConnectionLost, RedistError
 from redist.session.blocking import BlockingRunner
 from redist.session.driver import Driver
-from redist.session.operations import Sendable
+from redist.session.operations import Sendable, Sent
 from redist.session.outcome import Outcome
 from redist.session.role import Parked, Polls, ReaderRole
 from redist.session.session import Session
@@ -193,24 +193,37 @@ class ThreadDriver(Driver, BlockingRunner):
 
         `patient` counts the timeout from the last thing on that the server did for us; see `AskAll` for `stays`.
         """
+        sent = self.send_all(calls)
+        self.collect(sent, timeout, patient=patient, stays=stays)
+        return sent.outcome.result()
+
+    def send_all(self, calls: Sequence[Sendable]) -> Sent:
+        """Send calls together and go on."""
         outcome = Outcome(len(calls))
         with self.lock:
             self.check_alive()
             try:
-                entries = self.enqueue_all(calls, outcome)
-                seen = self.progress(outcome)
+                sent = Sent(outcome, self.enqueue_all(calls, outcome), self.progress(outcome))
                 self.links.transmit()
             except BaseException as error:
                 self.links.interrupted(error)
                 raise
+        return sent
+
+    def collect(
+        self, sent: Sent, timeout: float | None = None, *, patient: bool = False, stays: bool = False
+    ) -> list[Any]:
+        """Wait for the replies to what was sent, and return them; what was refused is an error in their place."""
+        outcome = sent.outcome
         while not self.wait(outcome, timeout, replies=True):
             assert timeout is not None
             with self.lock:
-                before, seen = seen, self.progress(outcome)
-                late = self.late(outcome, entries, timeout, stays) if not patient or seen == before else None
+                before, sent.seen = sent.seen, self.progress(outcome)
+                quiet = not patient or sent.seen == before
+                late = self.late(outcome, sent.entries, timeout, stays) if quiet else None
             if late is not None:
                 raise late
-        return outcome.result()
+        return outcome.replies
 
     def push_out(self) -> None:
         """Send what the session has to say; under the lock."""

@@ -64,6 +64,20 @@ def test_a_clients_quota(new_client: Callable[..., Client]) -> None:
     assert other.scatter(array(3)).result().nbytes == 3 * MB
 
 
+def test_a_refusal_among_parts_that_are_on_their_way(
+    new_client: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second part is refused, while the first is known and the third on its way, to be accepted."""
+    monkeypatch.setattr("redist.scattering._PART", 40)
+    client = new_client(quota="1 MB")
+    with pytest.raises(QuotaExceeded):
+        client.scatter(
+            [np.zeros(size, np.int8) for size in (8192, 30_000, 8192) for _ in range(40)], hash=False
+        )
+    wait_until(lambda: files(client) == 0)
+    assert client.scatter(array(0.9), hash=False).result().nbytes == 0.9 * MB
+
+
 def test_the_namespaces_quota(namespace_quota: None, new_client: Callable[..., Client]) -> None:
     ada, bob = new_client(name="ada"), new_client(name="bob", set_as_default=False)
     held = ada.scatter(array(2), hash=False)

@@ -99,7 +99,7 @@ def test_a_client_that_ends_takes_back_what_it_did_not_make_known(
     def interrupted(*args: Any, **kwargs: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("redist.scattering.commit", interrupted)
+    monkeypatch.setattr("redist.scattering.tell", interrupted)
     with pytest.raises(KeyboardInterrupt):
         client.scatter(values(300), hash=False)
     monkeypatch.undo()
@@ -159,7 +159,7 @@ def test_an_interrupt_while_a_part_is_written(one_worker: Client, monkeypatch: p
 
     monkeypatch.setattr(scattering, "_PART", 100)
     monkeypatch.setattr(scattering, "_put", slow)
-    monkeypatch.setattr(scattering, "commit", interrupted)
+    monkeypatch.setattr(scattering, "tell", interrupted)
     with pytest.raises(KeyboardInterrupt):
         one_worker.scatter(values(350), hash=False)
     monkeypatch.undo()
@@ -170,7 +170,7 @@ def test_a_refusal_while_a_part_is_written(one_worker: Client, monkeypatch: pyte
         raise Refused("nothing", "not today")
 
     monkeypatch.setattr(scattering, "_PART", 100)
-    monkeypatch.setattr(scattering, "commit", refused)
+    monkeypatch.setattr(scattering, "tell", refused)
     with pytest.raises(Refused, match="not today"):
         one_worker.scatter(values(350), hash=False)
     monkeypatch.undo()
