@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from redist.client import Client
     from redist.memory.broker_client import BrokerClient
     from redist.memory.data_client import DataClient
+    from redist.memory.receive import Received
     from redist.peers import Peers
 
 __all__ = ["Segments", "Trouble"]
@@ -30,6 +31,32 @@ class Trouble:
 
     def __init__(self, error: RedistError) -> None:
         self.error = error
+
+
+class _Loading:
+    """Loads values that come from other hosts, each as soon as it is here: others are on their way meanwhile."""
+
+    def __init__(self, writable: bool) -> None:
+        self._writable = writable
+        self._values: dict[str, Any] = {}
+        self._errors: dict[str, Exception] = {}
+
+    def load(self, received: Received) -> None:
+        """Load a value; never raises, since that would break off the transfer of others."""
+        name = received.header.name
+        try:
+            self._values[name] = load_received(received, writable=self._writable)
+        except Exception as error:
+            self._errors[name] = error
+
+    def value(self, name: str) -> Any:
+        """Return a value that was loaded, or raise what loading it raised."""
+        if name in self._errors:
+            try:
+                raise self._errors.pop(name)
+            finally:
+                self._errors.clear()  # their tracebacks lead here: what they keep would stay
+        return self._values.pop(name)
 
 
 class Segments:
@@ -113,11 +140,15 @@ class Segments:
                     else:
                         outcomes[name] = Trouble(outcome)
             elif there:
-                for (name, _, _), received in zip(there, self.data_client(client).fetch(there)):
+                from redist.memory.receive import PrivateSink
+
+                loading = _Loading(writable or copy)
+                fetched = self.data_client(client).fetch(there, PrivateSink(loading.load))
+                for (name, _, _), received in zip(there, fetched):
                     if isinstance(received, RedistError):
                         outcomes[name] = Trouble(received)
-                    elif received.view is not None:
-                        outcomes[name] = (load_received(received, writable=writable or copy),)
+                    else:
+                        outcomes[name] = (loading.value(name),)
         if any(isinstance(outcome, Trouble) for outcome in outcomes.values()):
             self._peers.forget()
         gone = Trouble(SegmentGone("it is on no worker that is known"))

@@ -32,7 +32,9 @@ __all__ = ["DataServer", "ip_towards"]
 
 logger = logging.getLogger("redist.memory")
 
+#: Largest file, in bytes, that is read and sent with others; and most pieces that leave in one call.
 _GATHERED = 128 * 1024
+_MOST_PIECES = 512
 _LINGER = 0.005
 _HELLO_SECONDS = 5.0
 
@@ -88,6 +90,8 @@ class DataServer:
         self._sink = SegmentSink(directory)
         self._connections: set[_Connection] = set()
         self._mutex = threading.Lock()
+        #: where small payloads are gathered, one a thread that sends
+        self._buffers: list[memoryview] = []
         self._closed = False
         self._listening: socket.socket | None = None
 
@@ -232,38 +236,43 @@ class DataServer:
             raise SegmentCorrupt(f"request {kind!r:.40} is unknown")
 
     def _send(self, sock: socket.socket, wanted: list[tuple[str, int]]) -> None:
-        gathered: list[bytes] = []
-        waiting = 0
+        """Send payloads; small ones are read into a buffer, and leave together."""
+        buffer = self._buffers.pop() if self._buffers else memoryview(bytearray(SEND_PIECE))
+        try:
+            self._send_from(buffer, sock, wanted)
+        finally:
+            self._buffers.append(buffer)
+
+    def _send_from(self, buffer: memoryview, sock: socket.socket, wanted: list[tuple[str, int]]) -> None:
+        path = self.directory.path
+        gathered: list[bytes | memoryview] = []
+        at = waiting = 0
         for name, attempt in wanted:
-            path = self.directory.path
-            mapping = None
+            if at > SEND_PIECE - _GATHERED or waiting >= SEND_PIECE or len(gathered) >= _MOST_PIECES:
+                send_all(sock, gathered)
+                gathered, at, waiting = [], 0, 0
             try:
-                mapping = open_payload(path, name, attempt)
+                mapping = open_payload(path, name, attempt, buffer=buffer[at : at + _GATHERED])
                 header = mapping.header()
             except SegmentError as error:
                 # the path is this host's affair
-                mapping = None
                 short = type(error)(f"{name!r:.80} attempt {attempt}: {_without_path(error, path)}")
                 gathered.append(pack_frame([error_fields(short)]))
                 waiting += len(gathered[-1])
-            if mapping is not None:
-                frame = pack_frame([None, *header.fields])
-                gathered.append(frame)
-                waiting += len(frame)
-                if mapping.nbytes <= _GATHERED:
-                    gathered.append(bytes(mapping.view))
-                    waiting += mapping.nbytes
-                else:
-                    sock.sendall(b"".join(gathered))
-                    gathered, waiting = [], 0
-                    for start in range(0, mapping.nbytes, SEND_PIECE):
-                        sock.sendall(mapping.view[start : start + SEND_PIECE])
-                self.sent += mapping.nbytes
-            if waiting >= SEND_PIECE:
-                sock.sendall(b"".join(gathered))
-                gathered, waiting = [], 0
-        if gathered:
-            sock.sendall(b"".join(gathered))
+                continue
+            gathered.append(pack_frame([None, *header.fields]))
+            if mapping.view.obj is buffer.obj:
+                at += mapping.nbytes
+            if mapping.nbytes <= _GATHERED:
+                gathered.append(mapping.view)
+                waiting += mapping.nbytes
+            else:
+                send_all(sock, gathered)
+                gathered, at, waiting = [], 0, 0
+                for start in range(0, mapping.nbytes, SEND_PIECE):
+                    sock.sendall(mapping.view[start : start + SEND_PIECE])
+            self.sent += mapping.nbytes
+        send_all(sock, gathered)
 
     def _receive(self, connection: _Connection, headers: list[Header]) -> None:
         targets: list[Target] = []
@@ -377,6 +386,22 @@ class _Connection:
                 except SegmentError as error:
                     failed = error
         return failed
+
+
+def send_all(sock: socket.socket, pieces: list[bytes | memoryview]) -> None:
+    """Send all pieces, in one call if there is room for them, without joining them unless they are encrypted."""
+    if isinstance(sock, ssl.SSLSocket):
+        sock.sendall(b"".join(pieces))
+        return
+    while pieces:
+        sent = sock.sendmsg(pieces)
+        done = 0
+        while done < len(pieces) and sent >= len(pieces[done]):
+            sent -= len(pieces[done])
+            done += 1
+        pieces = pieces[done:]
+        if sent:
+            pieces[0] = memoryview(pieces[0])[sent:]
 
 
 def ip_towards(host: str, port: int = 9) -> str:

@@ -52,7 +52,13 @@ class _Arena:
 
 
 def open_payload(
-    segments: str, name: str, attempt: int, *, writable: bool = False, nbytes: int = 0
+    segments: str,
+    name: str,
+    attempt: int,
+    *,
+    writable: bool = False,
+    nbytes: int = 0,
+    buffer: memoryview | None = None,
 ) -> Mapping:
     """Return one attempt's payload of the key `name` in the segment directory `segments`.
 
@@ -68,6 +74,8 @@ def open_payload(
         Map privately, see `redist.memory.reader.open_segment`. What is copied is read-only all the same.
     nbytes : int
         Its size, if it is known: a large one is not looked for in arenas.
+    buffer : memoryview, optional
+        Where a file that fits is read into instead of being mapped, see there.
 
     Raises
     ------
@@ -99,7 +107,7 @@ def open_payload(
         except SegmentGone:
             _forget(segments)
             raise
-    return open_segment(f"{segments}/{digest.hex()}.{attempt}", writable=writable)
+    return open_segment(f"{segments}/{digest.hex()}.{attempt}", writable=writable, buffer=buffer)
 
 
 def _read(

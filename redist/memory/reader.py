@@ -19,7 +19,7 @@ import resource
 import time
 from dataclasses import dataclass
 
-from redist.errors import SegmentError, SegmentGone
+from redist.errors import SegmentCorrupt, SegmentError, SegmentGone
 from redist.memory.descriptors import Descriptor, open_owned
 from redist.memory.headers import TRAILER_BYTES, Header, header_in, payload_bytes, spilled_path
 from redist.memory.holes import KEPT_FROM
@@ -51,19 +51,22 @@ class Mapping:
         Their number.
     path : str
         The file that was mapped.
+    whole : memoryview, optional
+        All bytes of the file, if `view` is not of a mapping of it.
     """
 
     view: memoryview
     nbytes: int
     path: str
+    whole: memoryview | None = None
 
     def header(self) -> Header:
-        """Read the footer of the mapped file."""
-        whole = memoryview(self.view.obj)
+        """Read the footer of the file."""
+        whole = memoryview(self.view.obj) if self.whole is None else self.whole
         return header_in(whole, len(whole), self.path)
 
 
-def open_segment(path: str, *, writable: bool = False) -> Mapping:
+def open_segment(path: str, *, writable: bool = False, buffer: memoryview | None = None) -> Mapping:
     """Map the payload at `path`, without copying it.
 
     Parameters
@@ -72,6 +75,8 @@ def open_segment(path: str, *, writable: bool = False) -> Mapping:
         The segment, from `redist.memory.headers.path_of`.
     writable : bool
         Map privately: writes change this process's copy of a page only (copy on write by the kernel).
+    buffer : memoryview, optional
+        A file that fits is read into its beginning instead: for who is done with a small one at once, in half the time.
 
     Raises
     ------
@@ -84,18 +89,18 @@ def open_segment(path: str, *, writable: bool = False) -> Mapping:
     """
     touch(path)
     try:
-        return _open(path, writable, False)
+        return _open(path, writable, False, buffer)
     except SegmentGone as error:
         gone = error
     for place in (spilled_path(path), path) * (_MOVES - 1):
         try:
-            return _open(place, writable, place is not path)
+            return _open(place, writable, place is not path, buffer)
         except SegmentGone:
             continue
     raise gone
 
 
-def _open(path: str, writable: bool, spilled: bool) -> Mapping:
+def _open(path: str, writable: bool, spilled: bool, buffer: memoryview | None) -> Mapping:
     global _unlooked
     until = 0.0
     while True:
@@ -126,18 +131,24 @@ def _open(path: str, writable: bool, spilled: bool) -> Mapping:
         size = stat.st_size
         if size < TRAILER_BYTES:
             payload_bytes(b"", size, path)
+        whole = None
         try:
+            if buffer is not None and size <= len(buffer):
+                view = whole = buffer[:size]
+                if os.preadv(file.fileno(), [view], 0) != size:
+                    raise SegmentCorrupt(f"{path}: it was made shorter while it was read")
             # a kept mapping would hold the disk's blocks of a file that is gone
-            if size >= KEPT_FROM and not writable and not spilled:
-                view = mappings.view(path, file, stat)
-                if view is None:
+            elif size >= KEPT_FROM and not writable and not spilled:
+                kept = mappings.view(path, file, stat)
+                if kept is None:
                     continue
+                view = kept
             else:
                 view = _map(file, size, writable, spilled)
         except OSError as error:
             raise _cannot_open(path, error) from None
         nbytes = payload_bytes(view[size - TRAILER_BYTES :], size, path)
-        return Mapping(view[:nbytes], nbytes, path)
+        return Mapping(view[:nbytes], nbytes, path, whole)
 
 
 def _map(file: Descriptor, size: int, writable: bool, spilled: bool) -> memoryview:

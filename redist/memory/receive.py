@@ -8,8 +8,10 @@ bytes skipped, and the others of the request arrive all the same.
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -35,6 +37,9 @@ PIECE = 256 * 1024
 """Most bytes that one receive asks for: they stay in the processor's cache until they are stored."""
 
 _BY_NUMPY = 1 << 20
+#: Largest payload, in bytes, that shares a block of private memory with others, and largest block: one huge page, which the
+#: kernel gives in a tenth of the time that as many small ones take.
+_MOST_SHARED, _BLOCK = 256 << 10, 2 << 20
 _ALIGNMENT = 64  # of buffers in payloads
 
 
@@ -79,38 +84,78 @@ class Sink(Protocol):
 
 
 class PrivateSink:
-    """Keeps payloads in memory of this process."""
+    """Keeps the payloads of one request in memory of this process.
+
+    Small ones share blocks, which live as long as one of them does. A block is never larger than what came before it, so
+    that a payload that is asked for alone has memory of its own, nor than `_BLOCK`.
+
+    Parameters
+    ----------
+    on_received : callable, optional
+        Called with each payload when all of it is there, while the next ones are on their way; must not raise.
+    """
+
+    def __init__(self, on_received: Callable[[Received], None] | None = None) -> None:
+        self._on_received = on_received
+        self._block = memoryview(b"")
+        self._shared = 0
 
     def start(self, header: Header) -> Target:
         """Allocate memory for the payload."""
         try:
-            return _PrivateTarget(header)
+            return _PrivateTarget(header, self._take(header.nbytes), self._on_received)
         except (MemoryError, OSError, ValueError, OverflowError) as error:
             raise SegmentsFull(
                 f"no memory for {header.nbytes} bytes of {header.name!r:.80}: {error}"
             ) from None
 
+    def _take(self, nbytes: int) -> memoryview:
+        if nbytes > _MOST_SHARED:
+            return _allocate(nbytes)
+        if nbytes > len(self._block):
+            self._block = _allocate(max(nbytes, min(self._shared, _BLOCK)))
+        view = self._block[:nbytes]
+        self._block = self._block[-(-nbytes // _ALIGNMENT) * _ALIGNMENT :]
+        self._shared += nbytes
+        return view
+
+
+def _allocate(nbytes: int) -> memoryview:
+    """Return memory that begins at a multiple of 64 if it is large."""
+    if nbytes < _BY_NUMPY:
+        return memoryview(bytearray(nbytes))
+    if nbytes == _BLOCK:
+        block = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            with contextlib.suppress(OSError):  # a kernel without them
+                block.madvise(mmap.MADV_HUGEPAGE)
+        return memoryview(block)
+    import numpy as np  # whose memory is not zeroed first and comes in huge pages: filled in half of the time
+
+    array: Any = np.empty(nbytes + _ALIGNMENT - 1, np.uint8)
+    start = -array.ctypes.data % _ALIGNMENT
+    return memoryview(array)[start : start + nbytes]
+
 
 class _PrivateTarget:
     view: memoryview | None
 
-    def __init__(self, header: Header) -> None:
+    def __init__(
+        self, header: Header, view: memoryview, on_received: Callable[[Received], None] | None
+    ) -> None:
         self._header = header
-        if header.nbytes >= _BY_NUMPY:
-            import numpy as np  # whose memory is not zeroed first and comes in huge pages: filled in half of the time
-
-            array: Any = np.empty(header.nbytes + _ALIGNMENT - 1, np.uint8)
-            start = -array.ctypes.data % _ALIGNMENT
-            self.view = memoryview(array)[start : start + header.nbytes]
-        else:
-            self.view = memoryview(bytearray(header.nbytes))
+        self._on_received = on_received
+        self.view = view
 
     def write(self, piece: memoryview) -> None:
         raise NotImplementedError
 
     def finish(self) -> Received:
         assert self.view is not None
-        return Received(self._header, self.view.toreadonly())
+        received = Received(self._header, self.view.toreadonly())
+        if self._on_received is not None:
+            self._on_received(received)
+        return received
 
     def abort(self) -> None:
         self.view = None

@@ -11,6 +11,7 @@ import pytest
 
 import redist
 from redist import Client, LocalCluster, wait
+from redist.errors import DeserializationError
 from servers import set_apart, wait_until
 
 
@@ -46,6 +47,27 @@ def test_payloads_travel(client: Client, cluster: LocalCluster) -> None:
     # The worker that fetched it says that it has a copy now.
     wait_until(lambda: len(client.who_has(there)[there.key]) == 2)
     assert all(there.key in held for held in client.has_what().values())
+
+
+class Broken:
+    """What cannot be loaded, and too large to lie in the server."""
+
+    def __reduce__(self) -> Any:
+        return _break, (bytes(100_000),)
+
+
+def _break(_: bytes) -> None:
+    raise RuntimeError("not here")
+
+
+def test_what_cannot_be_loaded_names_its_key_and_keeps_nothing_else_away(client: Client) -> None:
+    futures = client.map(make, range(20_000, 20_040), pure=False)
+    broken = client.submit(Broken, pure=False)
+    wait([*futures, broken])
+    with pytest.raises(DeserializationError, match=broken.key) as caught:
+        client.gather([*futures, broken])
+    assert "not here" in str(caught.value)
+    assert [len(value) for value in client.gather(futures)] == list(range(20_000, 20_040))
 
 
 def test_a_client_of_another_host_scatters(client: Client) -> None:

@@ -21,14 +21,14 @@ from memory_helpers import TOKEN, Bytes, Loop, store
 
 from redist.errors import RedistError, SegmentCorrupt, SegmentGone, SegmentsFull, TransferError
 from redist.memory.data_client import DataClient
-from redist.memory.data_server import DataServer, ip_towards
+from redist.memory.data_server import DataServer, ip_towards, send_all
 from redist.memory.directory import SegmentDirectory
 from redist.memory.fetcher import Fetcher
 from redist.memory.frames import pack_frame
 from redist.memory.headers import Header
 from redist.memory.holders import HolderPlan, split_address
 from redist.memory.reader import open_segment
-from redist.memory.receive import FrameReceiver, Received, SegmentSink
+from redist.memory.receive import FrameReceiver, PrivateSink, Received, SegmentSink
 
 
 class Worker:
@@ -93,6 +93,55 @@ def test_simple(worker: Worker, client: DataClient) -> None:
     assert worker.directory.path not in str(old)
     assert _received(empty) == b""
     assert client.get(worker.address, []) == []
+
+
+def test_many_small_ones_share_memory_of_bounded_size(worker: Worker, client: DataClient) -> None:
+    sizes = [40_000, 66_000, 0, 5_000, 130_000, 700_000, 200_000, 1_000] * 8
+    datas = [os.urandom(size) for size in sizes]
+    for i, data in enumerate(datas):
+        store(worker.directory, f"k{i}", 1, data)
+    wanted = [(f"k{i}", 1) for i in range(len(datas))]
+    wanted[30:30] = [("gone", 1)]
+    arrived: list[str] = []
+    sink = PrivateSink(lambda received: arrived.append(received.header.name))
+    outcomes = client.get(worker.address, wanted, sink)
+    assert isinstance(outcomes.pop(30), SegmentGone)
+    assert [_received(outcome) for outcome in outcomes] == datas
+    assert arrived == [f"k{i}" for i in range(len(datas))]
+    blocks: dict[int, int] = {}
+    for outcome in outcomes:
+        assert isinstance(outcome, Received)
+        assert outcome.view is not None
+        assert outcome.view.readonly
+        whole = memoryview(outcome.view.obj)
+        assert whole.nbytes <= (2 << 20 if len(outcome.view) < 300_000 else len(outcome.view) + 64)
+        blocks[id(outcome.view.obj)] = whole.nbytes
+    assert len(blocks) < len(datas) / 2
+    # One that is asked for alone holds nothing else.
+    (alone,) = client.get(worker.address, [("k1", 1)])
+    assert isinstance(alone, Received)
+    assert alone.view is not None
+    assert memoryview(alone.view.obj).nbytes == 66_000
+
+
+def test_pieces_that_the_socket_takes_in_parts() -> None:
+    pieces = [os.urandom(n) for n in (0, 5, 100_000, 0, 3_000_000, 1, 0)]
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.settimeout(10)
+        got = bytearray()
+
+        def read() -> None:
+            while part := theirs.recv(70_000):
+                got.extend(part)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        send_all(ours, list(pieces))
+        send_all(ours, [])
+        ours.close()
+        reader.join(10)
+    assert got == b"".join(pieces)
 
 
 def test_into_segments(worker: Worker, client: DataClient, receiver: SegmentDirectory) -> None:
