@@ -90,14 +90,13 @@ def open_segment(path: str, *, writable: bool = False, buffer: memoryview | None
     touch(path)
     try:
         return _open(path, writable, False, buffer)
-    except SegmentGone as error:
-        gone = error
-    for place in (spilled_path(path), path) * (_MOVES - 1):
-        try:
-            return _open(place, writable, place is not path, buffer)
-        except SegmentGone:
-            continue
-    raise gone
+    except SegmentGone:  # kept under no name: its traceback would keep this frame and those of all callers
+        for place in (spilled_path(path), path) * (_MOVES - 1):
+            try:
+                return _open(place, writable, place is not path, buffer)
+            except SegmentGone:
+                continue
+        raise
 
 
 def _open(path: str, writable: bool, spilled: bool, buffer: memoryview | None) -> Mapping:

@@ -103,4 +103,4 @@ def test_what_fails_in_redist_keeps_its_frames(client: Client, monkeypatch: pyte
         future.result()
     names = frames_of(caught.value)
     assert names.count("result") == 1
-    assert {"result_of", "broken"} < set(names)
+    assert {"value_here", "broken"} < set(names)

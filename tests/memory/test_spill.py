@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import random
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,6 +78,26 @@ def test_simple(spilling: SegmentDirectory) -> None:
     assert bytes(mapped.view) == datas[-1]
     assert on_disk(spilling) == {}
     assert spilling.space.used == spilling.total == mover.moved_in == mover.moved_out
+
+
+def test_a_payload_that_was_found_on_disk_keeps_nothing_of_who_read_it(spilling: SegmentDirectory) -> None:
+    """By the frames in a traceback, until the collector runs."""
+
+    class Held:
+        pass
+
+    def read() -> weakref.ref[Held]:
+        held = Held()
+        open_segment(path)
+        return weakref.ref(held)
+
+    path = store(spilling, "x", 1, bytes(100_000))
+    Mover(spilling).move_out("x", 1)
+    gc.disable()
+    try:
+        assert read()() is None
+    finally:
+        gc.enable()
 
 
 def test_what_is_mapped_stays_in_memory(spilling: SegmentDirectory) -> None:
