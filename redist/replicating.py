@@ -55,6 +55,7 @@ def replicate(
     if not chosen:
         raise NoWorkers("there is no worker to copy to" + (f" among {', '.join(wanted)}" if wanted else ""))
     count = len(chosen) if n is None else n
+    _remember(client, names, count, branching)
     plan, most = ("workers", min(count, len(chosen))) if wanted or n is None else ("", 0)
 
     def enough(copies: Copies, peers: list[Peer]) -> bool:
@@ -69,6 +70,7 @@ def replicate(
 
 def keep(client: Client, names: Sequence[str], n: int, timeout: float | None = None) -> Operation[None]:
     """Have `n` copies of each value at least, or as many as there are workers, until more come."""
+    _remember(client, names, n, None)
 
     def enough(copies: Copies, peers: list[Peer]) -> bool:
         return len(copies.holders) >= min(n, len(peers))
@@ -148,6 +150,20 @@ def retire(
 
 
 # --- waiting --------------------------------------------------------------------------------------------------------
+
+
+def _remember(client: Client, names: Sequence[str], n: int, branching: int | None) -> None:
+    """Note what is asked for, to be said again to a server that loses its memory; without `branching`, as the least."""
+    session = client.session
+    with session.lock:
+        for name in names:
+            state = session.states.get(name)
+            if state is None:
+                continue
+            before = session.copies.pop(state, (1, 2))
+            wanted = (max(n, before[0]), before[1]) if branching is None else (n, branching)
+            if wanted[0] > 1:
+                session.copies[state] = wanted
 
 
 def _finished(client: Client, names: Sequence[str]) -> Operation[None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from redist.session.lane import Entry
@@ -11,11 +11,13 @@ from redist.session.states import FINISHED, PENDING, FutureState
 from redist.session.submissions import SLICE
 from redist.store import calls
 from redist.store.coordination import quit_
+from redist.store.copying import replicate
 from redist.store.keys import BUNDLE
 from redist.store.portions import portions
 
 if TYPE_CHECKING:
     from redist.session.session import Session
+    from redist.store.calls import Call
 
 __all__ = ["bring", "take_up"]
 
@@ -26,7 +28,8 @@ def bring(session: Session, kept: list[Entry]) -> None:
     """Put on the new lane what `session` holds, then the calls in `kept`, which the server may not have applied.
 
     In this order: what a face brings (files, running attempts), values that we have in hand with the keys that they
-    contain, counts, tasks without a value; then values that contain such tasks, and so on. So all of them find what they
+    contain, counts, tasks without a value; then values that contain such tasks, and so on; how many copies of them are to
+    be kept. So all of them find what they
     name, and what the old index alone still names can be released at the end. What tasks of graphs need and nobody refers
     to is counted until all of them have left.
     """
@@ -64,6 +67,8 @@ def bring(session: Session, kept: list[Entry]) -> None:
         session.enqueue_counts(counts)
         counts = []
         submissions.send_again(following, known=True)
+    for call in _copies(session):
+        enqueue(call)
     for entry in kept:
         # Counts are said above, in their present form.
         if entry.call.script.name == "submit":
@@ -79,6 +84,17 @@ def bring(session: Session, kept: list[Entry]) -> None:
     enqueue(calls.registered())
     if lent:
         session.dirty()
+
+
+def _copies(session: Session) -> Iterator[Call]:
+    """Yield calls that say how many copies are to be kept of what."""
+    groups: dict[tuple[int, int], list[str]] = {}
+    for state, wanted in session.copies.items():
+        if state.count > 0:
+            groups.setdefault(wanted, []).append(state.name)
+    for (n, branching), names in groups.items():
+        for part in portions(names, SLICE, lambda _: 1):
+            yield replicate(part, n, again=True, branching=branching)
 
 
 def _value(session: Session, state: FutureState, count: int) -> calls.Value:

@@ -89,6 +89,8 @@ class Session:
         Called after a loss with an inline value; returns the wire names of the keys whose Futures are inside.
     bundles : mapping of FutureState
         What the bundles contain that we hold: their values do not tell.
+    copies : mapping of FutureState
+        How many copies of values are to be kept since we asked for them, and how many made of one at a time.
     """
 
     def __init__(
@@ -155,6 +157,7 @@ class Session:
         self.on_failure: Callable[[BaseException], object] | None = None
         self.contained: Callable[[bytes], Sequence[str]] | None = None
         self.bundles: WeakKeyDictionary[FutureState, Sequence[str]] = WeakKeyDictionary()
+        self.copies: WeakKeyDictionary[FutureState, tuple[int, int]] = WeakKeyDictionary()
         #: Set by the driver: the command connection leads to the wrong server.
         self.reconnect: Callable[[str], object] | None = None
         self._was_registered = False

@@ -21,6 +21,7 @@ def replicate(
     wanted: int = 0,
     *,
     at_least: bool = False,
+    again: bool = False,
     branching: int = 2,
     plan: Plan = "",
     most: int = 0,
@@ -36,6 +37,8 @@ def replicate(
         So many copies are kept from now on, whatever becomes of workers; 0: as many as before.
     at_least : bool
         Whether a larger number of before stays.
+    again : bool
+        Whether it is said once more to a server that lost its memory: one that has not knows better. Goes with `at_least`.
     branching : int
         How many copies are made of one at a time.
     plan : {'', 'workers', 'hosts'}
@@ -45,7 +48,7 @@ def replicate(
     workers : sequence of str
         Names, addresses, hosts or ordinals of those that `plan` is about; all by default. ``NO workers`` if none runs.
     """
-    body = [wanted, int(at_least), branching, plan, most, len(workers), *workers, *names]
+    body = [wanted, 2 if again else int(at_least), branching, plan, most, len(workers), *workers, *names]
     return Call(load("replicate"), body, grows=True)
 
 

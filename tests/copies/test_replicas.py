@@ -213,6 +213,26 @@ def test_a_full_worker_is_passed_over(make_cluster: MakeCluster) -> None:
         del filler
 
 
+def test_workers_of_a_host_share_what_is_broadcast(make_cluster: MakeCluster) -> None:
+    """The memory that files of all workers take is that of the value, whoever has read it."""
+    cluster = make_cluster(4, False)
+    with Client(cluster) as client:
+        paths = [peer.segments for peer in client._peers.workers()]
+
+        def used() -> int:
+            """Pages of payload files; of arenas and tables there are a few beside."""
+            found = [entry.stat() for path in paths for entry in os.scandir(path)]
+            return sum(512 * stat.st_blocks for stat in found if stat.st_blocks > 10_000)
+
+        value = np.arange(12_500_000)  # 100 MB
+        future = client.scatter(value, broadcast=True)
+        for name in cluster.workers:
+            assert client.submit(np.sum, future, workers=name, pure=False).result(20) == value.sum()
+        assert value.nbytes <= used() < 1.01 * value.nbytes
+        assert client.usage().nbytes == pytest.approx(value.nbytes, rel=0.01)
+        assert len(names_of(client, future)) == 1
+
+
 def test_broadcast_is_one_copy_a_host(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(4, ["a", "a", "b", "c"])
     with Client(cluster) as client:

@@ -46,6 +46,33 @@ def test_what_only_a_container_holds_survives_the_server(own_server: Any, size: 
     rig.finish()
 
 
+def test_wanted_copies_survive_the_server(own_server: Any) -> None:
+    rig, server = own_server(False)
+    rig.worker("w1")
+    rig.worker("w2")
+    rig.ready(2)
+    client = rig.client()
+    scattered = client.scatter(bytes(100_000), replicas=2)
+    made, no_more, gone = client.map(bytes, [100_001, 100_002, 100_003])
+    client.replicate([made, no_more, gone], 2)
+    client.replicate(no_more, 1)
+    gone_key = gone.key
+    del gone
+    wait_until(lambda: gone_key not in rig.names())
+    crash(server)
+    for future in (scattered, made):
+        wait_until(lambda key=future.key: rig.hash(f"key:{key}").get("copies") == "2", PATIENCE)
+    wait_until(lambda: "recovering" not in rig.hash("meta"), PATIENCE)
+    assert "copies" not in rig.hash(f"key:{no_more.key}")
+    assert gone_key not in rig.names()
+    for future in (scattered, made):
+        wait_until(lambda key=future.key: sum(f[:2] == "w:" for f in rig.hash(f"key:{key}")) == 2, PATIENCE)
+    assert [len(value) for value in client.gather([scattered, made, no_more])] == [100_000, 100_001, 100_002]
+    del scattered, made, no_more, future
+    wait_until(lambda: not rig.names(), PATIENCE)
+    rig.finish()
+
+
 @pytest.mark.parametrize("persistent", [True, False])
 def test_server_that_dies_while_an_announced_task_waits_for_its_argument(
     own_server: Any, monkeypatch: pytest.MonkeyPatch, persistent: bool

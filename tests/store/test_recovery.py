@@ -7,6 +7,7 @@ from itertools import permutations
 import pytest
 
 from redist.store import calls as C
+from redist.store import copying
 from store.kit import Caller, World
 from store.test_data import scatter
 from store.test_failures import forget_everything, over
@@ -98,6 +99,42 @@ def test_copies_of_a_container_pin_once(world: World, client: Caller, worker: Ca
     assert [world.state(n) for n in names] == ["memory"] * 5
     client.ok(C.ledger([("box", 0)]))
     assert [world.state(n) for n in names] == ["gone"] * 5
+
+
+@pytest.mark.parametrize("order", list(permutations(["client", "worker", "other"])), ids=" ".join)
+def test_wanted_copies_come_back(
+    world: World, client: Caller, worker: Caller, other: Caller, order: tuple[str, ...]
+) -> None:
+    """A client says again how many copies it had asked for; one of two is gone, and made again."""
+    data = scatter(client, worker, "data")
+    client.ok(copying.replicate(["data"], 3, again=True))
+    assert "copies" not in world.record("data")  # the server knows better: it has lost nothing
+    forget_everything(world)
+
+    def clients() -> None:
+        client.register()
+        client.ok(C.ledger([("data", 1)]))
+        client.ok(copying.replicate(["data", "released"], 2, again=True))
+        client.ok(C.registered())
+
+    def workers() -> None:
+        worker.register(attempt=data)
+        worker.ok(C.add_replicas([C.Replica("data", data, 10_000, "bytes")], found=True))
+
+    parts = {"client": clients, "worker": workers, "other": lambda: other.register(attempt=data)}
+    for who in order:
+        parts[who]()
+        world.drain()
+        world.check()
+    over(world, client)
+    world.check()
+    assert world.record("data")["copies"] == "2"
+    assert f"c:{other.ordinal}" in world.record("data")
+    other.ok(C.add_replicas([C.Replica("data", data, 10_000)]))
+    record = world.record("data")
+    assert record[f"w:{worker.ordinal}"] == record[f"w:{other.ordinal}"] == str(data)
+    client.ok(C.ledger([("data", 0)]))
+    assert world.state("data") == world.state("released") == "gone"
 
 
 @pytest.mark.parametrize("newer_first", [True, False])

@@ -7,7 +7,8 @@
 -- Say how many copies of values there should be, also of those that are still to come, or which workers should have one.
 -- Values in the server itself have no copies.
 -- KEYS[1] META
--- ARGV[1] header, wanted copies (0: as before), 1 if there are never to be fewer than before, copies that are made of one at a time,
+-- ARGV[1] header, wanted copies (0: as before), 1 if there are never to be fewer than before, 2 if it was said to a server that
+--   lost its memory since (nothing happens unless this one did, and there are never fewer), copies that are made of one at a time,
 --   what is planned now ('' nothing but the number, `workers` copies on `most` of the workers, `hosts` one a host, on `most`
 --   hosts), most, workers (0: all) and their names, addresses, hosts or ordinals, then keys
 -- Reply OK more | NO workers message
@@ -15,6 +16,9 @@ if repeated then
   return S.refused_before() or { 'REPEAT', 0 }
 end
 local wanted, raise, branching, plan, most, listed = unpack(a, BODY, BODY + 5)
+if raise == 2 and not recovering then
+  return S.done(S.settle_up())
+end
 local list = '\n' .. concat(a, '\n', BODY + 6, BODY + 5 + listed) .. '\n'
 local chosen = {}
 for _, w in ipairs(S.able()) do
@@ -67,7 +71,7 @@ for i = BODY + 6 + listed, #a do
   local state = h and word(h.state)
   local there = state == 'memory' and S.where(h)
   if h and (there or state ~= 'memory' and state ~= 'forgetting') then
-    local n = raise == 1 and math.max(wanted, tonumber(h.copies or 1)) or wanted
+    local n = raise > 0 and math.max(wanted, tonumber(h.copies or 1)) or wanted
     if n > 1 then
       S.set(name, h, 'copies', int(n))
     elseif n == 1 then
