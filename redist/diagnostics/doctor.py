@@ -349,11 +349,8 @@ def files(snapshot: Snapshot) -> Iterator[Violation]:
             except SegmentError as error:
                 yield Violation("files", f"{path}/{entry}", f"is no payload: {error}")
                 continue
-            yield Violation(
-                "files",
-                header.name,
-                f"has the file {path}/{entry}, which {who} is not known to have",
-            )
+            where = f"a place in an arena of {path}" if entry in small else f"the file {path}/{entry}"
+            yield Violation("files", header.name, f"has {where}, which {who} is not known to have")
 
 
 def _workers_here(snapshot: Snapshot) -> Iterator[tuple[str, Fields, str]]:

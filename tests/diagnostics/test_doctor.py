@@ -16,7 +16,9 @@ import pytest
 from memory.memory_helpers import store as write_payload
 from redist.diagnostics.doctor import Report, examine
 from redist.errors import ServerRefused
+from redist.memory.arena import arena_path, number_in
 from redist.memory.directory import SegmentDirectory
+from redist.memory.headers import Header
 from redist.session.ledger import checksum
 from redist.session.operations import Run
 from redist.store import calls as C
@@ -165,6 +167,34 @@ def test_files_and_keys_belong_together(world: World, point: Endpoint, directory
     report = examine(point, patience=PATIENCE)
     assert [v.subject for v in report.violations] == ["a"]
     assert "there is no file" in str(report)
+
+
+def test_small_payloads_and_keys_belong_together(
+    world: World, point: Endpoint, directory: SegmentDirectory
+) -> None:
+    """They have no file of their own, but places in one that they share."""
+    c, w = world.client("ada"), worker_of(world, directory)
+    for name, attempt in (("a", 1), ("stray", 9)):
+        assert directory.put_small(Header(name, attempt, 100, "bytes", ()), memoryview(b"x" * 100))
+    c.ok(C.commit([C.Value("a", 1, 1, w.ordinal, 100, "bytes")]))
+    report = examine(point, patience=PATIENCE)
+    assert [(v.rule, v.subject) for v in report.violations] == [("files", "stray")]
+    assert f"has a place in an arena of {directory.path}" in str(report)
+    assert directory.drop("stray", 9)
+    assert examine(point, patience=PATIENCE).healthy
+
+    assert directory.drop("a", 1)
+    report = examine(point, patience=PATIENCE)
+    assert [(v.rule, v.subject) for v in report.violations] == [("files", "a")]
+    assert "there is no file" in str(report)
+
+
+def test_a_damaged_arena(world: World, point: Endpoint, directory: SegmentDirectory) -> None:
+    worker_of(world, directory)
+    assert directory.put_small(Header("a", 1, 100, "bytes", ()), memoryview(b"x" * 100))
+    (number,) = (number for entry in os.listdir(directory.path) if (number := number_in(entry)) is not None)
+    os.truncate(arena_path(directory.path, number), 0)
+    assert "has a damaged arena" in str(examine(point, patience=PATIENCE))
 
 
 def test_a_file_that_is_no_payload(world: World, point: Endpoint, directory: SegmentDirectory) -> None:

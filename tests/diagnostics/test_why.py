@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from redist import Client, LocalCluster, as_completed, get_client, wait
+from redist import Client, LocalCluster, Pub, Queue, Sub, Variable, as_completed, get_client, wait
 from redist.diagnostics.why import SHOWN, Holder, Why, WireReader, explain, why
 from redist.errors import InvalidKey
 from redist.session.states import MOST_SITES
@@ -215,6 +215,24 @@ def test_living_clients_say_where_their_futures_were_made(cluster: LocalCluster)
         assert here in by_name["ada"].detail
         assert there in by_name["bob"].detail
         assert ada.why(mine) == answer
+
+
+def test_variables_queues_and_topics(cluster: LocalCluster) -> None:
+    """They hold what their values, items and messages hold; a name may have whatever signs."""
+    with Client(cluster.endpoint, name="ada") as ada:
+        variable, queue, sub = Variable("v@1"), Queue("q"), Sub("t")
+        future = ada.scatter({"x": 1})["x"]
+        variable.set({"future": future})
+        queue.put([future])
+        Pub("t").put([future])
+        future.release()
+        named = {("variable", "v@1"), ("queue", "q"), ("topic", "t")}
+        wait_until(lambda: {(holder.kind, holder.name) for holder in ada.why("x").holders} == named)
+        assert "held by queue q" in str(ada.why("x"))
+        variable.delete()
+        queue.close()
+        sub.get(timeout=10)
+        wait_until(lambda: ada.why("x").state == "forgotten", what="nothing holds it")
 
 
 def test_a_result_that_no_worker_may_make_says_so(cluster: LocalCluster) -> None:

@@ -18,6 +18,7 @@ from redist.cluster import LocalCluster
 from redist.errors import ConnectionLost
 from redist.store.acl import acl_line
 from redist.store.connect import endpoint
+from redist.store.server import _free_port
 from servers import Server, alive, wait_until
 
 
@@ -211,6 +212,7 @@ def test_server_that_dies() -> None:
 
 
 def test_worker(valkey: Server, namespace: str) -> None:
+    port = _free_port("127.0.0.1")
     command = Started(
         "worker",
         valkey.url,
@@ -222,6 +224,14 @@ def test_worker(valkey: Server, namespace: str) -> None:
         "2",
         "--resources",
         "GPU=1",
+        "--threads",
+        "3",
+        "--memory-limit",
+        "300MiB",
+        "--host",
+        "127.0.0.2",
+        "--port",
+        str(port),
         "--grace",
         "0",
     )
@@ -231,8 +241,10 @@ def test_worker(valkey: Server, namespace: str) -> None:
     assert wire.call("HVALS", f"{prefix}workers") == [b"me"]
     ordinal = wire.call("HKEYS", f"{prefix}workers")[0].decode()
     # The command has become the worker.
-    found = wire.call("HMGET", f"{prefix}caller:{ordinal}", "pid", "resources")
-    assert found == [str(command.process.pid).encode(), b"GPU=1"]
+    record = f"{prefix}caller:{ordinal}"
+    found = wire.call("HMGET", record, "pid", "resources", "threads", "memory_limit", "address")
+    given = (command.process.pid, "GPU=1", 3, 300 << 20, f"tcp://127.0.0.2:{port}")
+    assert found == [str(value).encode() for value in given]
     output = run("ping", valkey.url, "--namespace", namespace, "--worker")
     assert "is well" in output
     assert output.strip().endswith(": me")

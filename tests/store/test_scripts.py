@@ -6,6 +6,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from redist.store import scripts
 
 PARTS = sorted((Path(scripts.__file__).parent / "scripts" / "include").glob("*.lua"))
@@ -20,6 +22,15 @@ def test_an_operation_belongs_to_one_part() -> None:
     )
     assert len(defined) > 100
     assert [name for name, count in defined.items() if count > 1] == []
+
+
+def test_parts_that_include_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "include").mkdir()
+    for path, included in (("x.lua", "a"), ("include/a.lua", "b"), ("include/b.lua", "a")):
+        (tmp_path / path).write_text(f"-- @include {included}\n")
+    monkeypatch.setattr(scripts, "_FOLDER", str(tmp_path))
+    with pytest.raises(ValueError, match="in a circle: a -> b -> a"):
+        scripts.load("x")
 
 
 OF_6_2 = """
