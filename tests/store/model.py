@@ -585,7 +585,7 @@ class Machine(RuleBasedStateMachine):
         copy = None
         value = b""
         if status == "missing":
-            far = [d for d in task.deps if d[1]]
+            far = [d for d in task.deps if d[1] not in ("", "+")]  # "+": made by the same executor just now
             if far:
                 d, where, _ = self._pick(far, who >> 4)
                 worker, attempt = where.split(" ")[0].split(".")
