@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from math import inf
 from threading import Lock, Thread, current_thread
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from redist import replicating
 from redist.belonging import Borrowing
@@ -139,7 +139,8 @@ def store(
     Workers are waited for until `deadline`, each reply for `timeout` seconds. A commit that is not answered but may be
     applied is: the Futures that go release what it made known.
     """
-    todo = [(state, payload) for state, payload in items if payload is not None]
+    # The very items: new tuples of a hundred thousand would have the garbage collector look through all of them.
+    todo = cast("list[tuple[FutureState, Payload]]", [item for item in items if item.payload is not None])
     placed: list[tuple[str, int, int]] = []
     sent: set[str] = set()
     writing = _Writing()
@@ -154,7 +155,7 @@ def store(
             if len(payload.contains) > MOST_CONTAINED:
                 inside[state.name] = yield from bundles.of(payload.contains, timeout)
         inline = [(state, payload, 0, 0) for state, payload in todo if payload.inline is not None]
-        large = [(state, payload) for state, payload in todo if payload.inline is None]
+        large = [item for item in todo if item[1].inline is None]
         written: list[Written] = inline
         for at in range(0, len(large), _PART):
             part = _Part(client, large[at : at + _PART], workers, deadline, timeout, placed, writing)
