@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from redist import config
 from redist.belonging import check_server
+from redist.collecting import seldom_collected
 from redist.current import as_current
 from redist.errors import DataLost, FutureCancelledError, RedistError, StoreError, TransferError
 from redist.explaining import unfinished
@@ -296,7 +297,8 @@ def gather(client: Client, futures: Any, errors: str, copy: bool, writable: bool
             if state.status in (ERROR, LOST, CANCELLED):
                 yield from raise_error(client, state)
     finished = [state for state in everything if state.status == FINISHED]
-    values = yield from values_of(client, finished, copy=copy, writable=writable)
+    with seldom_collected(len(finished)):
+        values = yield from values_of(client, finished, copy=copy, writable=writable)
     filled = _fill(futures, dict(zip(finished, values)))
     return None if filled is _SKIPPED else filled
 

@@ -7,7 +7,6 @@ the segment is written here, under a grant of that worker, elsewhere its data se
 from __future__ import annotations
 
 import contextlib
-import gc
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from redist import replicating
 from redist.belonging import Borrowing
 from redist.bundling import Bundles
+from redist.collecting import seldom_collected
 from redist.committing import Told, Written, give_up, heed, tell
 from redist.describing import workers_changed
 from redist.errors import KeyTaken, NoWorkers, QuotaExceeded, RedistError, StoreError, TransferError
@@ -41,8 +41,6 @@ __all__ = ["Item", "prepare", "scatter", "store", "store_soon", "wait_for_drops"
 
 #: Values that are written together, while the ones before them are made known.
 _PART = 2000
-#: So many values that collecting garbage while they are made costs more than making them.
-_MANY = 5000
 #: s that what was given up may go on to be written, before it is dropped
 _LONGEST_WRITE = 300.0
 
@@ -380,19 +378,6 @@ def _put(client: Client, worker: int, batch: list[tuple[str, int, Payload]]) -> 
             raise error
 
 
-@contextlib.contextmanager
-def _uncollected(count: int) -> Iterator[None]:
-    """Have the garbage collector not look through `count` new values again and again while they are made."""
-    if count < _MANY or not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
 def scatter(
     client: Client,
     data: Any,
@@ -419,25 +404,9 @@ def scatter(
     else:
         values, names = [data], [None]
     wanted = worker_names(workers)
-    futures: list[Future[Any]] = []
-    bound: list[FutureState] = []
-    borrowing = Borrowing(client)
-    try:
-        with _uncollected(len(values)):
-            items = prepare(client, values, names, unique=not hash_, borrowing=borrowing, bound=bound)
-            for state in bound:
-                futures.append(Future._of(state, client))  # noqa: PERF401  # an interrupt must find what was made
-    except BaseException:
-        for state in bound[len(futures) :]:
-            client.session.ledger.release(state)
-        raise
-    try:
-        yield from store(client, items, workers=wanted, deadline=deadline, timeout=timeout)
-    except BaseException:
-        for future in futures:
-            future.release()  # not only when the traceback goes, which holds this frame
-        raise
-    stored = [item.state.name for item in items]
+    with seldom_collected(len(values)):
+        futures = yield from _stored(client, values, names, hash_, wanted, deadline, timeout)
+    stored = [future.name for future in futures]
     if replicas > 1:
         yield from replicating.keep(client, stored, replicas, timeout)
     if broadcast:
@@ -447,6 +416,36 @@ def scatter(
     if isinstance(data, list | tuple | set | frozenset):
         return futures if isinstance(data, list) else type(data)(futures)
     return futures[0]
+
+
+def _stored(
+    client: Client,
+    values: list[Any],
+    names: list[str | None],
+    hash_: bool,
+    workers: Sequence[str],
+    deadline: float | None,
+    timeout: float | None,
+) -> Operation[list[Future[Any]]]:
+    """Store each value, and return its Future."""
+    futures: list[Future[Any]] = []
+    bound: list[FutureState] = []
+    borrowing = Borrowing(client)
+    try:
+        items = prepare(client, values, names, unique=not hash_, borrowing=borrowing, bound=bound)
+        for state in bound:
+            futures.append(Future._of(state, client))  # noqa: PERF401  # an interrupt must find what was made
+    except BaseException:
+        for state in bound[len(futures) :]:
+            client.session.ledger.release(state)
+        raise
+    try:
+        yield from store(client, items, workers=workers, deadline=deadline, timeout=timeout)
+    except BaseException:
+        for future in futures:
+            future.release()  # not only when the traceback goes, which holds this frame
+        raise
+    return futures
 
 
 def store_soon(client: Client, items: Sequence[Item], borrowing: Borrowing) -> None:
