@@ -27,7 +27,7 @@ from redist.inlining import inline_limit
 from redist.protocol import Payload, dumps
 from redist.session.lane import Refused
 from redist.session.operations import Ask, Operation, Run, Until
-from redist.session.states import CANCELLED, PENDING, Condition, FutureState, Waiter
+from redist.session.states import CANCELLED, ERROR, PENDING, Condition, FutureState, Waiter
 from redist.store import calls
 from redist.store.calls import MOST_CONTAINED
 from redist.store.keys import decode_key, encode_key
@@ -459,6 +459,10 @@ def store_soon(client: Client, items: Sequence[Item], borrowing: Borrowing) -> N
                 await client._driver.run(store(client, items, keep=True, timeout=inf))
         finally:
             borrowing.kept.clear()
-            client._driver.stored(values)
+            states = [item.state for item in items]
+            client._driver.stored(
+                values,
+                {s.name: s.cache for s in states if s.status == ERROR and isinstance(s.cache, Exception)},
+            )
 
     client._spawn(run())

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import select
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -304,10 +304,10 @@ class AsyncioDriver(Driver):
         self.session.pump()
         self.links.transmit()
 
-    def stored(self, names: Collection[str]) -> None:
-        """After what tasks need was stored, or could not be: send what waited for it."""
+    def stored(self, names: Collection[str], broken: Mapping[str, Exception]) -> None:
+        """After what tasks need was stored, or could not be for the errors in `broken`: send what waited for it."""
         if self._closed is None:
-            self.session.stored(names)
+            self.session.stored(names, broken)
             self._after()
 
     # --- events -----------------------------------------------------------------------------------------------------

@@ -110,6 +110,29 @@ class Holding:
             leaving.append((state, task))
         outbox.extendleft(reversed(leaving))
 
+    def fail(self, broken: Mapping[str, Exception]) -> list[tuple[FutureState, Exception, bool]]:
+        """Take out the tasks that need values which will never be stored for these errors, and those that need such tasks.
+
+        Returns the records of those that are pending, why they fail, and whether the server was told of them.
+        """
+        errors = dict(broken)
+        failed = []
+        for name, (state, _, further) in list(self.announced.items()):
+            error = next((errors[dep] for dep in further if dep in errors), None)
+            if error is not None and state.status == PENDING:
+                del self.announced[name]
+                failed.append((state, error, True))
+        tasks, self.tasks = self.tasks, []
+        for state, task in tasks:
+            error = next((errors[dep] for dep in task.deps if dep in errors), None)
+            if error is not None and state.status == PENDING:
+                errors[task.name] = error
+                self._names.pop(task.name, None)
+                failed.append((state, error, False))
+            else:
+                self.tasks.append((state, task))
+        return failed
+
     def stored(self, names: Iterable[str], outbox: deque[tuple[FutureState, Task]]) -> list[Announced]:
         """Note that values are stored, or never will be: what needed them is collected, ahead of what came later.
 

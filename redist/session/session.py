@@ -493,10 +493,10 @@ class Session:
         self._release_at = None
         self.enqueue_counts(self.ledger.take(self.submissions.holding.needed))
 
-    def stored(self, names: Iterable[str]) -> None:
-        """Note that values are stored, or never will be: what waited for them leaves."""
+    def stored(self, names: Iterable[str], broken: Mapping[str, Exception]) -> None:
+        """Note that values are stored, or never will be for the errors in `broken`: what needs them leaves, or fails."""
         if not self.closing:
-            self.submissions.stored(names)
+            self.submissions.stored(names, broken)
             self.dirty()
 
     def _beat_answered(self, beat: Beat) -> None:

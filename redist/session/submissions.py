@@ -6,7 +6,7 @@ What is collected leaves, up to 500 at a time, with the next acknowledgement, wa
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
 from operator import itemgetter
@@ -127,8 +127,10 @@ class Submissions:
             self.holding.announce(self.outbox)
             self._let_calls_leave()
 
-    def stored(self, names: Iterable[str]) -> None:
-        """Note that values are stored, or never will be: what waited for them leaves."""
+    def stored(self, names: Iterable[str], broken: Mapping[str, Exception]) -> None:
+        """Note that values are stored, or never will be for the errors in `broken`: what needs them leaves, or fails."""
+        if broken:
+            self._fail(broken)
         for state, task, further in self.holding.stored(names, self.outbox):
             self.send_all()  # the task itself may be collected still
             before = len(task.deps)
@@ -138,6 +140,18 @@ class Submissions:
                 self._lane.enqueue(link, on_error=partial(self._link_refused, state))
         self._let_calls_leave()
         self.pump()
+
+    def _fail(self, broken: Mapping[str, Exception]) -> None:
+        """Have tasks fail that need what is broken; the server gives up those that it knows when we let go of them."""
+        self.holding.sift(self.outbox)
+        for state, error, known in self.holding.fail(broken):
+            self.kept.pop(state, None)
+            self.followed.pop(state, None)
+            self._ledger.disown(state)
+            if known:
+                self.send_all()  # the task itself may be collected still
+                self._lane.enqueue(calls.ledger([(state.name, 0)]))
+            state.fail(error)
 
     def _let_calls_leave(self) -> None:
         for entry in self.holding.released():  # ahead of releases, which came later

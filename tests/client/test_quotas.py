@@ -12,7 +12,7 @@ import pytest
 
 from redist import Client, LocalCluster, config, get_client, wait
 from redist.diagnostics.doctor import examine
-from redist.errors import QuotaExceeded
+from redist.errors import QuotaExceeded, RedistError
 from servers import wait_until
 
 MB = 1_000_000
@@ -150,6 +150,33 @@ def test_in_a_loop(cluster: LocalCluster) -> None:
             with pytest.raises(QuotaExceeded):
                 await client.submit(abs, -1)
             del large
+
+    asyncio.run(program())
+
+
+@pytest.mark.parametrize("announced", [False, True])
+def test_large_arguments_in_a_loop(cluster: LocalCluster, announced: bool) -> None:
+    """`submit` cannot wait there: the tasks tell, and those that need them."""
+
+    async def program() -> None:
+        async with Client(cluster, asynchronous=True, quota=MB) as client:
+            futures = client.map(len, [array(2), array(3)], pure=False)
+            after = client.submit(abs, futures[0])
+            keyword = client.submit(dict, x=array(2.5))
+            fits = client.submit(len, array(0.5))
+            if announced:
+                client._settle()
+            for future in (*futures, keyword) if announced else (*futures, after, keyword):
+                with pytest.raises(QuotaExceeded, match="MiB more is too much"):
+                    await asyncio.wait_for(future, 20)
+                assert future.status == "error"
+            with pytest.raises(RedistError):
+                await asyncio.wait_for(after, 20)
+            with pytest.raises(QuotaExceeded):
+                await asyncio.wait_for(client.gather(futures), 20)
+            assert await asyncio.wait_for(fits, 20) == 500_000
+            del futures, future, after, keyword, fits
+            assert await client.submit(abs, -1) == 1
 
     asyncio.run(program())
 
