@@ -26,7 +26,7 @@ from redist.raising import raise_told, without_way
 from redist.session.states import FutureState, Waiter
 from redist.store.calls import FRESH, SPREAD, EligibilityClass
 from redist.store.keys import Key, decode_key, encode_key
-from redist.submitting import Options, call_site, renumbered
+from redist.submitting import How, Options, call_site, renumbered
 from redist.timeouts import seconds
 
 if TYPE_CHECKING:
@@ -53,14 +53,14 @@ def create(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     key: Key | None,
-    options: Options | None,
+    how: How | None,
 ) -> Future[Any]:
     """Submit the making of an actor."""
     if key is None:
         borrowing = Borrowing(client)
         function = function_of(cls, borrowing.name_of)
         key = decode_key(key_of_call(function, args, kwargs, False, dependency_of=borrowing.name_of))
-    return client._submitter.submit(make, (encode_key(key), cls, *args), kwargs, key, options, False, SPREAD)
+    return client._submitter.submit(make, (encode_key(key), cls, *args), kwargs, key, how, False, SPREAD)
 
 
 def create_many(
@@ -69,11 +69,11 @@ def create_many(
     rows: Iterable[tuple[Any, ...]],
     kwargs: dict[str, Any],
     keys: list[str] | None,
-    options: Options | None,
+    how: How | None,
 ) -> list[Future[Any]]:
     """Submit the making of an actor for each row of arguments."""
     return [
-        create(client, cls, row, kwargs, None if keys is None else decode_key(keys[i]), options)
+        create(client, cls, row, kwargs, None if keys is None else decode_key(keys[i]), how)
         for i, row in enumerate(rows)
     ]
 

@@ -1,13 +1,60 @@
-"""How the tasks of a Dask graph are to be run: what a call says, and what annotations say of single keys."""
+"""How tasks are to be run: what a call says, what `dask.annotate` says around it, and annotations of single keys."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from redist.submitting import Options
+from redist.imported import imported
+from redist.store.keys import decode_key
+from redist.submitting import How, Options
+from redist.timeouts import seconds
 
-__all__ = ["Annotations"]
+__all__ = ["Annotations", "how_to_run"]
+
+
+def how_to_run(
+    workers: str | Iterable[str] | None = None,
+    resources: Mapping[str, float] | None = None,
+    retries: int | None = None,
+    priority: float | None = 0,
+    allow_other_workers: bool | None = False,
+    fifo_timeout: float | str = 0,
+) -> How | None:
+    """Return how the tasks of a call are to be run: as it says, else as the annotations do that it is made in.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If something is wrong with it.
+    """
+    if fifo_timeout != "100 ms" and seconds(fifo_timeout) is None:
+        raise TypeError("fifo_timeout is a span of time, not None")
+    options = None
+    if workers is not None or resources or retries or priority or allow_other_workers:
+        options = Options(workers, resources, retries, priority, allow_other_workers)
+    dask: Any = imported("dask")  # who annotates has imported it
+    if dask is None or not (annotations := dask.get_annotations()):
+        return options
+    said = {
+        "workers": workers,
+        "resources": resources,
+        "retries": retries,
+        "priority": priority,
+        "allow_other_workers": allow_other_workers,
+    }
+    return _ByName(Annotations({**annotations, **{word: value for word, value in said.items() if value}}, {}))
+
+
+class _ByName:
+    """Annotations of tasks by their wire names."""
+
+    def __init__(self, annotations: Annotations) -> None:
+        self._annotations = annotations
+
+    def of(self, name: str) -> Options | None:
+        """Return what holds for the task of a wire name."""
+        return self._annotations.of(decode_key(name))
 
 
 class Annotations:

@@ -7,6 +7,7 @@ from operator import index
 from typing import Any, TypeVar, overload
 
 from redist import config, datasets, describing, gathering, scattering
+from redist.annotations import how_to_run
 from redist.belonging import check
 from redist.client_base import NO_DEFAULT
 from redist.client_cluster import ClientCluster
@@ -18,7 +19,7 @@ from redist.session.operations import AskAll, Operation
 from redist.session.states import ERROR
 from redist.store import calls
 from redist.store.keys import Key, decode_key, encode_key
-from redist.submitting import Options, integer, zipped
+from redist.submitting import integer, zipped
 from redist.timeouts import seconds
 
 __all__ = ["Client"]
@@ -85,7 +86,7 @@ class Client(ClientGraphs, ClientCluster):
         workers: str | Iterable[str] | None = ...,
         resources: Mapping[str, float] | None = ...,
         retries: int | None = ...,
-        priority: int = ...,
+        priority: float = ...,
         fifo_timeout: str = ...,
         allow_other_workers: bool = ...,
         actor: bool = ...,
@@ -103,7 +104,7 @@ class Client(ClientGraphs, ClientCluster):
         workers: str | Iterable[str] | None = ...,
         resources: Mapping[str, float] | None = ...,
         retries: int | None = ...,
-        priority: int = ...,
+        priority: float = ...,
         fifo_timeout: str = ...,
         allow_other_workers: bool = ...,
         actor: bool = ...,
@@ -120,7 +121,7 @@ class Client(ClientGraphs, ClientCluster):
         workers: str | Iterable[str] | None = None,
         resources: Mapping[str, float] | None = None,
         retries: int | None = None,
-        priority: int = 0,
+        priority: float = 0,
         fifo_timeout: str = "100 ms",
         allow_other_workers: bool = False,
         actor: bool = False,
@@ -145,8 +146,8 @@ class Client(ClientGraphs, ClientCluster):
             What it takes while it runs, such as ``{'GPU': 1}``.
         retries : int, optional
             How often it may fail before its error counts.
-        priority : int
-            Higher ones run first.
+        priority : number
+            Higher ones run first; fractions are served.
         fifo_timeout : str
             Accepted for Dask's sake.
         allow_other_workers : bool
@@ -162,16 +163,12 @@ class Client(ClientGraphs, ClientCluster):
         Future
         """
         self._check_alive()
-        options = None
-        if fifo_timeout != "100 ms":
-            seconds(fifo_timeout)  # refuses what is none
-        if workers is not None or resources or retries or priority or allow_other_workers:
-            options = Options(workers, resources, retries, priority, allow_other_workers)
+        how = how_to_run(workers, resources, retries, priority, allow_other_workers, fifo_timeout)
         if actor or actors:
             from redist.actor import create
 
-            return create(self, func, args, kwargs, key, options)
-        return self._submitter.submit(func, args, kwargs, key, options, pure)
+            return create(self, func, args, kwargs, key, how)
+        return self._submitter.submit(func, args, kwargs, key, how, pure)
 
     @overload
     def map(
@@ -182,7 +179,7 @@ class Client(ClientGraphs, ClientCluster):
         workers: str | Iterable[str] | None = ...,
         retries: int | None = ...,
         resources: Mapping[str, float] | None = ...,
-        priority: int = ...,
+        priority: float = ...,
         allow_other_workers: bool = ...,
         fifo_timeout: str = ...,
         actor: bool = ...,
@@ -201,7 +198,7 @@ class Client(ClientGraphs, ClientCluster):
         workers: str | Iterable[str] | None = ...,
         retries: int | None = ...,
         resources: Mapping[str, float] | None = ...,
-        priority: int = ...,
+        priority: float = ...,
         allow_other_workers: bool = ...,
         fifo_timeout: str = ...,
         actor: bool = ...,
@@ -219,7 +216,7 @@ class Client(ClientGraphs, ClientCluster):
         workers: str | Iterable[str] | None = None,
         retries: int | None = None,
         resources: Mapping[str, float] | None = None,
-        priority: int = 0,
+        priority: float = 0,
         allow_other_workers: bool = False,
         fifo_timeout: str = "100 ms",
         actor: bool = False,
@@ -245,11 +242,7 @@ class Client(ClientGraphs, ClientCluster):
         **kwargs
             Keyword arguments of every call.
         """
-        options = None
-        if fifo_timeout != "100 ms":
-            seconds(fifo_timeout)  # refuses what is none
-        if workers is not None or resources or retries or priority or allow_other_workers:
-            options = Options(workers, resources, retries, priority, allow_other_workers)
+        how = how_to_run(workers, resources, retries, priority, allow_other_workers, fifo_timeout)
         size = _SLICE if batch_size is None else min(integer("batch_size", batch_size, 1), _SLICE)
         rows = zipped(func, iterables)
         keys: list[str] | None = None
@@ -268,8 +261,8 @@ class Client(ClientGraphs, ClientCluster):
         if actor or actors:
             from redist.actor import create_many
 
-            return create_many(self, func, rows, kwargs, keys, options)
-        return self._submitter.map(func, rows, kwargs, keys, options, pure, size)
+            return create_many(self, func, rows, kwargs, keys, how)
+        return self._submitter.map(func, rows, kwargs, keys, how, pure, size)
 
     def cancel(
         self,

@@ -9,6 +9,7 @@ from redist import gathering
 from redist.client_base import ClientBase
 from redist.future import Future
 from redist.session.operations import Operation
+from redist.timeouts import seconds
 
 __all__ = ["ClientGraphs"]
 
@@ -27,7 +28,7 @@ class ClientGraphs(ClientBase):
         asynchronous: bool | None = None,
         direct: bool | None = None,
         retries: int | None = None,
-        priority: int = 0,
+        priority: float = 0,
         fifo_timeout: float | str = "60s",
         actors: Any = None,
         **kwargs: Any,
@@ -68,7 +69,7 @@ class ClientGraphs(ClientBase):
 
         if isinstance(dsk, HighLevelGraph):
             dsk = HLGExpr(dsk)
-        common = _common(workers, allow_other_workers, resources, retries, priority)
+        common = _common(workers, allow_other_workers, resources, retries, priority, fifo_timeout)
         futures = self._submit_graph(dsk, flatten([keys]), common, actors)
         packed = _in_shape(keys, futures)
         return self._run(self._values(packed, list(futures.values()))) if sync else packed
@@ -82,7 +83,7 @@ class ClientGraphs(ClientBase):
         allow_other_workers: bool = False,
         resources: Mapping[str, float] | None = None,
         retries: int = 0,
-        priority: int = 0,
+        priority: float = 0,
         fifo_timeout: float | str = "60s",
         actors: Any = None,
         traverse: bool = True,
@@ -130,7 +131,7 @@ class ClientGraphs(ClientBase):
 
             expr = FinalizeCompute(collections_to_expr(wanted, optimize_graph)).optimize()
             keys = list(flatten(expr.__dask_keys__()))
-            common = _common(workers, allow_other_workers, resources, retries, priority)
+            common = _common(workers, allow_other_workers, resources, retries, priority, fifo_timeout)
             by_key = self._submit_graph(expr, keys, common, actors)
             futures = [by_key[key] for key in keys]
         ordered = iter(futures)
@@ -147,7 +148,7 @@ class ClientGraphs(ClientBase):
         allow_other_workers: bool | None = None,
         resources: Mapping[str, float] | None = None,
         retries: int | None = None,
-        priority: int = 0,
+        priority: float = 0,
         fifo_timeout: float | str = "60s",
         actors: Any = None,
         **kwargs: Any,
@@ -184,7 +185,7 @@ class ClientGraphs(ClientBase):
             return []
         expr = collections_to_expr(given, optimize_graph).optimize()
         keys = expr.__dask_keys__()
-        common = _common(workers, allow_other_workers, resources, retries, priority)
+        common = _common(workers, allow_other_workers, resources, retries, priority, fifo_timeout)
         futures = self._submit_graph(expr, flatten(keys), common, actors)
         persisted = []
         for one, its_keys in zip(given, keys, strict=True):
@@ -232,11 +233,14 @@ def _common(
     allow_other_workers: bool | None,
     resources: Mapping[str, float] | None,
     retries: int | None,
-    priority: int,
+    priority: float,
+    fifo_timeout: float | str,
 ) -> dict[str, Any]:
     """Return what is said for all tasks of a call."""
     if allow_other_workers not in (True, False, None):
         raise TypeError(f"allow_other_workers is True, False or None, not {allow_other_workers!r:.80}")
+    if seconds(fifo_timeout) is None:
+        raise TypeError("fifo_timeout is a span of time, not None")
     how = {
         "workers": workers,
         "allow_other_workers": allow_other_workers,

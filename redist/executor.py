@@ -17,12 +17,13 @@ from itertools import islice
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from redist.annotations import how_to_run
 from redist.callbacks import Callbacks
 from redist.errors import FutureCancelledError, RedistError
 from redist.gathering import error_of, values_of
 from redist.session.operations import Operation
 from redist.session.states import CANCELLED, FINISHED, PENDING, FutureState, Waiter
-from redist.submitting import Options, integer, zipped
+from redist.submitting import integer, zipped
 from redist.timeouts import seconds
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ class ClientExecutor(concurrent.futures.Executor):
                 f"unsupported arguments to ClientExecutor: {unknown}; there are pure, {', '.join(_OPTIONS)}"
             )
         self._client = client
-        self._options = Options(**options) if any(options.values()) else None
+        how_to_run(**options)  # refuses what is none
+        self._how = options
         self._pure = pure
         self._shut = False
         self._settler = _Settler(client)
@@ -95,7 +97,7 @@ class ClientExecutor(concurrent.futures.Executor):
         """
         self._check()
         self._client._check_alive()
-        future = self._client._submitter.submit(fn, args, kwargs, None, self._options, self._pure)
+        future = self._client._submitter.submit(fn, args, kwargs, None, how_to_run(**self._how), self._pure)
         return self._settler.watch([future])[0]
 
     def map(
@@ -149,7 +151,9 @@ class ClientExecutor(concurrent.futures.Executor):
             more = count is not None and len(taken) == count
             if taken:
                 self._check()
-            made = self._client._submitter.map(function, taken, {}, None, self._options, self._pure, _SLICE)
+            made = self._client._submitter.map(
+                function, taken, {}, None, how_to_run(**self._how), self._pure, _SLICE
+            )
             futures.extend(self._settler.watch(made))
 
         def results() -> Iterator[T]:

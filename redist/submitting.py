@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from redist.belonging import Borrowing
 from redist.errors import KeyTaken
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from redist.client import Client
 
 __all__ = [
-    "Options", "Submitter", "apply", "call_site", "integer", "renumbered", "user_site", "worker_names", "zipped",
+    "How", "Options", "Submitter", "apply", "call_site", "integer", "priority_of", "renumbered", "user_site",
+    "worker_names", "zipped",
 ]  # fmt: skip
 
 _HERE = __file__.rpartition("/")[0]
@@ -61,8 +62,10 @@ class Options:
         Names, addresses or hosts.
     resources : mapping, optional
         Amounts by name.
-    retries, priority : int
+    retries : int
         As `Client.submit` takes them.
+    priority : number
+        As `Client.submit` takes it; a whole one is kept as an int.
     allow_other_workers : bool
         Whether others may run it when none of `workers` is idle.
     """
@@ -74,14 +77,14 @@ class Options:
         workers: str | Iterable[str] | None = None,
         resources: Mapping[str, float] | None = None,
         retries: int | float | None = None,
-        priority: int = 0,
-        allow_other_workers: bool = False,
+        priority: float | None = 0,
+        allow_other_workers: bool | None = False,
     ) -> None:
         if isinstance(retries, float) and not retries.is_integer():
             raise TypeError(f"retries is an integer, not {retries!r}")
         self.retries = integer("retries", retries or 0, 0)
-        self.priority = integer("priority", priority)
-        if allow_other_workers not in (True, False):
+        self.priority = priority_of(priority)
+        if allow_other_workers not in (True, False, None):
             raise TypeError(f"allow_other_workers is True or False, not {allow_other_workers!r:.80}")
         if allow_other_workers and workers is None:
             raise ValueError("allow_other_workers=True means nothing without workers=")
@@ -96,6 +99,35 @@ class Options:
             what = f"{named}\0{amounts}\0{int(not allow_other_workers)}"
             hash_ = blake2b(what.encode(), digest_size=8).hexdigest()
             self.eligibility = EligibilityClass(hash_, named, amounts, not allow_other_workers)
+
+    def of(self, name: str) -> Options:
+        """Return what holds for the task of a wire name: this."""
+        return self
+
+
+class How(Protocol):
+    """How each of some tasks is to be run."""
+
+    def of(self, name: str) -> Options | None:
+        """Return what holds for the task of a wire name."""
+
+
+def priority_of(value: Any) -> float:
+    """Return a priority: any real number, numpy's too; None is 0, and a whole one an int.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is none.
+    """
+    if value is None:
+        return 0
+    if isinstance(value, str | bytes) or not hasattr(value, "__float__"):
+        raise TypeError(f"priority is a number, not {value!r:.80}")
+    number = float(value)
+    if number != number:
+        raise ValueError("priority is a number, not nan, which is neither above nor below any other")
+    return int(number) if abs(number) < 1 << 53 and number.is_integer() else number
 
 
 def worker_names(workers: Any) -> list[str]:
@@ -192,7 +224,7 @@ class Submitter:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         key: Key | None,
-        options: Options | None,
+        how: How | None,
         pure: bool,
         flags: int = 0,
     ) -> Future[Any]:
@@ -213,6 +245,7 @@ class Submitter:
             if again is not None:
                 return again
         spec, deps, _stored = self.pack(function, args, kwargs, borrowing)
+        options = None if how is None else how.of(name)
         with session.lock:
             client._check_alive()
             fresh = FRESH if key is None and not pure else 0
@@ -307,7 +340,7 @@ class Submitter:
         calls: Iterable[tuple[Any, ...]],
         kwargs: dict[str, Any],
         keys: Sequence[str] | None,
-        options: Options | None,
+        how: How | None,
         pure: bool,
         slice_: int,
     ) -> list[Future[Any]]:
@@ -334,12 +367,15 @@ class Submitter:
         make, fn, flags = tuple.__new__, called.hash, FRESH if keys is None and not pure else 0
 
         def leave() -> None:
+            each = [None if how is None else how.of(name) for name, *_ in made]
             with session.lock:
                 client._check_alive()
                 generation, bind = session.lane.generation, session.ledger.bind
                 tasks = session.submissions.outbox
-                tail = self.task("", called, b"", (), options, flags)[4:]
-                for name, spec, deps, _ in made:
+                options, tail = None, self.task("", called, b"", (), None, flags)[4:]
+                for (name, spec, deps, _), its in zip(made, each, strict=True):
+                    if its is not options:
+                        options, tail = its, self.task("", called, b"", (), its, flags)[4:]
                     state = records.get(name)
                     if state is None or state.status == CANCELLED:
                         state = FutureState(name, generation, fn)

@@ -188,7 +188,7 @@ class Task(NamedTuple):
     deps: Sequence[str] = ()
     count: int = 1  # type: ignore[assignment]  # shadows tuple.count
     retries: int = 0
-    priority: int = 0
+    priority: float = 0
     cls: str = ""
     flags: int = 0
 

@@ -7,10 +7,14 @@ import itertools
 import os
 import time
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import dask
+import numpy as np
 import pytest
+from dask.delayed import delayed
 
 from redist import Client, Future, LocalCluster, get_worker, wait
 from servers import wait_until
@@ -59,6 +63,18 @@ def where(_: Any = None) -> str:
     return get_worker().name
 
 
+def fail_once(path: str) -> str:
+    if os.path.exists(path):
+        return "again"
+    Path(path).touch()
+    raise ValueError("the first time")
+
+
+class Placed:
+    def where(self) -> str:
+        return get_worker().name
+
+
 def names(client: Client) -> list[str]:
     return [worker["name"] for worker in client.scheduler_info()["workers"].values()]
 
@@ -87,6 +103,97 @@ def test_priority(single: Client, tmp_path: Path) -> None:
     assert Path(log).read_text().split() == [
         *("10a", "10b", "10c", "5x", "5y", "5z", "2a", "2b", "2c", "0a", "0b", "0c", "-1a", "-1b", "-1c")
     ]
+
+
+def test_fractions_and_other_numbers(single: Client, tmp_path: Path) -> None:
+    gate = occupied(single, tmp_path / "go")
+    log = str(tmp_path / "log")
+    given = [
+        0,
+        0.5,
+        -0.5,
+        1e-7,
+        1,
+        1.0,
+        Fraction(3, 2),
+        np.float64(2.5),
+        np.int64(2),
+        float("inf"),
+        -1e300,
+        None,
+    ]
+    futures = [single.submit(note, log, str(i), priority=one) for i, one in enumerate(given)]  # type: ignore[arg-type]
+    futures += single.map(note, [log] * 2, ["m", "n"], priority=0.75)
+    with single.get_executor(priority=0.25) as executor:
+        ran = executor.submit(note, log, "e")
+        futures.append(single.compute(delayed(note)(log, "c"), priority=0.3))
+        with dask.annotate(priority=0.4):
+            futures.append(single.compute(delayed(note)(log, "a")))
+        single.who_has(futures)
+        (tmp_path / "go").touch()
+        wait([gate, *futures])
+        ran.result(PATIENCE)
+    assert Path(log).read_text().split() == [
+        *"9786",
+        "4",
+        "5",
+        "m",
+        "n",
+        "1",
+        "a",
+        "c",
+        "e",
+        *("3", "0", "11", "2", "10"),
+    ]
+    with pytest.raises(ValueError, match="neither above nor below"):
+        single.submit(note, log, "x", priority=float("nan"))
+
+
+def test_fractions_from_two_clients_one_of_them_asynchronous(single: Client, tmp_path: Path) -> None:
+    gate = occupied(single, tmp_path / "go")
+    log = str(tmp_path / "log")
+
+    async def main() -> None:
+        async with Client(single.url, namespace=single.namespace, asynchronous=True) as other:
+            futures = [
+                (single if i % 2 else other).submit(note, log, str(i), priority=i / 10) for i in range(6)
+            ]
+            await other.who_has(futures[::2])
+            single.who_has(futures[1::2])
+            (tmp_path / "go").touch()
+            for future in futures[::2]:
+                await future
+            wait(futures[1::2])
+
+    asyncio.run(main())
+    assert Path(log).read_text().split() == list("543210")
+    wait(gate)
+
+
+def test_annotations_hold_for_submit_and_map(two: Client, tmp_path: Path) -> None:
+    first, second = names(two)
+    flaky = str(tmp_path / "flaky")
+    with dask.annotate(workers=first, retries=1):
+        assert two.submit(where, pure=False).result(PATIENCE) == first
+        assert set(two.gather(two.map(where, range(5), pure=False))) == {first}
+        assert two.submit(where, workers=second, pure=False).result(PATIENCE) == second
+        assert two.submit(fail_once, flaky).result(PATIENCE) == "again"
+        with two.get_executor() as executor:
+            assert executor.submit(where).result(PATIENCE) == first
+            assert set(executor.map(where, range(3))) == {first}
+        actor = two.submit(Placed, actor=True).result(PATIENCE)
+        assert actor.where().result(PATIENCE) == first
+    with dask.annotate(workers=lambda key: second if key.endswith("b") else first):
+        assert [two.submit(where, i, key=f"key-{i}").result(PATIENCE) for i in "ab"] == [first, second]
+        assert two.gather(two.map(where, range(4), key=list("cbab"), pure=False)) == [
+            first,
+            second,
+            first,
+            second,
+        ]
+    with dask.annotate(retries=1.5):
+        with pytest.raises(TypeError, match="retries"):
+            two.submit(where)
 
 
 def test_priority_of_what_becomes_ready(single: Client, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 
@@ -89,14 +90,23 @@ def test_many_dependencies_are_not_sent_along(world: World, client: Caller, x: C
 
 def test_order_and_priority(world: World, client: Caller, worker: Caller) -> None:
     submit(
-        client, *(task(n, priority=p) for n, p in (("a", 0), ("b", 0), ("low", -1), ("high", 10), ("c", 0)))
-    )
+        client,
+        *(
+            task(n, priority=p)
+            for n, p in (
+                ("a", 0), ("b", 0), ("low", -1), ("high", 10), ("c", 0), ("lower", -1.5), ("some", 1e-7),
+                ("last", -math.inf), ("first", math.inf), ("more", 0.5), ("most", 1e20), ("little less", -1e-7),
+            )
+        ),
+    )  # fmt: skip
     x = world.executor(worker)
     order = []
     while x.listen_up() or x.tasks:
         order.append(x.tasks[0].name)
         finish(x, x.tasks[0].name)
-    assert order == ["high", "a", "b", "c", "low"]
+    assert order == [
+        "first", "most", "high", "more", "some", "a", "b", "c", "little less", "low", "lower", "last",
+    ]  # fmt: skip
 
 
 def test_quick_tasks_come_in_batches(world: World, client: Caller, worker: Caller) -> None:

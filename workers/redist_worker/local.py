@@ -12,6 +12,7 @@ from redist.current import get_client
 from redist.memory.task_files import make_task_directory, remove_task_directory
 from redist.session.wakeup import frames
 from redist.store.keys import Key, decode_key
+from redist.submitting import priority_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -155,7 +156,7 @@ class Local:
         """
         return decode_key(self._current_name())
 
-    def get_current_priority(self) -> int:
+    def get_current_priority(self) -> float:
         """Return the priority that the task of the calling thread was submitted with, for what it submits itself.
 
         Tasks that a task submits have priority 0 unless they are given one, as in Dask.
@@ -165,7 +166,8 @@ class Local:
         ValueError
             If the thread runs none.
         """
-        return int(get_client()._peers.field(f"key:{self._current_name()}", "prio") or 0)
+        text = get_client()._peers.field(f"key:{self._current_name()}", "prio")
+        return priority_of(float(text or 0))
 
     def _current_name(self) -> str:
         thread = self._runner.places.current()

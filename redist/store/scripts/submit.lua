@@ -285,7 +285,7 @@ end
 local function admit(name, fn, spec, options, deps)
   local flags, count, retries, priority, class = 0, 1, '0', '0', ''
   if options ~= '' then
-    flags, count, retries, priority, class = match(options, '^(%d+) (%d+) (%d+) (-?%d+) (.*)$')
+    flags, count, retries, priority, class = match(options, '^(%d+) (%d+) (%d+) (%S+) (.*)$')
     flags, count = tonumber(flags), tonumber(count)
   end
   local h = rec(name)

@@ -295,7 +295,7 @@ end
 local function add_to_queues(command, lists)
   for suffix, list in pairs(lists) do
     S.many(command, P .. 'queue:' .. suffix, list)
-    call('ZADD', P .. 'queues', -tonumber(match(suffix, '^-?%d+')), suffix)
+    call('ZADD', P .. 'queues', -tonumber(match(suffix, '^[^:@]+')), suffix)
     local grown = rawget(S, 'grown') or { 0 }
     S.grown = grown
     grown[1] = grown[1] + 1
