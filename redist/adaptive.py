@@ -103,6 +103,8 @@ class Adaptive:
         def chosen(given: Any, name: str) -> Any:
             return config.get(f"adaptive.{name}") if given is None else given
 
+        if worker_key is not None and not callable(worker_key):
+            raise TypeError(f"worker_key is a function, not {worker_key!r:.80}")
         self.cluster = cluster
         self.interval = seconds(chosen(interval, "interval")) or 0.0
         self.minimum: int = _whole("minimum", chosen(minimum, "minimum"))

@@ -12,6 +12,7 @@ from redist.belonging import check
 from redist.client_base import NO_DEFAULT
 from redist.client_cluster import ClientCluster
 from redist.client_graphs import ClientGraphs
+from redist.dask_options import asynchronous_in, check_flags
 from redist.errors import FutureCancelledError
 from redist.future import Future
 from redist.raising import without_way
@@ -289,8 +290,8 @@ class Client(ClientGraphs, ClientCluster):
         ConnectionLost, ServerRefused
             If the server did not reply in time. The Futures are cancelled; the server hears of it when it takes calls again.
         """
-        names = describing.names_of(self, futures)
-        return self._run(self._cancel(names, force, reason or "cancelled by user", msg))
+        names = describing.names_of(self, futures, cancelled=True)
+        return self._run(self._cancel(names, force, reason or "cancelled by user", msg), asynchronous)
 
     def _cancel(self, names: list[str], force: bool, reason: str, msg: str | None) -> Operation[None]:
         session = self.session
@@ -308,7 +309,7 @@ class Client(ClientGraphs, ClientCluster):
 
     def retry(self, futures: Any, asynchronous: bool | None = None) -> Any:
         """Run failed tasks again, and the failed tasks that they depend on."""
-        return self._run(self._retry(describing.names_of(self, futures)))
+        return self._run(self._retry(describing.names_of(self, futures)), asynchronous)
 
     def _retry(self, names: list[str]) -> Operation[None]:
         causes = set(names)
@@ -357,8 +358,9 @@ class Client(ClientGraphs, ClientCluster):
         writable : bool
             Let arrays be written to: pages that are written to become private copies.
         """
+        check_flags(direct=direct)
         try:
-            return self._fetch(gathering.gather(self, futures, errors, copy, writable))
+            return self._fetch(gathering.gather(self, futures, errors, copy, writable), asynchronous)
         except BaseException as error:
             if not without_way(error):
                 raise
@@ -405,9 +407,10 @@ class Client(ClientGraphs, ClientCluster):
         ConnectionLost, ServerRefused
             If the server did not reply in time. Nothing is kept then: what it may yet take in is released behind that.
         """
+        check_flags(direct=direct, hash=hash)
         limit = None if timeout is NO_DEFAULT else seconds(timeout)
         count = integer("replicas", replicas, 1)
-        return self._run(scattering.scatter(self, data, workers, broadcast, hash, limit, count))
+        return self._run(scattering.scatter(self, data, workers, broadcast, hash, limit, count), asynchronous)
 
     def publish_dataset(
         self, *args: Any, name: Key | None = None, override: bool = False, replicas: int = 1, **kwargs: Any
@@ -424,6 +427,7 @@ class Client(ClientGraphs, ClientCluster):
         ConnectionLost, ServerRefused
             If the server did not reply in time. With ``pending`` the dataset is published once it takes calls again.
         """
+        asynchronous = kwargs.pop("asynchronous", None)
         items: dict[Key, Any] = {key: value for key, value in kwargs.items()}  # noqa: C416 - its keys are typed wider
         if name is not None:
             if len(args) != 1:
@@ -436,29 +440,31 @@ class Client(ClientGraphs, ClientCluster):
             )
         if not items:
             raise ValueError("there is nothing to publish")
-        return self._run(datasets.publish(self, items, override, integer("replicas", replicas, 1)))
+        return self._run(
+            datasets.publish(self, items, override, integer("replicas", replicas, 1)), asynchronous
+        )
 
     def get_dataset(self, name: Key, default: Any = datasets._ABSENT, **kwargs: Any) -> Any:
         """Return a published value; raises DatasetNotFound without `default`, ConnectionLost if there is no reply."""
-        return self._run(datasets.get(self, name, default))
+        return self._run(datasets.get(self, name, default), asynchronous_in("get_dataset", kwargs))
 
     def list_datasets(self, **kwargs: Any) -> Any:
         """Return the names of published datasets."""
-        return self._run(datasets.names(self))
+        return self._run(datasets.names(self), asynchronous_in("list_datasets", kwargs))
 
     def unpublish_dataset(self, name: Key, **kwargs: Any) -> Any:
         """Withdraw a dataset if there is one; it goes with its last reader. `ConnectionLost` with ``pending``: later."""
-        return self._run(datasets.unpublish(self, name))
+        return self._run(datasets.unpublish(self, name), asynchronous_in("unpublish_dataset", kwargs))
 
     # --- the cluster ------------------------------------------------------------------------------------------------
 
     def who_has(self, futures: Any = None, **kwargs: Any) -> Any:
         """Return key -> addresses of the workers that have its payload; of all keys that anybody refers to for None."""
-        return self._run(describing.who_has(self, futures))
+        return self._run(describing.who_has(self, futures), asynchronous_in("who_has", kwargs))
 
     def has_what(self, workers: str | Collection[str] | None = None, **kwargs: Any) -> Any:
         """Return address -> keys of the payloads that a worker has."""
-        return self._run(describing.has_what(self, workers))
+        return self._run(describing.has_what(self, workers), asynchronous_in("has_what", kwargs))
 
     def processing(self, workers: str | Collection[str] | None = None) -> Any:
         """Return address -> keys of the tasks that a worker has been given; raises `UnknownWorker` if one is not there."""
@@ -466,7 +472,7 @@ class Client(ClientGraphs, ClientCluster):
 
     def nthreads(self, workers: str | Collection[str] | None = None, **kwargs: Any) -> Any:
         """Return address -> how many tasks a worker runs at a time."""
-        return self._run(describing.nthreads(self, workers))
+        return self._run(describing.nthreads(self, workers), asynchronous_in("nthreads", kwargs))
 
     ncores = nthreads
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from redist import config, current, describing, scattering
 from redist.callbacks import Callbacks, close_behind, weakly
 from redist.client_core import ClientCore
+from redist.dask_options import check_client_options, check_flags
 from redist.errors import ClientClosed
 from redist.events import Topics
 from redist.explaining import Inbox
@@ -97,6 +98,10 @@ class ClientBase(ClientCore):
             )
         if name is not None and not isinstance(name, str):
             raise TypeError(f"the name of a client is a str, not {type(name).__name__}: {name!r:.80}")
+        check_client_options(loop, security, serializers, deserializers, extensions, connection_limit)
+        check_flags(
+            asynchronous=asynchronous, set_as_default=set_as_default, direct_to_workers=direct_to_workers
+        )
         self._name = name
         self._prepare(asynchronous, seconds(timeout) or _time("timeout"))
         self._set_as_default = set_as_default

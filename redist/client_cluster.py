@@ -21,6 +21,7 @@ from redist import (
 from redist.client_base import NO_DEFAULT
 from redist.client_copies import ClientCopies
 from redist.current import futures_of
+from redist.dask_options import asynchronous_in
 from redist.errors import NoScheduler, NotOffered
 from redist.future import Future
 from redist.session.operations import Ask, Operation, Run
@@ -87,7 +88,10 @@ class ClientCluster(ClientCopies):
                 "there is no nanny: run() reaches every process that runs tasks, and the worker's own process runs no code "
                 "of users"
             )
-        return self._run(running.run(self._me, function, args, kwargs, workers, wait=wait, on_error=on_error))
+        asynchronous = kwargs.pop("asynchronous", None)
+        return self._run(
+            running.run(self._me, function, args, kwargs, workers, wait=wait, on_error=on_error), asynchronous
+        )
 
     def run_on_scheduler(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Raise `NoScheduler`: its state is in Redis."""
@@ -174,7 +178,7 @@ class ClientCluster(ClientCopies):
         KeyError
             If a key is not known.
         """
-        return self._run(inspecting.nbytes(self._me, keys, summary))
+        return self._run(inspecting.nbytes(self._me, keys, summary), asynchronous_in("nbytes", kwargs))
 
     def call_stack(self, futures: Any = None, keys: Sequence[Any] | None = None) -> Any:
         """Return what running tasks do now, worker by worker and key by key, as a text for each frame.
@@ -413,7 +417,10 @@ class ClientCluster(ClientCopies):
         """
         if write_from_scheduler:
             raise NoScheduler("there is no scheduler process that could write: this process does")
-        return self._run(files.dump_cluster_state(self._me, str(filename), exclude, format, storage_options))
+        asynchronous = storage_options.pop("asynchronous", None)
+        return self._run(
+            files.dump_cluster_state(self._me, str(filename), exclude, format, storage_options), asynchronous
+        )
 
     def story(self, *keys_or_stimuli: Any, on_error: str = "raise") -> Any:
         """Raise `NoScheduler`: transitions are not recorded."""

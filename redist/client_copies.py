@@ -7,6 +7,7 @@ from typing import Any
 
 from redist import replicating
 from redist.client_base import ClientBase
+from redist.dask_options import asynchronous_in
 from redist.submitting import integer
 from redist.timeouts import seconds
 
@@ -52,7 +53,10 @@ class ClientCopies(ClientBase):
         timeout = seconds(kwargs.pop("timeout", None))
         count = None if n is None else integer("n", n, 1)
         branching = integer("branching_factor", branching_factor, 1)
-        return self._run(replicating.replicate(self._me, futures, count, workers, branching, timeout))
+        return self._run(
+            replicating.replicate(self._me, futures, count, workers, branching, timeout),
+            asynchronous_in("replicate", kwargs),
+        )
 
     def rebalance(
         self, futures: Any = None, workers: str | Collection[str] | None = None, **kwargs: Any
@@ -76,7 +80,9 @@ class ClientCopies(ClientBase):
             If there is no worker of one of these names.
         """
         timeout = seconds(kwargs.pop("timeout", None))
-        return self._run(replicating.rebalance(self._me, futures, workers, timeout))
+        return self._run(
+            replicating.rebalance(self._me, futures, workers, timeout), asynchronous_in("rebalance", kwargs)
+        )
 
     def retire_workers(
         self, workers: str | Collection[str] | None = None, close_workers: bool = True, **kwargs: Any
@@ -109,6 +115,7 @@ class ClientCopies(ClientBase):
         timeout = seconds(kwargs.pop("timeout", None))
         names, n = kwargs.pop("names", None), kwargs.pop("n", None)
         kwargs.pop("remove", None)
+        asynchronous = kwargs.pop("asynchronous", None)
         if kwargs:
             raise TypeError(
                 f"retire_workers() takes no {', '.join(sorted(kwargs))}; name the workers, or give n="
@@ -116,4 +123,6 @@ class ClientCopies(ClientBase):
         if workers is None and names is None and n is None:
             raise TypeError("say which workers: workers=, names=, or how many with n=")
         count = None if n is None else integer("n", n, 0)
-        return self._run(replicating.retire(self._me, workers, names, count, close_workers, timeout))
+        return self._run(
+            replicating.retire(self._me, workers, names, count, close_workers, timeout), asynchronous
+        )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from redist import gathering, scattering
 from redist.belonging import Borrowing
+from redist.dask_options import check_flags
 from redist.errors import ClientClosed, ForkedClientError
 from redist.future import DoneCallback, Future
 from redist.raising import without_way
@@ -57,15 +58,28 @@ class ClientCore:
             raise ClientClosed("the client has not been started: `await client` first")
         self._driver.check_alive()
 
-    def _run(self, operation: Operation[T]) -> Any:
-        """Run an operation: return its result, or with an asynchronous client a coroutine."""
+    def _run(self, operation: Operation[T], asynchronous: bool | None = None) -> Any:
+        """Run an operation: return its result, or with an asynchronous client, or for who asks for it, a coroutine."""
         self._check_alive()
+        if asynchronous is not None and self._is_awaited(asynchronous) and not self.asynchronous:
+            return self._awaited(operation)
         return self._driver.run(operation)
 
-    def _fetch(self, operation: Operation[T]) -> Any:
+    def _fetch(self, operation: Operation[T], asynchronous: bool | None = None) -> Any:
         """Run an operation that may raise what a task raised, whose way is cut off: by the caller, or in the coroutine."""
         self._check_alive()
-        return self._awaited(operation) if self.asynchronous else self._driver.run(operation)
+        return self._awaited(operation) if self._is_awaited(asynchronous) else self._driver.run(operation)
+
+    def _is_awaited(self, asynchronous: bool | None) -> bool:
+        """Whether a call with such an ``asynchronous=`` returns a coroutine."""
+        if asynchronous is None:
+            return self.asynchronous
+        check_flags(asynchronous=asynchronous)
+        if self.asynchronous and not asynchronous:
+            raise RuntimeError(
+                "an asynchronous client cannot wait in its own loop: await the call, without asynchronous="
+            )
+        return bool(asynchronous)
 
     async def _awaited(self, operation: Operation[T]) -> T:
         """Run an operation for who awaits it, with a synchronous client too; see `_fetch` for its errors."""
@@ -158,11 +172,11 @@ class ClientCore:
             return None
         return (yield from gathering.error_of(self._me, state, deadline))[index]
 
-    def _exception(self, future: Future[Any], timeout: Any) -> Any:
-        return self._run(self._error_of(future, seconds(timeout), 0))
+    def _exception(self, future: Future[Any], timeout: Any, asynchronous: bool | None) -> Any:
+        return self._run(self._error_of(future, seconds(timeout), 0), asynchronous)
 
-    def _traceback(self, future: Future[Any], timeout: Any) -> Any:
-        return self._run(self._error_of(future, seconds(timeout), 1))
+    def _traceback(self, future: Future[Any], timeout: Any, asynchronous: bool | None) -> Any:
+        return self._run(self._error_of(future, seconds(timeout), 1), asynchronous)
 
     def _await_result(self, future: Future[T]) -> Coroutine[Any, Any, T]:
         return self._awaited(self._result_of(future, None))

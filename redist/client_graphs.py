@@ -7,6 +7,7 @@ from typing import Any
 
 from redist import gathering
 from redist.client_base import ClientBase
+from redist.dask_options import check_flags
 from redist.future import Future
 from redist.session.operations import Operation
 from redist.timeouts import seconds
@@ -45,7 +46,9 @@ class ClientGraphs(ClientBase):
             Whether to wait for the values; otherwise Futures are returned.
         workers, allow_other_workers, resources, retries, priority
             For every task that has no such annotation of its own; see `submit`.
-        asynchronous, direct, fifo_timeout
+        asynchronous : bool, optional
+            Whether to return a coroutine; default: as the client is.
+        direct, fifo_timeout
             Accepted for Dask's sake.
         actors : bool, key, collection, or collection of them, optional
             Which tasks make actors, as in ``submit(..., actor=True)``: True for those that are asked for. Tasks that depend
@@ -69,10 +72,13 @@ class ClientGraphs(ClientBase):
 
         if isinstance(dsk, HighLevelGraph):
             dsk = HLGExpr(dsk)
+        check_flags(direct=direct, asynchronous=asynchronous)
         common = _common(workers, allow_other_workers, resources, retries, priority, fifo_timeout)
         futures = self._submit_graph(dsk, flatten([keys]), common, actors)
         packed = _in_shape(keys, futures)
-        return self._run(self._values(packed, list(futures.values()))) if sync else packed
+        if not sync:
+            return packed
+        return self._run(self._values(packed, list(futures.values())), asynchronous)
 
     def compute(
         self,
@@ -117,6 +123,8 @@ class ClientGraphs(ClientBase):
         from dask.core import flatten
         from dask.delayed import delayed
 
+        if kwargs:
+            raise TypeError(f"compute() got an unexpected keyword argument {next(iter(kwargs))!r}")
         several = isinstance(collections, list | tuple | set | frozenset)
         given = list(collections) if several else [collections]
         if traverse:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from redist import config
 from redist.adaptive import Adaptive
 from redist.cluster_end import STOP_TIMEOUT, end
-from redist.dask_options import check_dask_options
+from redist.dask_options import check_cluster_options, check_flags
 from redist.errors import RedistError
 from redist.launch import Launcher, WorkerProcess, WorkerSettings, log_level
 from redist.memory.amounts import parse_bytes
@@ -144,7 +144,12 @@ class LocalCluster:
         diagnostics_port: object = None,
         loop: object = None,
     ) -> None:
-        check_dask_options(processes, protocol, scheduler_port, security)
+        check_cluster_options(
+            processes, protocol, scheduler_port, security, dashboard_address, diagnostics_port, loop
+        )
+        check_flags(asynchronous=asynchronous)
+        if not isinstance(host, str | None):
+            raise TypeError(f"host is a name or an address, not {host!r:.80}")
         if n_workers is None and threads_per_worker is None:
             n_workers = config.get("local-cluster.n-workers")
             threads_per_worker = config.get("local-cluster.threads-per-worker")

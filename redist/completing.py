@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from redist.current import default_client
+from redist.dask_options import check_loop
 from redist.errors import FutureCancelledError
 from redist.explaining import unfinished
 from redist.future import Future
@@ -95,6 +96,7 @@ class as_completed:
         *,
         timeout: float | str | None = None,
     ) -> None:
+        check_loop(loop)
         self.with_results = with_results
         self.raise_errors = raise_errors
         limit = seconds(timeout)

@@ -181,16 +181,23 @@ def fire_and_forget(obj: Any) -> None:
     futures = futures_of(obj)
     clients = {future.client for future in futures}
     for client in clients:
-        client._fire([future for future in futures if future.client is client])
+        client._fire([future for future in futures if future.client is client and not future.cancelled()])
 
 
 def futures_of(o: Any, client: Client | None = None) -> list[Any]:
     """Return the Futures in a nested collection, each once; a Dask collection gives those of its graph.
 
+    Parameters
+    ----------
+    o : object
+        The collection.
+    client : Client, optional
+        Who would do something with them: one that is cancelled is refused.
+
     Raises
     ------
     CancelledError
-        If one of them is cancelled.
+        If a client is given, and one of them is cancelled.
     """
     from redist.errors import FutureCancelledError
     from redist.future import Future
@@ -209,7 +216,7 @@ def futures_of(o: Any, client: Client | None = None) -> list[Any]:
         elif hasattr(item, "__dask_graph__") and (graph := item.__dask_graph__()) is not None:
             todo.extend(graph.values())
     for future in found.values():
-        if future.cancelled():
+        if client is not None and future.cancelled():
             if future.client is not None:
                 future.client._check_alive()  # a closed client's Futures are cancelled, too
             raise FutureCancelledError(future.key, "it was cancelled before")

@@ -46,8 +46,17 @@ _SHORT = 0.1
 _LONGEST_END = 10.0
 
 
-def names_of(client: Client, futures: Any) -> list[str]:
+def names_of(client: Client, futures: Any, *, cancelled: bool = False) -> list[str]:
     """Return the wire names of Futures, keys, or nested collections of Futures, each once.
+
+    Parameters
+    ----------
+    client : Client
+        Who asks.
+    futures : Future, key, or collection of them
+        Which.
+    cancelled : bool
+        Whether there may be cancelled ones among them.
 
     Raises
     ------
@@ -55,12 +64,12 @@ def names_of(client: Client, futures: Any) -> list[str]:
         If a Future is of another cluster than `client`.
     TypeError
         If there is anything else in it.
+    CancelledError
+        If a Future is cancelled, and none may be.
     """
+    looks = None if cancelled else client
     if isinstance(futures, str):
         return [encode_key(futures)]
-    if isinstance(futures, Future):
-        check(client, futures)
-        return [futures.name]
     if _is_key(futures) and not all(isinstance(item, str) for item in futures):
         return [encode_key(futures)]
     if isinstance(futures, Iterable):
@@ -70,11 +79,11 @@ def names_of(client: Client, futures: Any) -> list[str]:
             if isinstance(item, str) or _is_key(item):
                 names[encode_key(item)] = None
             else:
-                for future in futures_of(_collection(item)):
+                for future in futures_of(_collection(item), looks):
                     check(client, future)
                     names[future.name] = None
         return list(names)
-    found = futures_of(_collection(futures))
+    found = futures_of(_collection(futures), looks)
     for future in found:
         check(client, future)
     return [future.name for future in found]

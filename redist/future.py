@@ -16,6 +16,7 @@ from time import sleep
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from redist.belonging import check_server, server_of
+from redist.dask_options import asynchronous_in
 from redist.errors import ForeignFutureError, FutureCancelledError
 from redist.protocol.futures import collect, register_future_type
 from redist.raising import without_way
@@ -184,15 +185,21 @@ class Future(Generic[T]):
                 raise
             raise error
 
-    def exception(self, timeout: float | str | None = None, **kwargs: object) -> BaseException | None:
+    def exception(self, timeout: float | str | None = None, **kwargs: Any) -> BaseException | None:
         """Wait, and return the exception of a failed task, None if it succeeded."""
         self._check()
-        return cast("BaseException | None", self._client._exception(self, timeout))
+        return cast(
+            "BaseException | None",
+            self._client._exception(self, timeout, asynchronous_in("exception", kwargs)),
+        )
 
-    def traceback(self, timeout: float | str | None = None, **kwargs: object) -> TracebackType | None:
+    def traceback(self, timeout: float | str | None = None, **kwargs: Any) -> TracebackType | None:
         """Wait, and return the traceback of a failed task, for `traceback.format_tb`; None if it succeeded."""
         self._check()
-        return cast("TracebackType | None", self._client._traceback(self, timeout))
+        return cast(
+            "TracebackType | None",
+            self._client._traceback(self, timeout, asynchronous_in("traceback", kwargs)),
+        )
 
     def __await__(self) -> Generator[Any, None, T]:
         self._check()
@@ -208,9 +215,9 @@ class Future(Generic[T]):
         """Cancel it; see `Client.cancel`."""
         return self._client.cancel([self], reason=reason, msg=msg, **kwargs)
 
-    def retry(self, **kwargs: object) -> Any:
+    def retry(self, **kwargs: Any) -> Any:
         """Run a failed task again; see `Client.retry`."""
-        return self._client.retry([self])
+        return self._client.retry([self], **kwargs)
 
     def release(self) -> None:
         """Give the reference up; the Future is of no use afterwards."""

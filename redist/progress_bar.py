@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from redist.current import futures_of
+from redist.dask_options import check_flags, check_loop
 from redist.errors import NoClientError
 from redist.hanging import hang_across
 from redist.session.operations import Operation, Until
@@ -55,7 +56,8 @@ def progress(
         raise ValueError(f"group_by is 'spans', 'prefix' or a function, not {group_by!r:.80}")
     interval = seconds(kwargs.pop("interval", None))
     width = int(kwargs.pop("width", 40))
-    kwargs.pop("loop", None)
+    check_loop(kwargs.pop("loop", None))
+    check_flags(notebook=notebook, multi=multi, complete=complete)
     if kwargs:
         raise TypeError(f"progress has no arguments {sorted(kwargs)}")
     found = futures_of(list(futures))
@@ -64,6 +66,7 @@ def progress(
     client = found[0].client
     if client is None:
         raise NoClientError("the Futures belong to no client; unpickle them where there is one")
+    futures_of(found, client)  # refuses those that are cancelled
     owners = {future._state: future._client for future in found}
     bar = _Bar(list(owners), sys.stdout, width)
     return client._run(_watch(client, owners, bar, 0.1 if interval is None else interval))

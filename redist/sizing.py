@@ -19,7 +19,9 @@ def shape(n_workers: int | None, threads: int | None, executors: int) -> tuple[i
         ("threads_per_worker", threads, 1),
         ("executors", executors, 1),
     ):
-        if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < least):
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int)):
+            raise TypeError(f"{what}={number!r:.80}: a whole number from {least}")
+        if number is not None and number < least:
             raise ValueError(f"{what}={number!r}: a whole number from {least}")
     count = cores()
     if n_workers is None and threads is None:

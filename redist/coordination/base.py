@@ -62,9 +62,9 @@ class Named:
         client._check_alive()
         return client
 
-    def _run(self, operation: Operation[T]) -> Any:
-        """Run an operation: return its result, or with an asynchronous client a coroutine."""
-        return self._bound()._run(operation)
+    def _run(self, operation: Operation[T], asynchronous: bool | None = None) -> Any:
+        """Run an operation: return its result, or with an asynchronous client, or for who asks for it, a coroutine."""
+        return self._bound()._run(operation, asynchronous)
 
     async def _run_in_loop(self, operation: Operation[T]) -> T:
         """Run an operation for ``async with`` and ``async for``."""

@@ -7,6 +7,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from redist.coordination.base import Awaitable, Request
+from redist.dask_options import asynchronous_in
 from redist.errors import DependencyUnknown, RedistError
 from redist.named_values import enclose, open_up
 from redist.session.lane import Refused
@@ -82,7 +83,7 @@ class Queue(Awaitable):
 
     # --- putting ----------------------------------------------------------------------------------------------------
 
-    def put(self, value: Any, timeout: Any = None, **kwargs: object) -> Any:
+    def put(self, value: Any, timeout: Any = None, **kwargs: Any) -> Any:
         """Put an item, waiting while the queue is full; a coroutine with an asynchronous client.
 
         Parameters
@@ -97,7 +98,7 @@ class Queue(Awaitable):
         TimeoutError
             If it was full all the time; then nothing was put.
         """
-        return self._run(self._put(value, seconds(timeout)))
+        return self._run(self._put(value, seconds(timeout)), asynchronous_in("put", kwargs))
 
     def _put(self, value: Any, timeout: float | None) -> Operation[None]:
         client = self._open()
@@ -131,7 +132,7 @@ class Queue(Awaitable):
 
     # --- getting ----------------------------------------------------------------------------------------------------
 
-    def get(self, timeout: Any = None, batch: bool | int = False, **kwargs: object) -> Any:
+    def get(self, timeout: Any = None, batch: bool | int = False, **kwargs: Any) -> Any:
         """Get an item, waiting for one; a coroutine with an asynchronous client.
 
         Parameters
@@ -148,15 +149,15 @@ class Queue(Awaitable):
         NotImplementedError
             If a number and a timeout are given.
         """
-        limit = seconds(timeout)
+        limit, asynchronous = seconds(timeout), asynchronous_in("get", kwargs)
         if batch is True:
-            return self._run(self._get_all())
+            return self._run(self._get_all(), asynchronous)
         if batch:
             count = integer("batch", batch, 1)
             if timeout is not None:
                 raise NotImplementedError("a timeout cannot be combined with a number of items")
-            return self._run(self._get_many(count, None))
-        return self._run(self._get(limit))
+            return self._run(self._get_many(count, None), asynchronous)
+        return self._run(self._get(limit), asynchronous)
 
     def _get(self, timeout: float | None) -> Operation[Any]:
         request = Request(self._open(), timeout)
@@ -206,10 +207,11 @@ class Queue(Awaitable):
 
     # --- the rest ---------------------------------------------------------------------------------------------------
 
-    def qsize(self, **kwargs: object) -> Any:
+    def qsize(self, **kwargs: Any) -> Any:
         """Return how many items there are."""
+        asynchronous = asynchronous_in("qsize", kwargs)
         self._open()
-        return self._run(self._size())
+        return self._run(self._size(), asynchronous)
 
     def _size(self) -> Operation[int]:
         reply = yield Ask(standing("queue", self._wire_name))

@@ -8,6 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from redist.coordination.base import Awaitable, Request, given_back, patience
+from redist.dask_options import asynchronous_in, check_loop
 from redist.errors import SemaphoreClosed
 from redist.session.lane import Refused
 from redist.session.operations import Ask, Operation
@@ -71,6 +72,7 @@ class Semaphore(Awaitable):
     ) -> None:
         if isinstance(max_leases, bool) or not isinstance(max_leases, int) or not 0 < max_leases < 2**31:
             raise ValueError(f"max_leases is a positive whole number, not {max_leases!r}")
+        check_loop(loop)
         super().__init__(name, client, self._kind)
         self.max_leases = max_leases
         #: The leases that were acquired by this object, oldest first.
@@ -80,7 +82,7 @@ class Semaphore(Awaitable):
 
     # --- opening ----------------------------------------------------------------------------------------------------
 
-    def register(self, **kwargs: object) -> Any:
+    def register(self, **kwargs: Any) -> Any:
         """Make the semaphore known; `acquire` does so by itself.
 
         Raises
@@ -88,7 +90,7 @@ class Semaphore(Awaitable):
         ValueError
             If it is known with another number of leases.
         """
-        return self._run(self._register())
+        return self._run(self._register(), asynchronous_in("register", kwargs))
 
     async def _opened(self) -> Self:
         await self._run_in_loop(self._register())
@@ -286,7 +288,7 @@ class Lock(Semaphore):
         scheduler_rpc: object = None,
         loop: object = None,
     ) -> None:
-        super().__init__(1, name, client=client)
+        super().__init__(1, name, loop=loop, client=client)
 
     def _how(self) -> int:
         return LOCK

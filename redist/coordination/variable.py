@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from redist.coordination.base import Awaitable, Request
+from redist.dask_options import asynchronous_in
 from redist.errors import DependencyUnknown
 from redist.named_values import enclose, open_up
 from redist.session.lane import OldGeneration, Refused
@@ -44,7 +45,7 @@ class Variable(Awaitable):
     def __init__(self, name: Any = None, client: Client | None = None) -> None:
         super().__init__(name, client, "variable")
 
-    def set(self, value: Any, timeout: Any = "30 s", **kwargs: object) -> Any:
+    def set(self, value: Any, timeout: Any = "30 s", **kwargs: Any) -> Any:
         """Give it a value; a coroutine with an asynchronous client.
 
         Parameters
@@ -54,7 +55,7 @@ class Variable(Awaitable):
         timeout : float, str or timedelta, optional
             Seconds to wait for the server's reply.
         """
-        return self._run(self._set(value, seconds(timeout)))
+        return self._run(self._set(value, seconds(timeout)), asynchronous_in("set", kwargs))
 
     def _set(self, value: Any, timeout: float | None) -> Operation[None]:
         try:
@@ -72,7 +73,7 @@ class Variable(Awaitable):
                 decode_key(refused.message), f"it is not known any more and cannot be set as {self!r}"
             ) from None
 
-    def get(self, timeout: Any = None, **kwargs: object) -> Any:
+    def get(self, timeout: Any = None, **kwargs: Any) -> Any:
         """Return its value, waiting until it has one; a coroutine with an asynchronous client.
 
         Parameters
@@ -85,7 +86,7 @@ class Variable(Awaitable):
         TimeoutError
             If it has none in time.
         """
-        return self._run(self._get(seconds(timeout)))
+        return self._run(self._get(seconds(timeout)), asynchronous_in("get", kwargs))
 
     def _get(self, timeout: float | None) -> Operation[Any]:
         client = self._bound()

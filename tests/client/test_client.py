@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import gc
 import pickle
@@ -17,7 +18,7 @@ import pandas as pd
 import pytest
 
 import redist
-from redist import Client, Future, LocalCluster, as_completed, fire_and_forget, get_client, wait
+from redist import Client, Future, LocalCluster, as_completed, fire_and_forget, futures_of, get_client, wait
 from redist.errors import (
     ClientClosed,
     ConnectionLost,
@@ -508,6 +509,32 @@ def test_cancel(client: Client, keys: Keys) -> None:
     wait_until(lambda: not keys())
     with pytest.raises(CancelledError):
         wait(slow)
+
+
+def test_what_is_cancelled_already(client: Client, new_client: NewClient, cluster: LocalCluster) -> None:
+    future, other = client.submit(inc, 1), new_client().submit(inc, 1)
+    assert other.result(10) == 2
+    for _ in range(2):
+        future.cancel()
+        client.cancel([future])
+    fire_and_forget([future])
+    assert futures_of([future, other]) == [future, other]
+    for call in (client.retry, client.who_has, client.replicate, client.futures_of):
+        for given in (future, [future], {"x": [future]}):
+            with pytest.raises(CancelledError, match="cancelled before"):
+                call(given)
+    assert other.status == "finished"
+
+    async def main() -> None:
+        async with Client(cluster, asynchronous=True) as client:
+            future = client.submit(slowly, 5)
+            await future.cancel()
+            await future.cancel()
+            await client.cancel([future])
+            with pytest.raises(CancelledError, match="cancelled before"):
+                await client.who_has(future)
+
+    asyncio.run(main())
 
 
 def test_cancel_and_submit_again(client: Client) -> None:

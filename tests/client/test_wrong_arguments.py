@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import pickle
 from collections.abc import Callable
@@ -9,7 +10,19 @@ from typing import Any
 
 import pytest
 
-from redist import CancelledError, Client, Future, LocalCluster, as_completed, wait
+from redist import (
+    CancelledError,
+    Client,
+    Future,
+    LocalCluster,
+    Lock,
+    Queue,
+    Semaphore,
+    Variable,
+    as_completed,
+    progress,
+    wait,
+)  # fmt: skip
 from redist.errors import ClientClosed, InvalidKey, NotOffered
 from redist.missing import NEVER, NOT_YET
 
@@ -222,3 +235,97 @@ def test_an_iterable_of_keys(client: Client) -> None:
 
 def test_one_that_failed_is_skipped(client: Client) -> None:
     assert client.gather(client.submit(len, 5), errors="skip") is None
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"loop": "x"}, "loop is an event loop or None"),
+        ({"security": "x"}, "security is a Security object"),
+        ({"serializers": "pickle"}, "serializers is a list of names"),
+        ({"deserializers": 5}, "deserializers is a list of names"),
+        ({"extensions": [1]}, "extensions is a mapping"),
+        ({"connection_limit": "x"}, "connection_limit is a number"),
+        ({"direct_to_workers": "x"}, "direct_to_workers is True, False or None"),
+        ({"set_as_default": "x"}, "set_as_default is True, False or None"),
+        ({"asynchronous": "x"}, "asynchronous is True, False or None"),
+    ],
+)
+def test_options_of_dasks_client(cluster: LocalCluster, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        Client(cluster, **options)
+
+
+def test_options_of_dasks_client_that_are_taken(cluster: LocalCluster) -> None:
+    class Security:
+        def get_connection_args(self, role: str) -> dict[str, Any]:
+            return {}
+
+    for options in (
+        {
+            "security": Security(),
+            "serializers": ["dask", "pickle"],
+            "extensions": {},
+            "connection_limit": 512,
+        },
+        {"security": {"require_encryption": False}, "deserializers": ("pickle",), "direct_to_workers": True},
+    ):
+        with Client(cluster, **options) as client:  # type: ignore[arg-type]
+            assert client.submit(len, "abc").result(10) == 3
+
+
+def test_what_is_taken_and_means_nothing(client: Client) -> None:
+    future = client.submit(len, "abc")
+    for call, words in (
+        (lambda: client.gather(future, direct="x"), "direct is True, False or None"),  # type: ignore[arg-type]
+        (lambda: client.scatter([1], direct=2), "direct is True, False or None"),  # type: ignore[arg-type]
+        (lambda: client.scatter([1], hash="x"), "hash is True, False or None"),  # type: ignore[arg-type]
+        (lambda: client.get({"x": 1}, "x", direct="x"), "direct is True, False or None"),  # type: ignore[arg-type]
+        (lambda: as_completed([future], loop=5), "loop is an event loop"),
+        (lambda: Semaphore(2, "s", loop=5), "loop is an event loop"),
+        (lambda: Lock("l", loop=5), "loop is an event loop"),
+        (lambda: progress([future], notebook="x"), "notebook is True, False or None"),  # type: ignore[arg-type]
+        (lambda: progress([future], loop=5), "loop is an event loop"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            call()  # type: ignore[no-untyped-call]
+    loop = asyncio.new_event_loop()
+    assert list(as_completed([future], loop=loop)) == [future]
+    loop.close()
+
+
+def test_keywords_that_nobody_knows(client: Client) -> None:
+    import dask
+
+    future = client.submit(len, "abc")
+    client.publish_dataset(x=1)
+    semaphore, queue, variable = Semaphore(2, "s"), Queue("q"), Variable("v")
+    variable.set(1)
+    queue.put(1)
+    for call in (
+        lambda **k: client.who_has(future, **k), client.has_what, client.nthreads, client.ncores, client.nbytes,
+        client.list_datasets, lambda **k: client.get_dataset("x", **k), lambda **k: client.unpublish_dataset("x", **k),
+        lambda **k: client.replicate([future], **k), client.rebalance,
+        lambda **k: client.compute(dask.delayed(len)("x"), **k), future.exception, future.traceback,
+        future.cancel, future.retry, lambda **k: queue.put(1, **k), queue.get, queue.qsize,
+        lambda **k: variable.set(1, **k), variable.get, semaphore.register,
+    ):  # fmt: skip
+        with pytest.raises(TypeError, match="xyzzy"):
+            call(xyzzy=1)  # type: ignore[operator]
+    assert client.get_dataset("x") == 1
+    client.unpublish_dataset("x")
+    assert queue.get() == 1
+    queue.close()
+    variable.delete()
+    semaphore.close()
+
+
+def test_fifo_timeout_of_graphs(client: Client) -> None:
+    import dask
+
+    x = dask.delayed(len)("abc")
+    for wrong, error in (("2 parsecs", ValueError), (object(), TypeError), (None, TypeError)):
+        for call in (client.compute, client.persist, lambda x, **k: client.get({"x": 1}, "x", **k)):
+            with pytest.raises(error, match="span of time"):
+                call(x, fifo_timeout=wrong)  # type: ignore[operator]
+    assert client.compute(x, fifo_timeout="1 minute", sync=True) == 3
