@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -420,4 +421,33 @@ def test_unused_files_go_without_heartbeats(tmp_path: Path, monkeypatch: pytest.
     assert directory.pool.total
     Pressure(directory, 64 * MB, MemoryLimits()).look()
     assert directory.pool.total == directory.space.used == 0
+    directory.close()
+
+
+class Executors(list[Any]):
+    """Executors of which a test says what memory they have."""
+
+    def sample(self, *, roughly: bool = False) -> None:
+        pass
+
+
+@pytest.mark.parametrize("limit", [0, 400 * MB])
+def test_it_is_looked_seldom_where_nothing_changes(tmp_path: Path, limit: int) -> None:
+    """An idle worker does not wake up five times a second; one whose executors take memory, or have much, does."""
+    directory = SegmentDirectory.create(str(tmp_path))
+    executor = SimpleNamespace(private=0, base=0, killed=False, marks=SimpleNamespace(running=list))
+    pressure = Pressure(directory, limit, MemoryLimits())
+    pressure.executors = Executors([executor])  # type: ignore[assignment]
+
+    def period(private: int) -> float:
+        executor.private = private
+        pressure.look()
+        return pressure.period
+
+    calm = [period(50 * MB) for _ in range(10)]
+    assert calm[0] < calm[-1] == max(calm)
+    assert period(51 * MB) == calm[0]
+    if limit:
+        assert max(period(150 * MB) for _ in range(10)) == calm[0]
+        assert max(period(250 * MB) for _ in range(10)) < calm[0]
     directory.close()

@@ -1,7 +1,7 @@
 """A worker's memory against its limit: it spills, pauses, and ends what takes too much.
 
 What counts is *managed* memory, payloads in shared memory, and *unmanaged*, what executors have of their own. A look every
-0.1 or 0.2 s compares them with the fractions of `redist_worker.memory_limits`. Payloads move in a thread of its own, one
+0.1 to 0.5 s compares them with the fractions of `redist_worker.memory_limits`. Payloads move in a thread of its own, one
 at a time, so the event loop never waits for a disk.
 """
 
@@ -32,10 +32,10 @@ logger = logging.getLogger("redist.worker")
 
 T = TypeVar("T")
 
-_PERIOD, _SHORT_PERIOD = (
-    0.2,
-    0.1,
-)  # s between two looks; the short one when more than half of the limit is used
+_PERIOD = 0.2  # s between two looks
+_SHORT_PERIOD = 0.1  # the same when more than half of the limit is used
+_LONG_PERIOD = 0.5  # the same when less than a quarter is, and nothing changes: each look wakes the process
+_STILL = 5  # looks without a change after which nothing changes
 _AT_ONCE = 256 << 20  # bytes that are spilled before it is looked again how much has to be
 _AGAIN, _LONGEST_AGAIN = 0.2, 2.0  # s until spilling is tried again after it freed nothing
 _STRAINED = 1.0  # s after the last payload was spilled, in which tasks with dependencies still go first
@@ -101,6 +101,8 @@ class Pressure:
         self._looked_back = 0.0
         self._told: tuple[str, int, int, int] = ("running", 0, 0, 0)
         self._told_at = 0.0
+        self._seen = (0, 0, 0)  # at the last look: bytes in memory, on disk and of executors
+        self._still = 0  # looks since they changed
 
     # --- figures ----------------------------------------------------------------------------------------------------
 
@@ -165,9 +167,17 @@ class Pressure:
         # the thread sees within a piece that the directory is closing
         await asyncio.to_thread(self._pool.shutdown, cancel_futures=True)
 
+    @property
+    def period(self) -> float:
+        """Seconds until the next look."""
+        used, limit = self.managed + self.unmanaged, self._limit
+        if limit and 2 * used > limit:
+            return _SHORT_PERIOD
+        far = not limit or 4 * used < limit
+        return _LONG_PERIOD if far and self._still >= _STILL else _PERIOD
+
     def _look_later(self) -> None:
-        busy = self._limit and 2 * (self.managed + self.unmanaged) > self._limit
-        self._timer = asyncio.get_running_loop().call_later(_SHORT_PERIOD if busy else _PERIOD, self._look)
+        self._timer = asyncio.get_running_loop().call_later(self.period, self._look)
 
     def _look(self) -> None:
         try:
@@ -191,8 +201,11 @@ class Pressure:
             if not self._paused and self._directory.spill.files and now - self._looked_back > _BACK_PERIOD:
                 self._looked_back = now
                 self._bring_back()
+        seen = self._now()[1:]
+        self._still = self._still + 1 if seen == self._seen else 0
+        self._seen = seen
         worth = max(1 << 20, int(_TELL_CHANGE * self._limit))
-        changed = any(abs(a - b) > worth for a, b in zip(self._now()[1:], self._told[1:], strict=True))
+        changed = any(abs(a - b) > worth for a, b in zip(seen, self._told[1:], strict=True))
         if changed and now - self._told_at > _TELL_PERIOD:
             self._tell()
 
