@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from redist.errors import CancelledError, FutureCancelledError, KilledWorker, Reschedule
     from redist.future import Future
     from redist.not_recorded import get_task_metadata, get_task_stream, performance_report, span
-    from redist.plugins import UploadFile, WorkerPlugin
+    from redist.plugins import UploadDirectory, UploadFile, WorkerPlugin
     from redist.printing import print, warn  # noqa: A004
     from redist.progress_bar import progress
     from redist.waiting import ALL_COMPLETED, FIRST_COMPLETED, wait
@@ -51,6 +51,7 @@ __all__ = [
     "Semaphore",
     "Sub",
     "TimeoutError",
+    "UploadDirectory",
     "UploadFile",
     "Variable",
     "WorkerPlugin",
@@ -109,6 +110,7 @@ _HOMES = {
     "progress": "redist.progress_bar",
     "span": "redist.not_recorded",
     "warn": "redist.printing",
+    "UploadDirectory": "redist.plugins",
     "UploadFile": "redist.plugins",
     "WorkerPlugin": "redist.plugins",
     "get_worker": "redist_worker.local",

@@ -10,7 +10,7 @@ __all__ = ["NEVER", "NOT_YET", "check_options", "why_not"]
 
 NOT_YET = frozenset(
     {
-        "benchmark_hardware", "recreate_error_locally", "recreate_task_locally", "register_worker_plugin",
+        "recreate_error_locally", "recreate_task_locally", "register_worker_plugin",
     }
 )  # fmt: skip
 """Methods of Dask's client that this one lacks. What only a scheduler process could do is not among them."""
@@ -21,6 +21,8 @@ _NO_LOOP = (
 )
 
 NEVER = {
+    "benchmark_hardware": "nothing here goes by such figures: `python -m bench` of the source measures them, run() whatever "
+    "else",
     "amm": "there is no active memory manager: replicate() and replicas= keep copies, nothing else is copied",
     "loop": _NO_LOOP,
     "io_loop": _NO_LOOP,

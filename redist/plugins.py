@@ -12,21 +12,32 @@ import importlib.util
 import os
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
+from redist import config
 from redist.errors import NoScheduler, WorkerGone
 from redist.protocol.whole import dump_whole
+from redist.restarting import restart_workers
 from redist.running import run
 from redist.session.lane import Refused
-from redist.session.operations import Ask, Operation
+from redist.session.operations import Ask, Operation, Run
 from redist.store import beside
 from redist.store.keys import encode_key
+from redist.timeouts import seconds
 
 if TYPE_CHECKING:
     from redist.client import Client
 
-__all__ = ["UploadFile", "WorkerPlugin", "checked", "import_file", "register", "unregister"]
+__all__ = [
+    "UploadDirectory",
+    "UploadFile",
+    "WorkerPlugin",
+    "checked",
+    "import_file",
+    "register",
+    "unregister",
+]
 
 
 class WorkerPlugin:
@@ -74,6 +85,98 @@ class UploadFile(WorkerPlugin):
     async def setup(self, worker: Any) -> None:
         """Write the file into the worker's local directory, which modules are found in."""
         await worker.upload_file(self.filename, self.data, load=self.load)
+
+
+def _is_bytecode(path: str) -> bool:
+    return path.endswith(".pyc")
+
+
+class UploadDirectory(WorkerPlugin):
+    """Brings a directory to every process that runs tasks; what is in it can be imported there.
+
+    It lies in ``get_worker().local_directory`` under its own name, and takes the place of one of that name.
+
+    Parameters
+    ----------
+    path : str
+        The directory.
+    restart_workers : bool
+        Whether the processes that run tasks start anew, so that modules are imported again; what runs there runs again.
+    update_path : bool
+        Whether modules are found in the directory itself, too, and not only the directory as a package.
+    skip_words : collection of str
+        Files and directories of these names are left out.
+    skip : collection of callables
+        A file is left out for whose path one of them is true.
+    mode : {'workers', 'all'}
+        Accepted for Dask's sake: there are workers only.
+
+    Raises
+    ------
+    FileNotFoundError, NotADirectoryError
+        If there is no such directory.
+    NoScheduler
+        If it is to go to a scheduler.
+
+    Examples
+    --------
+    >>> client.register_plugin(UploadDirectory("src/mypackage"))  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        restart_workers: bool = False,
+        update_path: bool = False,
+        skip_words: Collection[str] = (".git", ".github", ".pytest_cache", "tests", "docs"),
+        skip: Collection[Callable[[str], object]] = (_is_bytecode,),
+        mode: str = "workers",
+    ) -> None:
+        if mode == "scheduler":
+            raise NoScheduler("there is no scheduler process that a directory could go to")
+        if mode not in ("all", "workers"):
+            raise ValueError(f"mode is 'workers' or 'all', not {mode!r:.80}")
+        directory = os.path.abspath(os.path.expanduser(path))
+        self.path = os.path.basename(directory)
+        self.restart_workers = restart_workers
+        self.update_path = update_path
+        self.mode = mode
+        self.name = f"upload-directory-{self.path}"
+        self.data = _zipped(directory, frozenset(skip_words), tuple(skip))
+
+    def setup(self, worker: Any) -> None:
+        """Write the directory into the worker's local one."""
+        import io
+        import shutil
+        import zipfile
+
+        base = worker.local_directory
+        target = os.path.join(base, self.path)
+        unfinished = f"{target}.{secrets.token_hex(4)}"
+        with zipfile.ZipFile(io.BytesIO(self.data)) as archive:
+            archive.extractall(unfinished)
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(unfinished, target)
+        worker.find_modules_in(base)
+        if self.update_path:
+            worker.find_modules_in(target)
+
+
+def _zipped(directory: str, words: frozenset[str], skip: tuple[Callable[[str], object], ...]) -> bytes:
+    """Return the files of a directory as a zip."""
+    import io
+    import zipfile
+
+    os.listdir(directory)  # says what is wrong with it
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as archive:
+        for root, directories, files in os.walk(directory):
+            directories[:] = sorted(set(directories) - words)
+            for name in sorted(set(files) - words):
+                path = os.path.join(root, name)
+                if not any(unwanted(path) for unwanted in skip):
+                    archive.write(path, os.path.relpath(path, directory))
+    return buffer.getvalue()
 
 
 class Setup(WorkerPlugin):
@@ -130,7 +233,21 @@ def register(client: Client, plugin: Any, name: str) -> Operation[dict[str, dict
     reply = yield Ask(beside.put_plugin(wire_name, data, once=once))
     if not int(reply[2]):
         return {}
-    return (yield from _tell(client, _add, wire_name))
+    done = yield from _tell(client, _add, wire_name)
+    if isinstance(plugin, UploadDirectory) and plugin.restart_workers:
+        yield from _start_anew(client)
+    return done
+
+
+def _start_anew(client: Client) -> Operation[None]:
+    """Have all processes that run tasks replaced."""
+    addresses = yield Run(lambda: [peer.address for peer in client._peers.workers()])
+    patience = seconds(config.get("client.restart-timeout"))
+    became = yield from restart_workers(client, addresses, patience, raise_for_error=False)
+    if late := [address for address, how in became.items() if how == "timed out"]:
+        raise TimeoutError(
+            f"the processes of these workers did not start again within {patience:g} s: {late}"
+        )
 
 
 def unregister(client: Client, name: str) -> Operation[dict[str, dict[str, str]]]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from redist import Client, LocalCluster, UploadFile, WorkerPlugin, get_worker, plugins
+from redist import Client, LocalCluster, UploadDirectory, UploadFile, WorkerPlugin, get_worker, plugins
 from redist.errors import NoScheduler
 from servers import wait_until
 
@@ -398,3 +398,90 @@ def test_one_registered_while_the_other_of_its_name_is_torn_down(
     assert notes(tmp_path) == [["setup a", "teardown a", "setup b"]] * 2
     other.unregister_worker_plugin("noting")
     assert notes(tmp_path) == [["setup a", "teardown a", "setup b", "teardown b"]] * 2
+
+
+# --- directories ----------------------------------------------------------------------------------------------------
+
+
+def package(path: Path, number: int) -> Path:
+    """Make a package in a directory, with what is left out beside it."""
+    for name, text in {
+        "__init__.py": f"answer = {number}\n",
+        "inner/__init__.py": f"answer = {10 * number}\n",
+        "top_module.py": f"answer = {100 * number}\n",
+        "data.txt": "text",
+        "docs/page.md": "text",
+        ".git/config": "x",
+        "old.pyc": "x",
+    }.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text(text)
+    return path
+
+
+def answers(name: str) -> list[int]:
+    inner = importlib.import_module(f"{name}.inner")
+    return [importlib.import_module(name).answer, inner.answer]
+
+
+def uploaded(dask_worker: Any) -> list[str]:
+    base = Path(dask_worker.local_directory)
+    found = [str(path.relative_to(base)) for path in base.rglob("*") if path.is_file()]
+    return sorted(name for name in found if "__pycache__" not in name)
+
+
+def test_a_directory(client: Client, new_client: Callable[..., Client], tmp_path: Path) -> None:
+    path = package(tmp_path / "tests" / "a_directory", 1)
+    done = client.register_plugin(UploadDirectory(f"{path}/"))
+    assert done == {key: {"status": "OK"} for key in client.scheduler_info()["workers"]}
+    mine = [
+        f"a_directory/{name}" for name in ("__init__.py", "data.txt", "inner/__init__.py", "top_module.py")
+    ]
+    assert [[n for n in names if n.startswith("a_dir")] for names in client.run(uploaded).values()] == [
+        mine
+    ] * 2
+    assert client.gather(client.map(answers, ["a_directory"] * 4, pure=False)) == [[1, 10]] * 4
+    with pytest.raises(ModuleNotFoundError):
+        client.submit(importlib.import_module, "top_module").result(10)
+    package(path, 2)
+    (path / "data.txt").unlink()
+    other = new_client(set_as_default=False)
+    other.register_plugin(UploadDirectory(path, update_path=True, restart_workers=True, skip_words=()))
+    assert client.gather(client.map(answers, ["a_directory"] * 4, pure=False)) == [[2, 20]] * 4
+    assert set(client.run(lambda: importlib.import_module("top_module").answer).values()) == {200}
+    for names in other.run(uploaded).values():
+        assert "a_directory/data.txt" not in names
+        assert {"a_directory/docs/page.md", "a_directory/.git/config"} <= set(names)
+    client.unregister_worker_plugin("upload-directory-a_directory")
+
+
+def test_a_directory_asynchronously_and_for_later_processes(tmp_path: Path) -> None:
+    path = package(tmp_path / "later_directory", 3)
+
+    async def main(cluster: LocalCluster) -> None:
+        async with Client(cluster, asynchronous=True) as client, Client(cluster, asynchronous=True) as other:
+            pids = await other.run(os.getpid)
+            done = await client.register_plugin(UploadDirectory(path, restart_workers=True, skip=()))
+            assert set(done) == set(pids)
+            assert set((await other.run(os.getpid)).values()).isdisjoint(pids.values())
+            (names,) = (await other.run(uploaded)).values()
+            assert "later_directory/old.pyc" in names
+            assert await other.submit(answers, "later_directory") == [3, 30]
+            cluster.scale(2)
+            await other.wait_for_workers(2, timeout=20)
+            assert list((await client.run(answers, "later_directory")).values()) == [[3, 30]] * 2
+
+    with LocalCluster(n_workers=1, threads_per_worker=1) as cluster:
+        asyncio.run(main(cluster))
+
+
+def test_what_is_no_directory(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        UploadDirectory(tmp_path / "nowhere")
+    with pytest.raises(NotADirectoryError, match="file"):
+        UploadDirectory(tmp_path / "file")
+    with pytest.raises(ValueError, match="mode is 'workers' or 'all'"):
+        UploadDirectory(tmp_path, mode="nanny")
+    with pytest.raises(NoScheduler, match="no scheduler process"):
+        UploadDirectory(tmp_path, mode="scheduler")

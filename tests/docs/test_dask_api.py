@@ -71,13 +71,16 @@ def look_up(module: Any, row: Row) -> Any:
 
 def parameters(function: Any) -> list[tuple[str, Any, Any]]:
     """Name, kind and default of each parameter; a default that only marks what was not given is the same everywhere."""
-    simple = (str, int, float, bool, tuple, type(None))
+    simple = (str, int, float, bool, type(None))
     return [
         (
             p.name,
             p.kind,
             p.default
-            if p.default is p.empty or isinstance(p.default, simple) or p.default in ({}, [])
+            if p.default is p.empty
+            or isinstance(p.default, simple)
+            or p.default in ({}, [])
+            or (isinstance(p.default, tuple) and all(isinstance(one, simple) for one in p.default))
             else _NOT_GIVEN,
         )
         for p in inspect.signature(function).parameters.values()

@@ -131,13 +131,22 @@ class Local:
         with open(unfinished, "wb") as file:
             file.write(content)
         os.replace(unfinished, path)
-        if self.local_directory not in sys.path:
-            sys.path.insert(0, self.local_directory)
+        self.find_modules_in(self.local_directory)
         if load:
             import_file(path)
         if self._tasks is not None:
             self._tasks.forget_functions()
         return {"status": "OK", "nbytes": len(content)}
+
+    def find_modules_in(self, directory: str) -> None:
+        """Have modules found in a directory whose files have changed."""
+        import importlib
+
+        if directory not in sys.path:
+            sys.path.insert(0, directory)
+        importlib.invalidate_caches()
+        if self._tasks is not None:
+            self._tasks.forget_functions()
 
     @property
     def data(self) -> Mapping[Key, Any]:
