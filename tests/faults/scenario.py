@@ -14,7 +14,7 @@ from typing import Any
 
 from faults.handling import Handling
 from faults.standing import normalised
-from redist import Client
+from redist import Client, Future
 from redist.diagnostics.invariants import check
 from redist.diagnostics.reading import Snapshot
 from redist.errors import CancelledError, RedistError, ServerFull
@@ -264,11 +264,12 @@ class Story:
                 session.states.discard(state)
             raise
         self.files[worker] = 1
-        self.futures["segment"] = state
+        # without a Future it would be a stray, which a heartbeat lets go of
+        self.futures["segment"] = Future._of(state, self.c1)
 
     def segment(self) -> tuple[str, int]:
         """Name and attempt of that value."""
-        state = self.futures["segment"]
+        state = self.futures["segment"]._state
         return state.name, int(state.where.partition(".")[2])
 
     def value(self, name: str) -> None:
