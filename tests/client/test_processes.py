@@ -360,7 +360,8 @@ def test_a_client_that_stands_still_is_given_up_when_it_said(
         cluster,
         """
         import time
-        client = Client(client.url, silence="1s", heartbeat_interval=0.2)
+        first, client = client, Client(client.url, silence="1s", heartbeat_interval=0.2)
+        first.close()
         held = client.submit(abs, -1, key="held")
         held.result()
         print("ready", flush=True)
