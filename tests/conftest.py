@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,14 @@ from servers import FakeStore, SentinelServer, Server, Store, WireStore
 
 started.watch()
 
+#: Files of a minute and more: begun first, none of them is alone at the end of a run in several processes.
+LONGEST = ("test_calls.py", "test_recovery.py", "test_graphs_after_a_loss.py")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.parent.name != "faults" or item.path.name not in LONGEST)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_is_left_on_the_host_at_the_end() -> Iterator[None]:
@@ -19,6 +28,15 @@ def nothing_is_left_on_the_host_at_the_end() -> Iterator[None]:
     yield
     host.kept.clear()
     host.leaves_nothing(before)
+
+
+def pytest_collection_finish() -> None:
+    """What pytest and the modules hold stays anyway: collections that tests ask for pass over it."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
     host.close()
 
 

@@ -72,7 +72,7 @@ def leaves_nothing(where: Endpoint, before: Collection[str] = (), patience: floa
         while left := sorted(_left(wire, where.prefix) - set(before)):
             if time.monotonic() > deadline:
                 pytest.fail(f"left in {where.namespace!r}: {', '.join(left[:20])}\n{examine(where)}")
-            time.sleep(0.005)
+            time.sleep(0.01)
             if not _living(wire, where.prefix):
                 _sweep(wire, where.prefix)
     report = examine(where)
@@ -285,7 +285,12 @@ class Host:
     def __init__(self) -> None:
         outside = tempfile.gettempdir()
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", outside)  # tmp_path stays where people look for it
-        self.directory = tempfile.mkdtemp(prefix="redist-tests-", dir=outside)
+        worker = os.environ.get("PYTEST_XDIST_WORKER")
+        if worker is None:
+            self.directory = tempfile.mkdtemp(prefix="redist-tests-", dir=outside)
+        else:  # below that of the whole run, which removes it whatever becomes of this process
+            self.directory = os.path.join(outside, worker)
+            os.mkdir(self.directory, 0o700)
         os.environ["TMPDIR"] = tempfile.tempdir = self.directory
         #: What belongs to fixtures of the whole run.
         self.kept: set[Trace] = set()

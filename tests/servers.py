@@ -42,11 +42,12 @@ def fresh_namespace() -> str:
 
 def wait_until(condition: Callable[[], Any], timeout: float = 10.0, what: str = "") -> Any:
     """Return the first true value of `condition`, looked at again and again; fail when `timeout` seconds have passed."""
-    deadline = time.monotonic() + timeout
+    began = time.monotonic()
     while not (value := condition()):
-        if time.monotonic() > deadline:
+        elapsed = time.monotonic() - began
+        if elapsed > timeout:
             pytest.fail(f"not within {timeout:g} s: {what or condition}")
-        time.sleep(0.003)
+        time.sleep(0.003 + min(elapsed / 20, 0.02))  # a look takes time from those who are waited for
     return value
 
 
