@@ -26,6 +26,22 @@ def test_the_readme_commands_are_those_of_ci() -> None:
     assert (ROOT / ".ci/run").read_text().rstrip().endswith(commands[1])
 
 
+def test_the_map_names_what_there_is() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
+    if not listed:
+        pytest.skip("needs the repository")
+    files = [f"/{name}" for name in listed]
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    named = set(re.findall(r"`([\w./-]+(?:\.py|\.lua|/))`", text))
+    assert len(named) > 30
+    missing = [
+        name
+        for name in named
+        if not any(f"/{name}" in file if name.endswith("/") else file.endswith(f"/{name}") for file in files)
+    ]
+    assert missing == []
+
+
 @pytest.mark.parametrize("script", [".ci/run", "scripts/test"])
 def test_shell_scripts_are_shell(script: str) -> None:
     assert os.access(ROOT / script, os.X_OK)
