@@ -17,6 +17,7 @@ from memory_helpers import store
 
 from redist.errors import SegmentCorrupt, SegmentError, SegmentGone, SegmentsFull
 from redist.memory import reader
+from redist.memory.descriptors import Descriptor, open_owned
 from redist.memory.directory import SegmentDirectory
 from redist.memory.headers import Header, file_name, path_of, read_header
 from redist.memory.mappings import mappings
@@ -157,6 +158,39 @@ def test_reader_of_a_file_that_is_being_dropped(directory: SegmentDirectory) -> 
         with pytest.raises(SegmentGone, match="being evicted"):
             open_segment(path)
     assert bytes(open_segment(path).view) == b"abc"
+
+
+@pytest.mark.parametrize(("size", "where"), [(100, "reader"), (3_000_000, "reader"), (3_000_000, "mappings")])
+def test_a_file_that_another_takes_the_place_of_while_it_is_opened(
+    directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch, size: int, where: str
+) -> None:
+    """As where a payload goes to disk and comes back, and its first file is written anew for another key meanwhile."""
+    path = store(directory, "x", 7, b"x" * size)
+    again, other = Path(path).read_bytes(), Path(store(directory, "y", 8, b"y" * size)).read_bytes()
+
+    def replace() -> None:
+        monkeypatch.undo()
+        os.rename(path, f"{path}-pooled")
+        Path(f"{path}-pooled").write_bytes(other)
+        Path(path).write_bytes(again)
+
+    def before_it_is_locked(name: str, flags: int) -> Descriptor:
+        found = open_owned(name, flags)
+        replace()
+        return found
+
+    def before_it_is_mapped(name: str, flags: int) -> Descriptor:
+        replace()
+        return open_owned(name, flags)
+
+    opening = before_it_is_locked if where == "reader" else before_it_is_mapped
+    monkeypatch.setattr(f"redist.memory.{where}.open_owned", opening)
+    mapping = open_segment(path)
+    assert bytes(mapping.view) == b"x" * size
+    lock = os.open(path, os.O_RDWR)
+    with pytest.raises(BlockingIOError):  # the file that is there is the locked one
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(lock)
 
 
 def test_damaged_files(directory: SegmentDirectory) -> None:
