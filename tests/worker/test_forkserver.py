@@ -140,12 +140,17 @@ def test_what_a_child_started_goes_with_it(server):
 
 
 def test_a_child_takes_milliseconds(server):
+    """Twenty are there before eight interpreters would be, however busy the machine is."""
+
     async def body(exits):
         begun = time.monotonic()
         for number in range(20):
             await server.spawn(number, b"0")
         await until(lambda: len(exits) == 20)
-        assert time.monotonic() - begun < 2.0
+        took = time.monotonic() - begun
+        begun = time.monotonic()
+        subprocess.run([sys.executable, "-c", "import redist_worker.executor"], check=True)
+        assert took < 8 * (time.monotonic() - begun)
 
     run(server, body)
 
