@@ -29,6 +29,7 @@ from redist import (
     wait,
 )
 from redist.errors import CancelledError
+from redist.memory.headers import is_file_name
 from servers import SentinelServer, Server, wait_until
 
 
@@ -81,6 +82,12 @@ def coordinate(client: Client) -> None:
     semaphore.close()
 
 
+def files(client: Client) -> list[str]:
+    """The payload files of all workers."""
+    folders = [worker["local_directory"] for worker in client.scheduler_info()["workers"].values()]
+    return [name for folder in folders for name in os.listdir(folder) if is_file_name(name)]
+
+
 def test_the_whole_client(server: Server, cluster: LocalCluster) -> None:
     with Client(cluster) as client:
         assert client.gather(client.map(inc, range(50))) == list(range(1, 51))
@@ -92,6 +99,10 @@ def test_the_whole_client(server: Server, cluster: LocalCluster) -> None:
         for future in as_completed(client.map(inc, range(5), pure=False), timeout=10):
             assert future.done()
 
+        dropped = client.scatter(np.ones(50_000))
+        assert files(client)
+        del dropped
+        wait_until(lambda: not files(client), what="what was evicted is gone")
         array = client.scatter(np.arange(50_000))
         assert client.submit(np.sum, array).result(10) == np.arange(50_000).sum()
         (address,) = client.who_has(array)[array.key]
