@@ -13,7 +13,7 @@ from typing import Any
 
 from redist.errors import RedistError, SegmentCorrupt, TransferError
 from redist.memory.broker_messages import Wanted, flat, outcomes_of
-from redist.memory.data_messages import DROP, GET, pieces_of, put_request
+from redist.memory.data_messages import DROP, GET, pieces_of, put_request, send_all
 from redist.memory.frames import pack_frame
 from redist.memory.hello import HELLO_LIMIT, check_server, client_hello, new_nonce
 from redist.memory.holders import HolderPlan, split_address
@@ -234,7 +234,7 @@ class _Connection:
     def exchange(self, data: Iterable[bytes | memoryview], receiver: FrameReceiver) -> None:
         """Send the pieces in `data`, and receive until `receiver` is done."""
         for piece in data:
-            self._socket.sendall(piece)
+            send_all(self._socket, [piece])
         receive_into = self._socket.recv_into
         while not receiver.done:
             count = receive_into(receiver.get_buffer())

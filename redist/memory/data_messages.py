@@ -15,18 +15,23 @@ header says.
 
 from __future__ import annotations
 
+import socket
+import ssl
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from redist.errors import TransferError
 from redist.memory.writer import PayloadLike, header_for
 
-__all__ = ["DROP", "GET", "PUT", "SEND_PIECE", "pieces_of", "put_request"]
+__all__ = ["DROP", "GET", "PUT", "SEND_PIECE", "SEND_STRAIGHT", "pieces_of", "put_request", "send_all"]
 
 GET, PUT, DROP = 1, 2, 3
 
 SEND_PIECE = 512 * 1024
-"""Most bytes given to one send."""
+"""Bytes of small payloads that are sent together."""
+
+SEND_STRAIGHT = 4 * 1024 * 1024
+"""Most bytes of a large one that are given to one send; see `redist.memory.receive.STRAIGHT`."""
 
 _WORTH_A_SEND = 64 * 1024
 
@@ -35,6 +40,22 @@ def put_request(items: Sequence[tuple[str, int, PayloadLike]]) -> list[Any]:
     """Return the PUT request for payloads (name, attempt, payload)."""
     headers = [header_for(name, attempt, payload) for name, attempt, payload in items]
     return [PUT, *(header.fields for header in headers)]
+
+
+def send_all(sock: socket.socket, pieces: list[bytes | memoryview]) -> None:
+    """Send pieces, joined only where they are encrypted; a timeout of the socket is for some progress, not for all."""
+    if isinstance(sock, ssl.SSLSocket):
+        sock.sendall(b"".join(pieces) if len(pieces) > 1 else pieces[0] if pieces else b"")
+        return
+    while pieces:
+        sent = sock.sendmsg(pieces)
+        done = 0
+        while done < len(pieces) and sent >= len(pieces[done]):
+            sent -= len(pieces[done])
+            done += 1
+        pieces = pieces[done:]
+        if sent:
+            pieces[0] = memoryview(pieces[0])[sent:]
 
 
 def pieces_of(payload: PayloadLike) -> Iterator[bytes | memoryview]:
@@ -57,8 +78,8 @@ def pieces_of(payload: PayloadLike) -> Iterator[bytes | memoryview]:
         if gathered:
             yield bytes(gathered)
             gathered.clear()
-        for start in range(0, view.nbytes, SEND_PIECE):
-            yield view[start : start + SEND_PIECE]
+        for start in range(0, view.nbytes, SEND_STRAIGHT):
+            yield view[start : start + SEND_STRAIGHT]
     if gathered:
         yield bytes(gathered)
     if left:

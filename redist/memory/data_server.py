@@ -20,13 +20,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from redist.errors import RedistError, SegmentCorrupt, SegmentError, SegmentsFull, TransferError
-from redist.memory.data_messages import DROP, GET, PUT, SEND_PIECE
+from redist.memory.data_messages import DROP, GET, PUT, SEND_PIECE, SEND_STRAIGHT, send_all
 from redist.memory.directory import SegmentDirectory
 from redist.memory.frames import MAX_FRAME, FrameParser, error_fields, pack_frame
 from redist.memory.headers import Header, footprint, header_of
 from redist.memory.hello import HELLO_LIMIT, check_client, new_nonce, server_hello, server_proof
 from redist.memory.payloads import open_payload
-from redist.memory.receive import PIECE, SegmentSink, Target
+from redist.memory.receive import PIECE, STRAIGHT, SegmentSink, Target
 
 __all__ = ["DataServer", "ip_towards"]
 
@@ -269,8 +269,8 @@ class DataServer:
             else:
                 send_all(sock, gathered)
                 gathered, at, waiting = [], 0, 0
-                for start in range(0, mapping.nbytes, SEND_PIECE):
-                    sock.sendall(mapping.view[start : start + SEND_PIECE])
+                for start in range(0, mapping.nbytes, SEND_STRAIGHT):
+                    send_all(sock, [mapping.view[start : start + SEND_STRAIGHT]])
             self.sent += mapping.nbytes
         send_all(sock, gathered)
 
@@ -374,7 +374,8 @@ class _Connection:
         view = memoryview(self._scratch) if direct is None else direct
         at = 0
         while nbytes:
-            count = self.socket.recv_into(view[at : at + PIECE], min(PIECE, nbytes))
+            piece = min(PIECE if direct is None else STRAIGHT, nbytes)
+            count = self.socket.recv_into(view[at : at + piece], piece)
             if not count:
                 raise TransferError(f"the connection ended {nbytes} bytes before the end of a payload")
             nbytes -= count
@@ -386,22 +387,6 @@ class _Connection:
                 except SegmentError as error:
                     failed = error
         return failed
-
-
-def send_all(sock: socket.socket, pieces: list[bytes | memoryview]) -> None:
-    """Send all pieces, in one call if there is room for them, without joining them unless they are encrypted."""
-    if isinstance(sock, ssl.SSLSocket):
-        sock.sendall(b"".join(pieces))
-        return
-    while pieces:
-        sent = sock.sendmsg(pieces)
-        done = 0
-        while done < len(pieces) and sent >= len(pieces[done]):
-            sent -= len(pieces[done])
-            done += 1
-        pieces = pieces[done:]
-        if sent:
-            pieces[0] = memoryview(pieces[0])[sent:]
 
 
 def ip_towards(host: str, port: int = 9) -> str:

@@ -21,7 +21,8 @@ from memory_helpers import TOKEN, Bytes, Loop, store
 
 from redist.errors import RedistError, SegmentCorrupt, SegmentGone, SegmentsFull, TransferError
 from redist.memory.data_client import DataClient
-from redist.memory.data_server import DataServer, ip_towards, send_all
+from redist.memory.data_messages import send_all
+from redist.memory.data_server import DataServer, ip_towards
 from redist.memory.directory import SegmentDirectory
 from redist.memory.fetcher import Fetcher
 from redist.memory.frames import pack_frame
@@ -396,14 +397,14 @@ _HOLDER = textwrap.dedent("""
     class Dies(bytes):
         pass
     sent = 0
-    sendall = data_server.socket.socket.sendall
-    def dying(sock, data):
+    send_all = data_server.send_all
+    def dying(sock, pieces):
         global sent
-        sent += len(data)
-        if sent > 12_000_000:
+        sent += sum(map(len, pieces))
+        if sent > 14_000_000:
             os._exit(9)
-        return sendall(sock, data)
-    data_server.socket.socket.sendall = dying
+        send_all(sock, pieces)
+    data_server.send_all = dying
     async def main():
         print(await DataServer(directory, TOKEN).start(), flush=True)
         await asyncio.sleep(60)
