@@ -11,7 +11,8 @@
 
 Integers are little endian. One process writes an arena, from its beginning to its end, under ``flock`` on it, and only
 while it is not sealed; nothing in it is ever written twice. A record lives while the directory's index
-(`redist.memory.index`) names it. Pages in which no record lives are punched out.
+(`redist.memory.index`) names it. Pages in which no record lives are punched out. A sealed arena may lie in the spill
+directory (`redist.memory.spill`), under the same name.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ __all__ = [
     "arena_path",
     "check_record",
     "extent",
+    "file_of",
     "is_small",
     "number_in",
     "payload_size",
@@ -63,8 +65,13 @@ def is_small(nbytes: int, footer: int = 0) -> bool:
 
 
 def arena_path(segments: str, number: int) -> str:
-    """Return the path of an arena."""
+    """Return the path of an arena in memory."""
     return f"{segments}/{_PREFIX}{number:016x}"
+
+
+def file_of(number: int) -> str:
+    """Return the file name of an arena, in memory or on disk."""
+    return f"{_PREFIX}{number:016x}"
 
 
 def number_in(entry: str) -> int | None:

@@ -210,6 +210,7 @@ class SmallWriter:
                         try:
                             self._writer = self._open(items, done)
                         except SegmentGone:
+                            self._give_back()  # those granted with it went with it
                             continue
                     writer = self._writer
                     start = writer.end

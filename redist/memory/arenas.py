@@ -1,54 +1,51 @@
 """The arenas of a segment directory, as its worker keeps them: who writes which, what lives where, and what is given back.
 
 An arena is granted with space for all of it. Its writer says what it has written; what it has not said when it leaves or
-dies is taken out of the index. When a payload is dropped the index forgets it first; pages in which nothing lives any more
-are punched out then, and a sealed arena in which nothing lives is removed. Nothing is ever moved: what cannot be given back
-is less than two pages a living payload.
+dies is taken out of the index. When a payload is dropped the index forgets it first; then pages in which nothing lives any
+more are given back (`redist.memory.arena_files`). No record is ever moved within or between arenas: what cannot be given
+back is less than two pages a living payload.
 """
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import logging
 import os
-import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
-from redist.errors import SegmentCorrupt, SegmentError, SegmentGone, SegmentsFull
+from redist.errors import SegmentCorrupt, SegmentGone, SegmentsFull
 from redist.memory.arena import (
     ARENA_SIZE,
-    arena_head,
     arena_path,
     extent,
     header_at,
     name_hash,
     number_in,
-    scan,
     seal,
     walk,
 )
-from redist.memory.arena_state import ArenaState, runs
+from redist.memory.arena_files import ArenaFiles
+from redist.memory.arena_state import ArenaState
 from redist.memory.arena_writer import ArenaWriter, Small, SmallWriter
+from redist.memory.arenas_found import find_arenas
 from redist.memory.headers import PAGE, Header
-from redist.memory.holes import punch
-from redist.memory.index import MAKING, Entry, Index, digest_of, hash_of, make_index
+from redist.memory.index import Index, digest_of, hash_of
 from redist.memory.locks import try_lock
 from redist.memory.space import Space
+from redist.memory.spill import SpillDirectory
 
 __all__ = ["Arenas"]
 
 logger = logging.getLogger("redist.memory")
 
-#: How long the worker waits for somebody who changes the index, and at its start for one who writes an arena, s.
-_PATIENCE, _LONG_PATIENCE = 0.2, 1.0
+#: How long the worker waits for somebody who changes the index, s.
+_PATIENCE = 0.2
 #: How long the index is let alone when it could not be had, s.
 _PAUSE = 1.0
-#: Most arenas that are granted together.
-_MOST_GRANTED = 256
+#: Most arenas that are granted together, and the part of the free space that they take: nothing of it can be spilled.
+_MOST_GRANTED, _PART = 256, 8
 
 Key: TypeAlias = tuple[str, int]
 Place: TypeAlias = tuple[int, int, int]
@@ -63,41 +60,45 @@ class Arenas:
         The segment directory.
     space : Space
         Where their bytes are reserved.
-    files : dict
+    spill : SpillDirectory
+        Where arenas lie that memory has no room for.
+    sizes : dict
         All payloads of the directory and their sizes; the small ones are noted here.
-    files_mutex : threading.Lock
-        Held while `files` is changed.
+    sizes_mutex : threading.Lock
+        Held while `sizes` is changed.
     """
 
     #: An arena that nothing was written to for so long is sealed, s.
     idle: float
-    #: bytes that the payloads take
-    total: int
+    #: the files
+    files: ArenaFiles
     #: the highest attempt of which there was one
     newest: int
 
     def __init__(
-        self, segments: str, space: Space, files: dict[Key, int], files_mutex: threading.Lock
+        self,
+        segments: str,
+        space: Space,
+        spill: SpillDirectory,
+        sizes: dict[Key, int],
+        sizes_mutex: threading.Lock,
     ) -> None:
         self.idle = 2.0
-        self.total = 0
         self.newest = 0
         # number of the arena, offset and length of the record
         self._places: dict[Key, Place] = {}
-        self._files = files
-        self._files_mutex = files_mutex
+        self._sizes = sizes
+        self._sizes_mutex = sizes_mutex
         self._writer: SmallWriter | None = None
         self._segments = segments
         self._space = space
-        self._arenas: dict[int, ArenaState] = {}
+        self._spill = spill
         self._mutex = threading.RLock()
-        # A number is never given twice: readers keep arenas open by it.
-        self._numbers = itertools.count((secrets.randbits(31) << 32) + 1)
+        self.files = ArenaFiles(segments, space, spill, self._mutex, lambda: self.index)
+        self._arenas = self.files.arenas
         #: dropped while somebody else changed the index
         self._late: list[tuple[Key, Place | None]] = []
         self._not_before = 0.0
-        #: bytes of space since the start
-        self._given_back = 0
         self._index: Index | None = None
 
     @property
@@ -108,21 +109,35 @@ class Arenas:
         return self._index
 
     @property
+    def total(self) -> int:
+        """Bytes of memory that the payloads take."""
+        return self.files.total
+
+    @property
+    def due(self) -> bool:
+        """Whether there is something to be given back by `seal_idle` or by `ArenaFiles.tidy`."""
+        return self.files.untidy or bool(self._late or self.open)
+
+    @property
     def open(self) -> int:
         """How many arenas may be written."""
-        return sum(not arena.sealed for arena in self._arenas.values())
+        with self._mutex:
+            return sum(not arena.sealed for arena in self._arenas.values())
 
     # --- being written ----------------------------------------------------------------------------------------------
 
     def grant_all(self, owner: object, count: int, largest: Callable[[], list[tuple[str, int]]]) -> list[int]:
-        """Make arenas, as many of `count` as there is space for, and return their numbers; see `grant`."""
-        numbers = [self.grant(owner, largest)]
-        try:
-            while len(numbers) < min(count, _MOST_GRANTED):
-                numbers.append(self.grant(owner, largest))
-        except SegmentsFull:
-            pass
-        return numbers
+        """Make arenas, `count` or as many as take a part of the free space, and return their numbers; see `grant`."""
+        with self._mutex:
+            numbers = [self.grant(owner, largest)]
+            count = min(count - 1, self._space.free() // (_PART * ARENA_SIZE), _MOST_GRANTED)
+            try:
+                for _ in range(count):
+                    self._space.reserve(ARENA_SIZE)
+                    numbers.append(self.files.make(owner))
+            except SegmentsFull:  # somebody else was faster
+                pass
+            return numbers
 
     def grant(self, owner: object, largest: Callable[[], list[tuple[str, int]]]) -> int:
         """Make an arena that `owner` may write, and return its number.
@@ -133,27 +148,13 @@ class Arenas:
             If there is no space.
         """
         with self._mutex:
-            number = next(self._numbers)
             try:
                 self._space.reserve(ARENA_SIZE, largest)
             except SegmentsFull:
                 if not self.seal_idle(0.0):
                     raise
                 self._space.reserve(ARENA_SIZE, largest)
-            path = arena_path(self._segments, number)
-            try:
-                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-                try:
-                    os.pwrite(fd, arena_head(number), 0)
-                finally:
-                    os.close(fd)
-            except OSError as error:
-                self._space.release(ARENA_SIZE)
-                with contextlib.suppress(OSError):
-                    os.unlink(path)
-                raise SegmentError(f"{path}: cannot be written: {error.strerror}") from error
-            self._arenas[number] = ArenaState(number, owner)
-            return number
+            return self.files.make(owner)
 
     def store(
         self, owner: object, number: int, start: int, records: Iterable[tuple[str, int, int]]
@@ -182,7 +183,7 @@ class Arenas:
                     raise SegmentCorrupt(f"arena {number:x}: no record of {length} bytes fits at {offset}")
                 arena.told += extent(length)
                 if says(*hash_of(digest_of(name), attempt), number, offset << 32 | length):
-                    arena.count(offset, length, 1)
+                    self.files.count(arena, offset, length, 1)
                     stored.append(((name, attempt), (number, offset, length)))
             replaced = self._record(stored)
             arena.touched = time.monotonic()
@@ -193,17 +194,15 @@ class Arenas:
 
     def _record(self, stored: Iterable[tuple[Key, Place]]) -> list[Place]:
         """Note where payloads lie; return where those lay that were here already."""
-        places, files = self._places, self._files
+        places, sizes = self._places, self._sizes
         replaced = []
-        with self._files_mutex:
+        with self._sizes_mutex:
             for key, place in stored:
                 before = places.get(key)
                 if before is not None:
-                    self.total -= extent(before[2])
                     replaced.append(before)
                 places[key] = place
-                files[key] = size = extent(place[2])
-                self.total += size
+                sizes[key] = extent(place[2])
                 if key[1] > self.newest:
                     self.newest = key[1]
         return replaced
@@ -231,17 +230,17 @@ class Arenas:
         """Seal arenas that nothing was written to for `idle` seconds; return how many bytes of space that gave back."""
         idle = self.idle if idle is None else idle
         with self._mutex:
-            before = self._given_back
+            before = self.files.given_back
             until = time.monotonic() - idle
             for arena in list(self._arenas.values()):
                 if not arena.sealed and (arena.leaving or arena.touched <= until):
                     self._seal(arena)
             self._forget_late()
-            return self._given_back - before
+            return self.files.given_back - before
 
     def _seal(self, arena: ArenaState) -> None:
         """Seal an arena unless it is being written just now; one that its writer has not left, only if nothing is untold."""
-        fd = self._open(arena.number)
+        fd = self.files.open(arena)
         if fd is not None:
             try:
                 if not try_lock(fd):
@@ -254,7 +253,7 @@ class Arenas:
         arena.sealed = True
         arena.owner = None
         arena.pages[0] -= 1
-        self._give_back([arena])
+        self.files.give_back([arena])
 
     def _settle(self, arena: ArenaState, fd: int) -> bool:
         """Take out of the index what an arena holds and nobody told of; return whether that is done."""
@@ -274,22 +273,16 @@ class Arenas:
             index.unlock()
         return True
 
-    def _open(self, number: int) -> int | None:
-        try:
-            return os.open(arena_path(self._segments, number), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except OSError:
-            return None
-
     # --- giving back ------------------------------------------------------------------------------------------------
 
     def drop(self, keys: Iterable[Key]) -> list[Key]:
         """Remove payloads; return those that were here. One that was not told of yet will not be taken in."""
         with self._mutex:
             dropped = [(key, self._places.pop(key, None)) for key in keys]
-            with self._files_mutex:
+            with self._sizes_mutex:
                 for key, place in dropped:
                     if place is not None:
-                        self.total -= self._files.pop(key, 0)
+                        self._sizes.pop(key, None)
             self._late += dropped
             self._forget_late()
             return [key for key, place in dropped if place is not None]
@@ -318,46 +311,8 @@ class Arenas:
         touched: dict[int, ArenaState] = {}
         for number, offset, length in places:
             arena = touched[number] = self._arenas[number]
-            arena.count(offset, length, -1)
-        self._give_back(touched.values())
-
-    def _give_back(self, arenas: Iterable[ArenaState]) -> None:
-        """Give back the memory of pages, and of whole arenas, in which nothing lives."""
-        pages = 0
-        for arena in arenas:
-            if arena.sealed and not arena.living:
-                pages += sum(arena.taken)
-                self._remove(arena.number)
-            else:
-                pages += self._punch(arena)
-        if pages:
-            self._given_back += pages * PAGE
-            self._space.release(pages * PAGE)
-
-    def _punch(self, arena: ArenaState) -> int:
-        """Punch out what is free in an arena; return how many pages that gave back."""
-        free = arena.free_pages()
-        if not free:
-            return 0
-        fd = self._open(arena.number)
-        if fd is None:
-            return 0
-        given = 0
-        try:
-            for first, last in runs(free):
-                if punch(fd, first * PAGE, (last - first) * PAGE):
-                    arena.taken[first:last] = bytes(last - first)
-                    given += last - first
-        finally:
-            os.close(fd)
-        return given
-
-    def _remove(self, number: int) -> None:
-        del self._arenas[number]
-        path = arena_path(self._segments, number)
-        with contextlib.suppress(OSError):
-            os.truncate(path, 0)  # readers may have it open for long
-            os.unlink(path)
+            self.files.count(arena, offset, length, -1)
+        self.files.give_back(touched.values())
 
     def close(self) -> None:
         """Let go of everything; what is here is left as it is."""
@@ -370,6 +325,12 @@ class Arenas:
         """Tell whether this payload is here."""
         return (name, attempt) in self._places
 
+    def is_spilled(self, name: str, attempt: int) -> bool:
+        """Tell whether this payload is here, and its arena on disk."""
+        place = self._places.get((name, attempt))
+        arena = None if place is None else self._arenas.get(place[0])
+        return arena is not None and arena.spilled
+
     def header(self, name: str, attempt: int) -> Header:
         """Read the header of a payload.
 
@@ -380,17 +341,16 @@ class Arenas:
         SegmentCorrupt
             If it is damaged.
         """
-        place = self._places.get((name, attempt))
-        fd = None if place is None else self._open(place[0])
-        if place is None or fd is None:
-            raise SegmentGone(f"{self._segments}: no arena has attempt {attempt} of {name!r:.80}")
-        number, offset, length = place
-        try:
-            data = os.pread(fd, length, offset)
-        finally:
-            os.close(fd)
-        if (name, attempt) not in self._places:
-            raise SegmentGone(f"{self._segments}: attempt {attempt} of {name!r:.80} was dropped")
+        with self._mutex:  # or it might be moved before it is read
+            place = self._places.get((name, attempt))
+            fd = None if place is None else self.files.open(self._arenas[place[0]])
+            if place is None or fd is None:
+                raise SegmentGone(f"{self._segments}: no arena has attempt {attempt} of {name!r:.80}")
+            number, offset, length = place
+            try:
+                data = os.pread(fd, length, offset)
+            finally:
+                os.close(fd)
         return header_at(data, 0, length, number, arena_path(self._segments, number))
 
     def age(self, name: str, attempt: int) -> float:
@@ -402,84 +362,30 @@ class Arenas:
     # --- after a predecessor ----------------------------------------------------------------------------------------
 
     def adopt(self) -> int:
-        """Take over the arenas of a dead worker; return the bytes that they take. What was found is noted."""
-        numbers = []
-        for file in os.listdir(self._segments):
-            if (number := number_in(file)) is not None:
-                numbers.append(number)
-            elif file.startswith(MAKING):
-                with contextlib.suppress(FileNotFoundError):  # a client may be just making it
-                    os.unlink(f"{self._segments}/{file}")
-        until = time.monotonic() + _LONG_PATIENCE
-        for number in numbers:
-            self._seal_found(number, until)
-        entries = self._entries_found()
-        by_arena: dict[int, list[Entry]] = {}
-        for entry in entries or ():
-            by_arena.setdefault(entry.arena, []).append(entry)
-        kept: list[Entry] = []
-        for number in numbers:
-            kept += self._take_found(number, None if entries is None else by_arena.get(number, []))
-        if entries is None or set(kept) != set(entries):
-            make_index(self._segments, kept)
-        return sum(sum(arena.taken) for arena in self._arenas.values()) * PAGE
-
-    def _seal_found(self, number: int, until: float) -> None:
-        """Have a client that outlived the worker write to an arena no more."""
-        fd = self._open(number)
-        if fd is not None:
-            try:
-                while not try_lock(fd) and time.monotonic() < until:
-                    time.sleep(0.001)
-                seal(fd)
-            finally:
-                os.close(fd)
-
-    def _entries_found(self) -> list[Entry] | None:
-        """Return what the predecessor's index says, None if it is lost."""
-        try:
-            return Index(self._segments).entries()
-        except SegmentError as error:
-            logger.warning("arenas are searched for payloads: %s", error)
-            return None
-
-    def _take_found(self, number: int, entries: list[Entry] | None) -> list[Entry]:
-        """Take over one arena, with what the index says is in it or, without an index, with all that is found."""
-        path = arena_path(self._segments, number)
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except OSError as error:
-            logger.warning("%s: cannot be read: %s", path, error.strerror)
-            return []
-        try:
-            data = os.pread(fd, ARENA_SIZE, 0)
-            written = os.fstat(fd).st_mtime
-        finally:
-            os.close(fd)
-        if entries is None:
-            places = list(scan(data, number))
-        else:
-            places = [(entry.place >> 32, entry.place & 0xFFFFFFFF) for entry in entries]
-        arena = self._arenas[number] = ArenaState(number, None)
-        arena.sealed = True
-        arena.pages[0] = 0
-        arena.written = written
-        kept = []
-        for offset, length in places:
-            try:
-                header = header_at(data, offset, length, number, path)
-            except SegmentCorrupt as error:
-                logger.warning("leaving out a damaged record: %s", error)
+        """Take over the arenas of a dead worker; return the bytes of memory that they take. What was found is noted."""
+        spilled: dict[int, str] = {}
+        for file in list(self._spill.files):
+            if (number := number_in(file)) is None:
                 continue
-            digest = digest_of(header.name)
-            arena.count(offset, length, 1)
-            self._record([((header.name, header.attempt), (number, offset, length))])
-            kept.append(Entry(*hash_of(digest, header.attempt), number, offset << 32 | length))
-        if arena.living:
-            self._punch(arena)
-        else:
-            self._remove(number)
-        return kept
+            if os.path.exists(arena_path(self._segments, number)):
+                self._spill.drop(file)  # it was being moved
+            else:
+                spilled[number] = f"{self._spill.path}/{file}"
+        for arena, records in find_arenas(self._segments, spilled):
+            self._arenas[arena.number] = arena
+            self._record(
+                ((header.name, header.attempt), (arena.number, offset, length))
+                for header, offset, length in records
+            )
+            if not arena.spilled:
+                self.files.total += arena.nbytes
+            if arena.living:
+                self.files.punch(arena)
+            else:
+                del self._arenas[arena.number]
+                self.files.remove(arena)
+        taken = sum(sum(arena.taken) for arena in self._arenas.values() if not arena.spilled)
+        return taken * PAGE
 
 
 class _OwnArenas:

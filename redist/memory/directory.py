@@ -33,6 +33,7 @@ from collections.abc import Iterable
 from heapq import nlargest
 
 from redist.errors import SegmentCorrupt, SegmentError, SegmentGone
+from redist.memory.arena import number_in
 from redist.memory.arenas import Arenas
 from redist.memory.grants import GRANT_FILE, Grants
 from redist.memory.headers import (
@@ -90,9 +91,11 @@ class SegmentDirectory:
     path: str
     hostid: str
     space: Space
-    #: (name, attempt) -> bytes of memory that the payload takes; 0 while it lies on disk
+    #: (name, attempt) -> bytes of memory that the payload takes; of a large one 0 while it lies on disk
     files: dict[tuple[str, int], int]
-    #: the small ones of them
+    #: those of them that have a file of their own
+    large: dict[tuple[str, int], int]
+    #: the small ones
     arenas: Arenas
     #: what lies on disk
     spill: SpillDirectory
@@ -107,10 +110,11 @@ class SegmentDirectory:
         self.touched = Touched(path)
         self.spill = SpillDirectory(path)
         self.files = {}
+        self.large = {}
         self._newest = 0
         self._lock_fd = lock_fd
         self._mutex = threading.Lock()
-        self.arenas = Arenas(path, self.space, self.files, self._mutex)
+        self.arenas = Arenas(path, self.space, self.spill, self.files, self._mutex)
         self._total = 0
         self.pool = Pool(path)
         self._lingering = Lingering(self.space, self.pool)
@@ -186,7 +190,9 @@ class SegmentDirectory:
             elif is_file_name(entry.name):
                 self._take_found(entry.path)
         self._take_spilled()
-        self._take(self._total + self.arenas.adopt(), limit, owner)
+        arenas = self.arenas.adopt()
+        self.tidy()
+        self._take(self._total + arenas, limit, owner)
 
     def _take(self, used: int, limit: int, owner: str) -> None:
         self.space.reset(used, limit)
@@ -211,13 +217,15 @@ class SegmentDirectory:
         except FileNotFoundError:
             return
         size = footprint(stat.st_size)
-        self.files[header.name, header.attempt] = size
+        self._note((header.name, header.attempt), size)
         self._newest = max(self._newest, header.attempt)
         self._total += size
 
     def _take_spilled(self) -> None:
         self.spill.take_over()
         for file in list(self.spill.files):
+            if number_in(file) is not None:
+                continue
             try:
                 header = read_header(f"{self.spill.path}/{file}")
             except SegmentError as error:
@@ -227,8 +235,15 @@ class SegmentDirectory:
             if (header.name, header.attempt) in self.files:
                 self.spill.drop(file)  # it was being moved
             else:
-                self.files[header.name, header.attempt] = 0
+                self._note((header.name, header.attempt), 0)
                 self._newest = max(self._newest, header.attempt)
+
+    def _note(self, copy: tuple[str, int], size: int) -> None:
+        self.files[copy] = self.large[copy] = size
+
+    def _forget(self, copy: tuple[str, int]) -> int:
+        self.large.pop(copy, None)
+        return self.files.pop(copy, 0)
 
     # --- payloads ---------------------------------------------------------------------------------------------------
 
@@ -255,7 +270,7 @@ class SegmentDirectory:
                 self.space.release(reserved)
                 return False
             before = self.files.get((name, attempt), 0)
-            self.files[name, attempt] = size
+            self._note((name, attempt), size)
             self._newest = max(self._newest, attempt)
             self._total += size - before
             self.touched.note(file_name(name, attempt))
@@ -285,7 +300,7 @@ class SegmentDirectory:
         path = self.path_of(name, attempt)
         with self._mutex:
             small = self.arenas.has(name, attempt)  # it came since
-            size = 0 if small else self.files.pop((name, attempt), 0)
+            size = 0 if small else self._forget((name, attempt))
             writer = self._writers.pop((name, attempt), 0)
             self._total -= size
             if self.spill.drop(os.path.basename(path)) and not size:
@@ -328,7 +343,7 @@ class SegmentDirectory:
             size = 0 if os.path.exists(path) else self.files.get((name, attempt), 0)
             if not size or self.arenas.has(name, attempt):
                 return
-            del self.files[name, attempt]
+            self._forget((name, attempt))
             self._writers.pop((name, attempt), None)
             self._total -= size
         self.space.release(size)
@@ -369,7 +384,7 @@ class SegmentDirectory:
             nbytes = os.fstat(fd).st_size
             self.spill.publish(written, os.path.basename(path), nbytes)
             os.unlink(path)
-            self.files[name, attempt] = 0
+            self._note((name, attempt), 0)
             self._total -= size
             self._writers.pop((name, attempt), None)
         return size
@@ -397,27 +412,38 @@ class SegmentDirectory:
             if self.files.get((name, attempt)) != 0 or not self.spill.has(file):
                 return False
             os.rename(written, path)
-            self.files[name, attempt] = reserved
+            self._note((name, attempt), reserved)
             self._total += reserved
             self.spill.drop(file)
         return True
+
+    @property
+    def due(self) -> bool:
+        """Whether `reap` may give something back."""
+        return self.arenas.due or self.spill.untidy or self._lingering.due or bool(self.pool.total)
+
+    def tidy(self) -> None:
+        """Give back the disk of what was dropped there."""
+        self.arenas.files.tidy()
+        self.spill.tidy()
 
     def trim(self, need: int = 0) -> int:
         """Give back pooled memory that is too old or too much, and `need` bytes at least if there are as many."""
         return self._lingering.trim(need)
 
     def reap(self) -> int:
-        """Give back the memory of dropped payloads that nobody maps any more, and pooled memory that nobody used.
+        """Give back what dropped payloads take that nobody maps any more, and pooled memory that nobody used.
 
-        Call it now and then.
+        Call it now and then, and not in an event loop: the kernel takes 0.1 s for a GiB, a disk longer.
 
         Arenas that nobody writes to any more give back what they do not need, which is not counted.
 
         Returns
         -------
         int
-            Bytes given back.
+            Bytes of memory given back.
         """
+        self.tidy()
         return self.grants.reap()
 
     @property
@@ -436,11 +462,10 @@ class SegmentDirectory:
         return self._lingering.total
 
     def largest(self, count: int = 3) -> list[tuple[str, int]]:
-        """Return names and sizes of the largest payloads."""
+        """Return names and sizes of the largest payloads in memory."""
         with self._mutex:
-            return [
-                (key[0], size) for key, size in nlargest(count, self.files.items(), key=lambda item: item[1])
-            ]
+            here = (item for item in self.files.items() if not self.arenas.is_spilled(*item[0]))
+            return [(key[0], size) for key, size in nlargest(count, here, key=lambda item: item[1])]
 
     def header(self, name: str, attempt: int) -> Header:
         """Read the header of a payload.

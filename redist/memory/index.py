@@ -6,6 +6,7 @@
     word 1          not 0 once another file has taken, or is about to take, the place of this one
     word 2          slots, a power of two
     word 3          slots that are not empty, or more
+    word 4          when an arena was last moved between memory and disk, or this table was made: monotonic time, ns
     from word 8     slots of four words: name, key, arena, place
 
     name, key       hash of the key's name, the second half mixed with the attempt; name 0: empty, 1: removed
@@ -18,6 +19,9 @@ is verified: by the record, which repeats hash and attempt, and by a second look
 table that is too full is copied into a new file, and marked before that takes its place. Nothing is half changed for long if
 a process dies on the way: the kernel drops its lock, the count of slots is raised before a slot is filled, and a mark
 without a new file is taken off by the next who has the lock.
+
+An arena that moves keeps its number and its entries. Word 4 changes once its old file has lost its name, and before that
+loses its bytes, so the second look tells of moves as well. Only the worker changes it, without the lock.
 
 The file is never cut short, and all of it is allocated when it is made, so its mappings raise no SIGBUS.
 """
@@ -63,7 +67,7 @@ INDEX_FILE = "index"
 MAKING = "index.new-"
 
 _MAGIC = int.from_bytes(b"redistI\x01", "little")
-MOVED, SLOTS, _USED = 1, 2, 3
+MOVED, SLOTS, _USED, STAMP = 1, 2, 3, 4
 FIRST = 8
 STEP = 4
 _EMPTY, REMOVED = 0, 1
@@ -83,12 +87,13 @@ class Entry(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A slot in which a key was found: its table, its first word, and what it says."""
+    """A slot in which a key was found: its table, its first word, what it says, and when an arena was last moved."""
 
     table: _Table
     at: int
     arena: int
     place: int
+    stamp: int
 
 
 def digest_of(name: str) -> bytes:
@@ -197,12 +202,13 @@ class Index:
             table = self._newest(table)
         while True:
             words, mask = table.words, table.mask
+            stamp = words[STAMP]  # first: an arena that is moved from now on is noticed
             slot = (name ^ key) & mask
             for _ in range(mask + 1):
                 at = FIRST + STEP * slot
                 word = words[at]
                 if word == name and words[at + 1] == key:
-                    return Found(table, at, words[at + 2], words[at + 3])
+                    return Found(table, at, words[at + 2], words[at + 3], stamp)
                 if word == _EMPTY:
                     break
                 slot = slot + 1 & mask
@@ -218,19 +224,20 @@ class Index:
         return found is not None and found[2] == arena and found[3] == place
 
     def stands(self, found: Found) -> bool:
-        """Tell whether the slot still says the same: then nothing that it names has been given back.
+        """Tell whether the slot still says the same and no arena was moved: then nothing that it names was given back.
 
         Raises
         ------
         SegmentGone
             If the directory is gone.
         """
-        table, at, arena, place = found
+        table, at, arena, place, stamp = found
         words = table.words
         return (
             words[at] > REMOVED
             and words[at + 2] == arena
             and words[at + 3] == place
+            and words[STAMP] == stamp
             and (not words[MOVED] or self._newest(table) is table)
         )
 
@@ -252,6 +259,11 @@ class Index:
         """Return the table in force, to be read."""
         table = self._table
         return (self._newest(table) if table.words[MOVED] else table).words
+
+    @property
+    def stamp(self) -> int:
+        """When an arena was last moved, as `Found.stamp`."""
+        return self.words()[STAMP]
 
     @property
     def slots(self) -> int:
@@ -299,6 +311,17 @@ class Index:
             self._held.unlock()
         finally:
             self._mutex.release()
+
+    def note_move(self) -> None:
+        """Have readers see that an arena was moved; without the lock, by the directory's worker alone."""
+        table = self._table
+        while True:
+            table.words[STAMP] = time.monotonic_ns()
+            # One that takes its place from now on was not looked at before: its own stamp is a new one.
+            newest = self._newest(table) if table.words[MOVED] else table
+            if newest is table:
+                return
+            table = newest
 
     def insert(self, entries: Iterable[tuple[int, int, int, int]]) -> None:
         """Add entries; one with the same hash goes. The table is locked.
@@ -426,7 +449,7 @@ def _replace(path: str, entries: list[Entry], before: _Table | None) -> _Table:
 
 def _allocate(path: str, slots: int) -> None:
     """Make the file of an empty table; by writing: a page that is missing would be SIGBUS in a full file system."""
-    head = struct.pack("=8Q", _MAGIC, 0, slots, 0, 0, 0, 0, 0)
+    head = struct.pack("=8Q", _MAGIC, 0, slots, 0, time.monotonic_ns(), 0, 0, 0)
     fd = os.open(path, _OPEN | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         rest = _bytes_of(slots) - len(head)

@@ -70,8 +70,10 @@ def remove_tree(path: str) -> None:
     rmtree(path, ignore_errors=True)
 
 
-def remove_file(path: str) -> None:
+def remove_file(path: str, *, if_mapped: bool = True) -> bool:
     """Unlink a payload's file, with its memory unless somebody reads it; arrays that view it stay valid.
+
+    Returns False, and leaves it there, if that is so and `if_mapped` false.
 
     The lock is held until the path is gone: who comes for it meanwhile takes it for evicted. The memory goes after the
     path: a file that its writer has just published elsewhere must not lose its bytes.
@@ -80,15 +82,19 @@ def remove_file(path: str) -> None:
         try:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError:
-            os.unlink(path)  # no more files can be opened
-            return
+            if if_mapped:
+                os.unlink(path)  # no more files can be opened
+            return if_mapped or not os.path.lexists(path)
         try:
             alone = try_lock(fd)
+            if not alone and not if_mapped:
+                return False
             os.unlink(path)
             if alone and os.fstat(fd).st_size >= KEPT_FROM:
                 punch(fd)
         finally:
             os.close(fd)
+    return True
 
 
 def check_private(parent: str) -> None:

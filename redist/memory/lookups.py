@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from redist.memory.index import FIRST, MOVED, REMOVED, SLOTS, STEP, digest_of
+from redist.memory.index import FIRST, MOVED, REMOVED, SLOTS, STAMP, STEP, digest_of
 
 if TYPE_CHECKING:
     from redist.memory.index import Index
@@ -43,10 +43,13 @@ class Many:
         Hash of the name of each that was wanted.
     slots : numpy.ndarray
         For each the first word of its slot, 0 if it was not found.
+    stamp : int
+        When an arena was last moved, as the table said before anything was looked for.
     """
 
-    def __init__(self, words: Any, digests: list[bytes], slots: Any) -> None:
+    def __init__(self, words: Any, digests: list[bytes], slots: Any, stamp: int) -> None:
         self.digests = digests
+        self.stamp = stamp
         self._words = words
         self._slots = slots
         self._arenas = words[slots + 2]
@@ -72,6 +75,11 @@ class Many:
         if records:
             yield Piece(arena, first, last - first, records)
 
+    @property
+    def moves(self) -> bool:
+        """Whether an arena was moved since."""
+        return int(self._words[STAMP]) != self.stamp
+
     def standing(self) -> list[bool]:
         """Tell of each whether its slot still says the same: then nothing that it names has been given back."""
         words, slots = self._words, self._slots
@@ -89,6 +97,7 @@ class Many:
 def find_many(index: Index, wanted: Sequence[tuple[str, int]]) -> Many:
     """Look for names and attempts in an index; what is being moved just now may not be found."""
     words = np.frombuffer(index.words(), np.uint64)
+    stamp = int(words[STAMP])
     mask = words[SLOTS] - np.uint64(1)
     digests = [digest_of(name) for name, _ in wanted]
     hashes = np.frombuffer(b"".join(digests), "<u8").reshape(-1, 2)
@@ -106,4 +115,4 @@ def find_many(index: Index, wanted: Sequence[tuple[str, int]]) -> Many:
         left, probes = left[go_on], (probes[go_on] + np.uint64(1)) & mask
         if not len(left):
             break
-    return Many(words, digests, slots)
+    return Many(words, digests, slots, stamp)

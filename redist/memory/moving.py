@@ -1,4 +1,4 @@
-"""Moving payloads between memory and disk: the coldest out, hot ones back."""
+"""Moving payloads between memory and disk: the coldest out, hot ones back; small ones with the whole arena they are in."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ import fcntl
 import os
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import TypeAlias
 
 from redist.errors import DiskFull, SegmentsFull
+from redist.memory.arena import arena_path, file_of
+from redist.memory.arena_state import ranges
 from redist.memory.directory import SegmentDirectory
-from redist.memory.headers import file_name, footprint
+from redist.memory.headers import PAGE, file_name, footprint
 from redist.memory.locks import is_file_at, try_lock
 
 __all__ = ["Mover"]
 
-Copy = tuple[str, int]
+Copy: TypeAlias = tuple[str, int]
+#: what is moved: a payload, or the arena of this number
+Movable: TypeAlias = Copy | int
 
 _OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 #: Two reads of a spilled payload within this time, in ns, make it hot.
@@ -40,8 +45,8 @@ class Mover:
         self.moved_out = 0
         self.moved_in = 0
         self._directory = directory
-        #: spilled payload -> when it was last read, and when it was read before since it was spilled, 0 for never
-        self._seen: dict[Copy, tuple[int, int]] = {}
+        #: what is spilled -> when it was last read, and when it was read before since it was spilled, 0 for never
+        self._seen: dict[Movable, tuple[int, int]] = {}
 
     def make_room(self, need: int) -> int:
         """Spill the coldest payloads that nobody maps, until `need` bytes of memory are free; return how many are.
@@ -51,15 +56,18 @@ class Mover:
         DiskFull
             If the disk has no room for any of them.
         """
+        self._directory.tidy()
         freed = 0
         full: DiskFull | None = None
         # Pages are given back while the next payload is written.
         with ThreadPoolExecutor(1, thread_name_prefix="redist-pages") as behind:
-            for copy in self._coldest():
+            for each in self._coldest():
                 if freed >= need or self._directory.spill.closing:
                     break
                 try:
-                    freed += self.move_out(*copy, behind)
+                    freed += (
+                        self.move_arena_out(each) if isinstance(each, int) else self.move_out(*each, behind)
+                    )
                 except DiskFull as error:  # a smaller one may fit
                     full = error
                     if self._directory.spill.room < 1 << 20:
@@ -68,16 +76,17 @@ class Mover:
             raise full
         return freed
 
-    def _coldest(self) -> Iterator[Copy]:
-        last = self._directory.touched.last
-        files = list(self._directory.files.items())
-        small = self._directory.arenas.has  # those stay where they are
-        ranked = [
-            (last(file_name(*copy)), at) for at, (copy, size) in enumerate(files) if size and not small(*copy)
-        ]
+    def _coldest(self) -> Iterator[Movable]:
+        directory = self._directory
+        large = [copy for copy, size in list(directory.large.items()) if size]
+        found: list[Movable] = [*large]
+        ranked = [(directory.touched.last(file_name(*copy)), at) for at, copy in enumerate(large)]
+        for written, number in directory.arenas.files.movable(spilled=False):
+            ranked.append((max(written, directory.touched.last_of_arena(number)), len(found)))
+            found.append(number)
         ranked.sort()
         for _, at in ranked:
-            yield files[at][0]
+            yield found[at]
 
     def move_out(self, name: str, attempt: int, behind: Executor | None = None) -> int:
         """Move one payload to disk unless somebody maps it; return the bytes of memory that are free now.
@@ -128,25 +137,94 @@ class Mover:
         finally:
             os.close(fd)
 
+    def move_arena_out(self, number: int) -> int:
+        """Move one arena to disk; return the bytes of memory that are free now, 0 if it went.
+
+        Raises
+        ------
+        DiskFull
+            If there is no room for it.
+        """
+        directory = self._directory
+        pages = directory.arenas.files.pages(number, spilled=False)
+        if pages is None:
+            return 0
+        try:
+            fd = os.open(arena_path(directory.path, number), _OPEN)
+        except OSError:
+            return 0
+        try:
+            written = directory.spill.write(fd, os.fstat(fd).st_size, file_of(number), ranges(pages))
+        finally:
+            os.close(fd)
+        freed = directory.arenas.files.leave_memory(number, written, pages)
+        if not freed:
+            directory.spill.discard(written)
+        self.moved_out += freed
+        return freed
+
     # --- back -------------------------------------------------------------------------------------------------------
 
-    def hot(self) -> list[Copy]:
-        """Return the spilled payloads that were read again soon after a read, the last read first."""
-        last_read = self._directory.touched.last
+    def hot(self) -> list[Movable]:
+        """Return what is spilled and was read again soon after a read, the last read first."""
+        directory = self._directory
+        last_read, last_of_arena = directory.touched.last, directory.touched.last_of_arena
         before, self._seen = self._seen, {}
-        found = []
-        for copy, size in list(self._directory.files.items()):
-            if size:
-                continue
-            last = last_read(file_name(*copy))
-            seen, first = before.get(copy, (last, 0))
+        spilled: list[tuple[Movable, int]] = [
+            (copy, last_read(file_name(*copy))) for copy, size in list(directory.large.items()) if not size
+        ]
+        spilled += [
+            (number, last_of_arena(number)) for _, number in directory.arenas.files.movable(spilled=True)
+        ]
+        found: list[tuple[int, Movable]] = []
+        for each, last in spilled:
+            seen, first = before.get(each, (last, 0))
             if last != seen:
                 if first and last - first < _SOON:
-                    found.append((last, copy))
+                    found.append((last, each))
                 first = last
-            self._seen[copy] = last, first
-        found.sort(reverse=True)
-        return [copy for _, copy in found]
+            self._seen[each] = last, first
+        found.sort(key=lambda item: item[0], reverse=True)
+        return [each for _, each in found]
+
+    def nbytes(self, what: Movable) -> int:
+        """Return the bytes on disk of what is spilled, 0 if it is there no more."""
+        file = file_of(what) if isinstance(what, int) else file_name(*what)
+        return self._directory.spill.files.get(file, 0)
+
+    def bring_back(self, what: Movable) -> int:
+        """Move something back into memory; return its bytes, 0 if there is no room or it went."""
+        return self.move_arena_in(what) if isinstance(what, int) else self.move_in(*what)
+
+    def move_arena_in(self, number: int) -> int:
+        """Move one arena back into memory; return its bytes, 0 if there is no room or it went."""
+        directory = self._directory
+        pages = directory.arenas.files.pages(number, spilled=True)
+        if pages is None:
+            return 0
+        try:
+            reserved = directory.grants.reserve(sum(pages) * PAGE)
+        except SegmentsFull:
+            return 0
+        path = directory.grants.new_path()
+        done = False
+        try:
+            fd = os.open(path, _OPEN | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                directory.spill.read_into(file_of(number), fd, ranges(pages))
+            finally:
+                os.close(fd)
+            done = directory.arenas.files.enter_memory(number, path, pages)
+        except OSError:  # it is gone, or memory is full
+            pass
+        finally:
+            if not done:
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+                directory.space.release(reserved)
+        self._seen.pop(number, None)
+        self.moved_in += reserved if done else 0
+        return reserved if done else 0
 
     def move_in(self, name: str, attempt: int) -> int:
         """Move one payload back into memory; return its bytes, 0 if there is no room or it went."""

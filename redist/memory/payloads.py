@@ -1,7 +1,8 @@
 """Reading a payload of this host, wherever it lies: a small one is copied out of its arena, any other one is mapped.
 
 No lock, and no lifetime, ties a copy to its arena. The record is read first, and then the index is looked at once more: if
-it still names the record then nothing of it had been given back when it was read.
+it still names the record then nothing of it had been given back when it was read. An arena may lie on disk, and moves as a
+whole: one that is kept open here is looked at again whenever the index says that some arena was moved.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from redist.memory.arena import (
     header_at,
     payload_size,
 )
-from redist.memory.headers import Header, file_name
+from redist.memory.headers import Header, file_name, spilled_path
 from redist.memory.index import Entry, Found, Index, digest_of, hash_of
 from redist.memory.mappings import mappings
 from redist.memory.reader import Mapping, open_segment
+from redist.memory.touched import touch_arena
 
 if TYPE_CHECKING:
     from redist.memory.lookups import Piece
@@ -39,12 +41,23 @@ _LOOKS = 100
 
 
 class _Arena:
-    """An open arena; its descriptor is closed when the last thread that reads from it lets go."""
+    """An open arena; its descriptor is closed when the last thread that reads from it lets go.
 
-    __slots__ = ("fd",)
+    `stamp` is that of the index (`Found.stamp`) ahead of which it was last seen to be where it lies.
+    """
 
-    def __init__(self, path: str) -> None:
+    __slots__ = ("fd", "stamp")
+
+    def __init__(self, path: str, stamp: int) -> None:
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        self.stamp = stamp
+
+    def is_there(self, stamp: int) -> bool:
+        """Tell whether it still has its name; one that has not was moved."""
+        there = os.fstat(self.fd).st_nlink > 0
+        if there:
+            self.stamp = stamp
+        return there
 
     def __del__(self) -> None:
         if hasattr(self, "fd"):
@@ -114,22 +127,26 @@ def _read(
     segments: str, index: Index, found: Found, digest: bytes, name: str, attempt: int
 ) -> Mapping | None:
     """Copy the record that was found; return None if it is gone or elsewhere by now."""
-    _, _, number, place = found
+    _, _, number, place, stamp = found
     length = place & 0xFFFFFFFF
     try:
-        arena = _arenas.get(number) or _open_arena(segments, number)
+        arena = _arena_at(segments, number, stamp)
     except FileNotFoundError:
         if index.stands(found):
             raise SegmentGone(f"{arena_path(segments, number)}: the payload's file is gone") from None
         return None
-    record = os.pread(arena.fd, min(length, ARENA_SIZE), place >> 32)
+    touch_arena(segments, number)
+    try:
+        record = os.pread(arena.fd, min(length, ARENA_SIZE), place >> 32)
+    except OSError as error:
+        raise SegmentError(f"{arena_path(segments, number)}: cannot be read: {error.strerror}") from error
     if not index.stands(found):
         return None
     try:
         nbytes = check_record(record, number, digest, attempt)
     except SegmentCorrupt as error:
         path = arena_path(segments, number)
-        if os.path.exists(path):
+        if os.path.exists(path) or os.path.exists(spilled_path(path)):
             raise SegmentCorrupt(f"{path}: {name!r:.80} attempt {attempt}: {error}") from None
         raise SegmentGone(f"{path}: the payload's file is gone") from None
     file = f"{segments}/{digest.hex()}.{attempt}"
@@ -159,16 +176,18 @@ def read_small(segments: str, wanted: Sequence[tuple[str, int]]) -> list[tuple[b
     places: list[tuple[bytes, int, int] | None] = [None] * len(wanted)
     if index is None or found is None:
         return places
-    pieces: list[tuple[Piece, bytes]] = []
+    pieces: list[tuple[Piece, _Arena, bytes]] = []
     for piece in found.pieces():
         try:
-            arena = _arenas.get(piece.arena) or _open_arena(segments, piece.arena)
-        except (FileNotFoundError, SegmentError):
+            arena = _arena_at(segments, piece.arena, found.stamp)
+            pieces.append((piece, arena, os.pread(arena.fd, piece.length, piece.offset)))
+        except (OSError, SegmentError):  # who looks for it alone says why
             continue
-        pieces.append((piece, os.pread(arena.fd, piece.length, piece.offset)))
-    standing = found.standing()
-    for piece, data in pieces:
-        if len(data) < piece.length:
+        touch_arena(segments, piece.arena)
+    standing, moves = found.standing(), found.moves
+    for piece, arena, data in pieces:
+        # one that has its name still had its bytes when they were read
+        if len(data) < piece.length or (moves and not arena.is_there(found.stamp)):
             continue
         for at, start, end in piece.records:
             # one that is damaged is named when it is looked for alone
@@ -179,18 +198,35 @@ def read_small(segments: str, wanted: Sequence[tuple[str, int]]) -> list[tuple[b
     return places
 
 
-def _open_arena(segments: str, number: int) -> _Arena:
+def _arena_at(segments: str, number: int, stamp: int) -> _Arena:
+    """Return an open arena that is where it lies, or was later than the index said `stamp`."""
+    arena = _arenas.get(number)
+    if arena is not None and (arena.stamp == stamp or arena.is_there(stamp)):
+        return arena
+    return _open_arena(segments, number, stamp)
+
+
+def _open_arena(segments: str, number: int, stamp: int) -> _Arena:
+    path = arena_path(segments, number)
     try:
-        arena = _Arena(arena_path(segments, number))
+        arena = _find_arena(path, stamp)
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise SegmentError(f"{arena_path(segments, number)}: cannot be read: {error.strerror}") from error
+        raise SegmentError(f"{path}: cannot be read: {error.strerror}") from error
     with _mutex:
         _arenas[number] = arena
         while len(_arenas) > _MOST_ARENAS:
             _arenas.popitem(last=False)
     return arena
+
+
+def _find_arena(path: str, stamp: int) -> _Arena:
+    """Open an arena in memory or on disk; it is complete in one place before it leaves the other."""
+    for place in (path, spilled_path(path)):
+        with suppress(FileNotFoundError):
+            return _Arena(place, stamp)
+    return _Arena(path, stamp)
 
 
 def _open_index(segments: str) -> Index | None:
@@ -250,11 +286,7 @@ def list_payloads(segments: str) -> dict[str, Header]:
         by_arena.setdefault(entry.arena, []).append(entry)
     for number, entries in by_arena.items():
         path = arena_path(segments, number)
-        try:
-            with open(path, "rb") as file:
-                data = file.read()
-        except FileNotFoundError:
-            data = b""
+        data = _read_arena(index, path)
         for name, key, _, place in entries:
             try:
                 header = header_at(data, place >> 32, place & 0xFFFFFFFF, number, path)
@@ -265,3 +297,16 @@ def list_payloads(segments: str) -> dict[str, Header]:
                 raise
             found[file_name(header.name, header.attempt)] = header
     return found
+
+
+def _read_arena(index: Index, path: str) -> bytes:
+    """Return the bytes of an arena, read while it was in one place; none if it is gone."""
+    while True:
+        stamp = index.stamp
+        try:
+            arena = _find_arena(path, stamp)
+            data = os.pread(arena.fd, ARENA_SIZE, 0)
+        except FileNotFoundError:
+            data = b""
+        if index.stamp == stamp:
+            return data

@@ -18,13 +18,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import logging
 import mmap
 import os
 import stat as statmode
+import threading
 import time
+from collections.abc import Sequence
 
 from redist.errors import DiskFull, SegmentError
+from redist.memory.arena import ARENA_SIZE, number_in
 from redist.memory.headers import PAGE, SPILL_LINK, footprint, is_file_name
 from redist.memory.locks import (
     LOCK_FILE,
@@ -42,11 +46,13 @@ __all__ = ["SpillDirectory", "spill_parent", "sweep_abandoned"]
 
 logger = logging.getLogger("redist.memory")
 
-_WRITING = "writing-"
+_WRITING, _GONE = "writing-", "gone-"
 _SEGMENTS = "segments"
 _PIECE = 16 << 20
 _OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 _DIRECT = getattr(os, "O_DIRECT", 0)
+#: Dropped payloads that are mapped are looked at again after so many seconds; a look takes a small part of the time.
+_LOOK_AGAIN, _PART = 0.1, 50
 #: Age in seconds from which a directory goes whose worker and whose segments are gone.
 _ABANDONED = 300.0
 
@@ -80,7 +86,7 @@ class SpillDirectory:
     path: str
     #: file name -> bytes on disk
     files: dict[str, int]
-    #: their sum
+    #: bytes on disk, those of dropped payloads too until they are given back
     used: int
     limit: int
 
@@ -90,6 +96,11 @@ class SpillDirectory:
         self.used = 0
         self.limit = limit
         self.closing = False
+        #: paths and bytes of dropped payloads
+        self._gone: list[tuple[str, int]] = []
+        self._numbers = itertools.count(1)
+        self._not_before = 0.0
+        self._mutex = threading.Lock()
         self._segments = segments
         self._parent = os.path.abspath(parent) if parent else spill_parent()
         self._lock_fd = -1
@@ -118,7 +129,9 @@ class SpillDirectory:
         for entry in os.scandir(path):
             if is_file_name(entry.name) and entry.is_file(follow_symlinks=False):
                 self._count(entry.name, footprint(entry.stat(follow_symlinks=False).st_size))
-            elif entry.name.startswith(_WRITING):
+            elif number_in(entry.name) is not None:
+                self._count(entry.name, ARENA_SIZE)  # whoever adopts it punches out what it does not need
+            elif entry.name.startswith((_WRITING, _GONE)):
                 os.unlink(entry.path)
 
     def _make(self) -> None:
@@ -179,18 +192,30 @@ class SpillDirectory:
         """Tell whether the payload with this file name is here."""
         return file in self.files
 
-    def write(self, source: int, size: int, file: str) -> str:
-        """Copy the payload that is open at `source`, of `size` bytes; return the path of the unpublished copy.
+    def write(
+        self, source: int, size: int, file: str, ranges: Sequence[tuple[int, int]] | None = None
+    ) -> str:
+        """Copy the file that is open at `source`; return the path of the unpublished copy.
+
+        Parameters
+        ----------
+        source, size : int
+            The file, and its size.
+        file : str
+            The name that it is to have here.
+        ranges : sequence of (int, int), optional
+            What of it is copied, from whole pages to whole pages; the rest becomes holes. It may be truncated meanwhile.
 
         Raises
         ------
         DiskFull
             If there is no room, or the disk cannot be written.
         """
-        if self.limit and self.used + footprint(size) > self.limit:
+        need = size if ranges is None else sum(end - start for start, end in ranges)
+        if self.limit and self.used + footprint(need) > self.limit:
             raise DiskFull(
                 f"{self.path or self._parent}: {format_size(self.used)} are spilled of at most {format_size(self.limit)},"
-                f" {format_size(size)} more do not fit"
+                f" {format_size(need)} more do not fit"
             )
         if not self.path:
             self._make()
@@ -198,8 +223,14 @@ class SpillDirectory:
         try:
             target = self._open(path, _OPEN | os.O_CREAT | os.O_TRUNC)
             try:
-                with mmap.mmap(source, size, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
-                    self._copy(view, target, size)
+                if ranges is None:
+                    # Its blocks at once: a full disk says so here, and the file grows in large extents.
+                    with contextlib.suppress(AttributeError):
+                        _allocate(target, size)
+                with _mapped(source, size, ranges is None) as mapped, memoryview(mapped) as view:
+                    for start, end in ranges or [(0, size)]:
+                        self._copy(view, target, start, min(end, size))
+                os.ftruncate(target, size)
             finally:
                 os.close(target)
         except BaseException as error:
@@ -207,7 +238,7 @@ class SpillDirectory:
                 os.unlink(path)
             if isinstance(error, OSError):
                 raise DiskFull(
-                    f"{self.path}: {format_size(size)} cannot be spilled: {error.strerror}"
+                    f"{self.path}: {format_size(need)} cannot be spilled: {error.strerror}"
                 ) from error
             raise
         return path
@@ -223,13 +254,9 @@ class SpillDirectory:
                 self._direct = False  # this file system has no direct writes
         return os.open(path, flags, 0o600)
 
-    def _copy(self, view: memoryview, target: int, size: int) -> None:
+    def _copy(self, view: memoryview, target: int, at: int, end: int) -> None:
         """Write `view` past the page cache: it is not read soon, and memory is what there is too little of."""
-        whole = size - size % PAGE
-        # Its blocks at once: a full disk says so here, and the file grows in large extents.
-        with contextlib.suppress(AttributeError):
-            _allocate(target, size)
-        at = 0
+        whole = end - end % PAGE
         while at < whole:
             if self.closing:
                 raise InterruptedError(errno.EINTR, "the worker ends")
@@ -244,14 +271,13 @@ class SpillDirectory:
                 at % PAGE
             ):  # a short write, as when the disk is nearly full: direct writes begin at whole pages
                 at -= at % PAGE
-        if whole < size:
+        if whole < end:
             with mmap.mmap(
                 -1, PAGE
             ) as page:  # whole pages from a page of its own, since direct writes know no others
-                page[: size - whole] = view[whole:]
+                page[: end - whole] = view[whole:end]
                 if os.pwrite(target, page, whole) != PAGE:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.ftruncate(target, size)
 
     def publish(self, written: str, file: str, size: int) -> None:
         """Give a complete copy its name."""
@@ -259,8 +285,24 @@ class SpillDirectory:
         self._count(file, footprint(size))
 
     def _count(self, file: str, nbytes: int) -> None:
-        self.used += nbytes - self.files.get(file, 0)
-        self.files[file] = nbytes
+        with self._mutex:
+            self.used += nbytes - self.files.get(file, 0)
+            self.files[file] = nbytes
+
+    def shrink(self, file: str, nbytes: int) -> None:
+        """Count `nbytes` less for a file, of which they were given back."""
+        left = self.files.get(file, 0) - nbytes
+        if left > 0:
+            self._count(file, left)
+        else:
+            self.forget(file)
+
+    def forget(self, file: str) -> int | None:
+        """Count a file no more; return what was counted, None if it was not here."""
+        with self._mutex:
+            nbytes = self.files.pop(file, None)
+            self.used -= nbytes or 0
+        return nbytes
 
     def discard(self, written: str) -> None:
         """Remove a copy that was not published."""
@@ -268,16 +310,51 @@ class SpillDirectory:
             os.unlink(written)
 
     def drop(self, file: str) -> bool:
-        """Remove a payload, and tell whether it was here. What a reader maps of it stays valid."""
+        """Take a payload away, and tell whether it was here. What a reader maps of it stays valid.
+
+        Its disk goes with `tidy`, once nobody maps it: the kernel takes 0.1 s for a GiB, and an event loop waits.
+        """
         nbytes = self.files.pop(file, None) if self.files else None
         if nbytes is None:
             return False
-        self.used -= nbytes
-        remove_file(os.path.join(self.path, file))
+        gone = f"{self.path}/{_GONE}{next(self._numbers)}"
+        try:
+            os.rename(f"{self.path}/{file}", gone)
+        except OSError:  # somebody has removed it
+            self._free(nbytes)
+        else:
+            with self._mutex:
+                self._gone.append((gone, nbytes))
         return True
 
-    def read_into(self, file: str, target: int) -> int:
-        """Copy a payload into the open file `target`, and return its size.
+    def _free(self, nbytes: int) -> None:
+        with self._mutex:
+            self.used -= nbytes
+
+    @property
+    def untidy(self) -> bool:
+        """Whether `tidy` is due."""
+        return bool(self._gone) and time.monotonic() >= self._not_before
+
+    def tidy(self) -> None:
+        """Give back the disk of dropped payloads that nobody maps."""
+        began = time.monotonic()
+        with self._mutex:
+            gone, self._gone = self._gone, []
+        mapped = []
+        for path, nbytes in gone:
+            if remove_file(path, if_mapped=False):
+                self._free(nbytes)
+            else:
+                mapped.append((path, nbytes))
+        if mapped:
+            with self._mutex:
+                self._gone += mapped
+            now = time.monotonic()
+            self._not_before = now + max(_LOOK_AGAIN, _PART * (now - began))
+
+    def read_into(self, file: str, target: int, ranges: Sequence[tuple[int, int]] | None = None) -> int:
+        """Copy a file into the open file `target`, and return its size; of `ranges` only, as in `write`.
 
         Raises
         ------
@@ -289,20 +366,32 @@ class SpillDirectory:
         try:
             size = os.fstat(source).st_size
             with mmap.mmap(-1, min(_PIECE, footprint(size))) as buffer, memoryview(buffer) as view:
-                at = 0
-                while at < size:
-                    if self.closing:
-                        raise InterruptedError(errno.EINTR, "the worker ends")
-                    count = os.preadv(source, [view], at)
-                    if not count:
-                        raise OSError(errno.EIO, f"{path} ends early")
-                    done = 0
-                    while done < count:
-                        done += os.pwrite(target, view[done:count], at + done)
-                    at += count
+                for start, end in ranges or [(0, footprint(size))]:
+                    at = start
+                    while at < min(end, size):
+                        if self.closing:
+                            raise InterruptedError(errno.EINTR, "the worker ends")
+                        # whole pages, also at the end of the file: direct reads know no others
+                        count = os.preadv(source, [view[: min(len(view), end - at)]], at)
+                        if not count:
+                            raise OSError(errno.EIO, f"{path} ends early")
+                        done = 0
+                        while done < count:
+                            done += os.pwrite(target, view[done:count], at + done)
+                        at += count
         finally:
             os.close(source)
         return size
+
+
+def _mapped(source: int, size: int, whole: bool) -> mmap.mmap:
+    """Return the bytes of an open file to be written past the page cache, which takes whole pages."""
+    if whole:
+        return mmap.mmap(source, size, access=mmap.ACCESS_READ)
+    # To touch a mapping of what is truncated meanwhile would be SIGBUS, and fill holes.
+    buffer = mmap.mmap(-1, footprint(size) or PAGE)
+    os.preadv(source, [buffer], 0)
+    return buffer
 
 
 def _link(target: str, path: str) -> None:

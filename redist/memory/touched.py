@@ -3,7 +3,7 @@
 ::
 
     SLOTS words of 8 bytes: monotonic time, in ns, of the last read of a payload whose file name begins with the slot's
-    number in hex; 0: never
+    number in hex, or of one in an arena whose number ends so; 0: never
 
 Readers map payloads without a word to the worker, so this is how it knows which of them are cold. Payloads that share a slot
 count as read together: at worst a cold one stays in memory. The table is allocated by the worker before anybody maps it;
@@ -16,7 +16,7 @@ import mmap
 import os
 from time import monotonic_ns
 
-__all__ = ["FILE", "Touched", "touch"]
+__all__ = ["FILE", "Touched", "touch", "touch_arena"]
 
 FILE = "touched"
 _DIGITS = 3
@@ -41,6 +41,16 @@ def touch(path: str) -> None:
         slot = _slots.get(name[:_DIGITS])
         if slot is not None:
             words[slot] = monotonic_ns()
+
+
+def touch_arena(directory: str, number: int) -> None:
+    """Note that a payload in this arena of a segment directory is read now."""
+    try:
+        words = _tables[directory]
+    except KeyError:
+        words = _open(directory)
+    if words is not None:
+        words[number % SLOTS] = monotonic_ns()
 
 
 def _open(directory: str) -> memoryview | None:
@@ -97,6 +107,10 @@ class Touched:
     def last(self, file: str) -> int:
         """Return when the payload with this file name was last written or read, in ns; 0 if that is not known."""
         return 0 if self._words is None else self._words[_slots[file[:_DIGITS]]]
+
+    def last_of_arena(self, number: int) -> int:
+        """Return when a payload in this arena was last read, in ns; 0 if that is not known."""
+        return 0 if self._words is None else self._words[number % SLOTS]
 
     def close(self) -> None:
         """Let go of the table."""

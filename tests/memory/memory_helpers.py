@@ -63,7 +63,7 @@ def forked(work: Callable[[], object], *, kill_at: int = 0, files: Container[str
     code = 1
     try:
         if kill_at:
-            sys.settrace(_killer(kill_at, files))
+            sys.settrace(killer(kill_at, files))
         work()
         code = 0
     except SystemExit as end:
@@ -74,7 +74,7 @@ def forked(work: Callable[[], object], *, kill_at: int = 0, files: Container[str
         os._exit(code)
 
 
-def _killer(kill_at: int, files: Container[str]) -> Callable[..., Any]:
+def killer(kill_at: int, files: Container[str]) -> Callable[..., Any]:
     lines = itertools.count(1)
 
     def trace(frame: FrameType, event: str, arg: object) -> Any:

@@ -10,7 +10,6 @@ from memory_stress import LIMIT, Stress
 
 from redist.memory import pool
 from redist.memory.directory import SegmentDirectory
-from redist.memory.spill import SpillDirectory
 
 
 def test_at_random(
@@ -18,7 +17,7 @@ def test_at_random(
 ) -> None:
     monkeypatch.setattr(pool, "IDLE", 0.2)
     directory = SegmentDirectory.create(parent, limit=LIMIT)
-    directory.spill = SpillDirectory(directory.path, str(tmp_path / "spill"), 3 * LIMIT)
+    directory.spill.configure(str(tmp_path / "spill"), 3 * LIMIT)
     stress = Stress(directory, loop, 7)
     stress.run(2.0)
     record_property("counts", stress.counts)

@@ -24,7 +24,7 @@ from redist.memory.headers import file_name, find_header, spilled_path
 from redist.memory.locks import dead_directories, remove_dead, spilled_by
 from redist.memory.moving import Mover
 from redist.memory.reader import open_segment
-from redist.memory.spill import SpillDirectory, sweep_abandoned
+from redist.memory.spill import sweep_abandoned
 
 SIZES = (1, 4072, 4096, 5000, (1 << 20) + 17, 40 << 20)
 
@@ -32,7 +32,7 @@ SIZES = (1, 4072, 4096, 5000, (1 << 20) + 17, 40 << 20)
 @pytest.fixture
 def spilling(directory: SegmentDirectory, tmp_path: Path) -> Iterator[SegmentDirectory]:
     """A living worker's directory that spills into the test's own directory."""
-    directory.spill = SpillDirectory(directory.path, str(tmp_path / "spill"))
+    directory.spill.configure(str(tmp_path / "spill"), 0)
     yield directory
     for name, attempt in list(directory.files):
         directory.drop(name, attempt)
@@ -77,6 +77,11 @@ def test_simple(spilling: SegmentDirectory) -> None:
         assert bytes(open_segment(path).view) == datas[i]
     assert bytes(mapped.view) == datas[-1]
     assert on_disk(spilling) == {}
+    spilling.tidy()
+    assert spilling.spill.used == (40 << 20) + 4096  # for what is still mapped
+    del mapped
+    spilling.tidy()
+    assert spilling.spill.used == 0
     assert spilling.space.used == spilling.total == mover.moved_in == mover.moved_out
 
 
@@ -118,11 +123,14 @@ def test_dropped_where_it_lies(spilling: SegmentDirectory) -> None:
     mapping = open_segment(path)
     spilling.drop("x", 1)
     assert on_disk(spilling) == {}
+    spilling.reap()
+    assert spilling.spill.used == 8192
     assert bytes(mapping.view) == b"a" * 5000
     with pytest.raises(SegmentGone) as caught:
         open_segment(path)
     assert path in str(caught.value)
     assert mover.move_in("x", 1) == 0
+    del mapping
     assert spilling.space.used == 0
 
 
@@ -163,12 +171,12 @@ def test_the_disk_is_full(spilling: SegmentDirectory) -> None:
 
 def test_a_spill_directory_that_cannot_be_made(spilling: SegmentDirectory, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    spilling.spill = SpillDirectory(spilling.path, str(tmp_path / "file" / "below"))
+    spilling.spill.configure(str(tmp_path / "file" / "below"), 0)
     path = store(spilling, "x", 1, bytes(5000))
     with pytest.raises(DiskFull, match="nothing can be spilled"):
         Mover(spilling).make_room(1)
     assert os.path.exists(path)
-    spilling.spill = SpillDirectory(spilling.path, str(tmp_path / "spill"))
+    spilling.spill.configure(str(tmp_path / "spill"), 0)
 
 
 _WORKER = textwrap.dedent("""
@@ -177,9 +185,8 @@ _WORKER = textwrap.dedent("""
     from memory_helpers import store
     from redist.memory.directory import SegmentDirectory
     from redist.memory.moving import Mover
-    from redist.memory.spill import SpillDirectory
     directory = SegmentDirectory.create(sys.argv[1], limit=1 << 30, owner="namespace alice")
-    directory.spill = SpillDirectory(directory.path, sys.argv[3])
+    directory.spill.configure(sys.argv[3], 0)
     for i in range(3):
         store(directory, f"x{i}", i, bytes([i]) * 9000)
     mover = Mover(directory)

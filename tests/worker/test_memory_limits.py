@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 import redist
-from redist import Client, LocalCluster, config, wait
+from redist import Client, wait
 from redist.diagnostics.doctor import examine
 from redist.errors import KilledWorker, SegmentsFull
 from redist.memory import pool
@@ -28,11 +28,11 @@ from redist.memory.headers import Header
 from redist.memory.writer import SegmentWriter
 from redist_worker.memory_limits import MemoryLimits
 from redist_worker.pressure import Pressure
-from servers import keys_of, set_apart, wait_until
+from servers import set_apart, wait_until
+from worker.little_memory import MB, metrics, small, worker
 
 pytestmark = pytest.mark.timeout(120)
 
-MB = 1_000_000
 SIZE = 8 * MB
 
 
@@ -47,31 +47,6 @@ def keep(nbytes: int) -> None:
 def check(array: Any) -> int:
     assert (array == array[0]).all()
     return int(array[0])
-
-
-@contextmanager
-def small(
-    tmp_path: Path, limit: str = "128MB", settings: dict[str, Any] | None = None, **options: Any
-) -> Iterator[Client]:
-    """A cluster of one small worker and its client; afterwards nothing is left of either, in memory and on disk."""
-    spill = tmp_path / "spill"
-    options = {"n_workers": 1, "threads_per_worker": 1, "spill_dir": spill, **options}
-    with config.set({f"worker.memory.{name}": value for name, value in (settings or {}).items()}):
-        cluster = LocalCluster(memory_limit=limit, **options)
-    with cluster, Client(cluster) as client:
-        yield client
-        client.close()
-        wait_until(lambda: not keys_of(cluster), what="every key is gone")
-    assert not spill.exists() or os.listdir(spill) == []
-
-
-def worker(client: Client) -> dict[str, Any]:
-    (found,) = client.scheduler_info()["workers"].values()
-    return dict(found)
-
-
-def metrics(client: Client) -> dict[str, Any]:
-    return dict(worker(client)["metrics"])
 
 
 def payloads(path: str) -> dict[str, int]:
@@ -419,8 +394,18 @@ def test_unused_files_go_without_heartbeats(tmp_path: Path, monkeypatch: pytest.
     directory.add("x", 1, reserved)
     directory.drop("x", 1)
     assert directory.pool.total
-    Pressure(directory, 64 * MB, MemoryLimits()).look()
-    assert directory.pool.total == directory.space.used == 0
+
+    async def look() -> None:
+        pressure = Pressure(directory, 64 * MB, MemoryLimits())
+        pressure.look()
+        assert directory.pool.total == MB + 4096 - MB % 4096  # not in the event loop
+        async with asyncio.timeout(10):
+            while directory.space.used:
+                await asyncio.sleep(0.01)
+        await pressure.close()
+
+    asyncio.run(look())
+    assert directory.pool.total == 0
     directory.close()
 
 

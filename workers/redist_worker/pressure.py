@@ -1,8 +1,8 @@
 """A worker's memory against its limit: it spills, pauses, and ends what takes too much.
 
 What counts is *managed* memory, payloads in shared memory, and *unmanaged*, what executors have of their own. A look every
-0.1 to 0.5 s compares them with the fractions of `redist_worker.memory_limits`. Payloads move in a thread of its own, one
-at a time, so the event loop never waits for a disk.
+0.1 to 0.5 s compares them with the fractions of `redist_worker.memory_limits`. Payloads move, and what is dropped is given
+back, in a thread of its own, one at a time: the event loop never waits for a disk, nor for the kernel to free pages.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from redist.errors import DiskFull
-from redist.memory.headers import footprint
 from redist.memory.moving import Mover
 from redist.memory.space import format_size
 
@@ -89,6 +88,7 @@ class Pressure:
         self._line = asyncio.Lock()
         self._spilling: asyncio.Task[None] | None = None
         self._returning: asyncio.Task[None] | None = None
+        self._reaping: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._paused = self._strained = self._let_through = False
         self._stuck = False  # whether the last try to spill freed nothing
@@ -160,7 +160,7 @@ class Pressure:
     async def close(self) -> None:
         """Stop looking; what is being moved is given up."""
         self.give_up()
-        tasks = [task for task in (self._spilling, self._returning) if task is not None]
+        tasks = [task for task in (self._spilling, self._returning, self._reaping) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -189,8 +189,9 @@ class Pressure:
 
     def look(self) -> None:
         """Compare memory with the limit once, and do what there is to do."""
-        # not with heartbeats alone: there are none while the server is away
-        self._directory.trim()
+        # not with heartbeats: there are none while the server is away
+        if self._directory.due and _done(self._reaping):
+            self._reaping = asyncio.get_running_loop().create_task(self._reap())
         if self.executors is None or self._directory.spill.closing:
             return
         self.executors.sample(roughly=True)
@@ -296,6 +297,12 @@ class Pressure:
     async def _run(self, function: Callable[..., T], *args: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
 
+    async def _reap(self) -> None:
+        try:
+            await self._run(self._directory.reap)
+        except Exception:
+            logger.exception("what was dropped could not be given back")
+
     async def _spill(self) -> None:
         while (excess := self._excess()) > 0 and not self._directory.spill.closing:
             freed = await self._free(min(excess, _AT_ONCE))
@@ -311,9 +318,9 @@ class Pressure:
 
     async def _free(self, need: int) -> int:
         """Spill until `need` bytes are free; return how many are."""
-        reaped = self._directory.reap()
+        reaped = await self._run(self._directory.reap)
         if reaped < need:
-            reaped += self._directory.trim(need - reaped)
+            reaped += await self._run(self._directory.trim, need - reaped)
         if reaped < need and self._surplus is not None:
             reaped += await self._surplus.drop(need - reaped)
         if reaped >= need:
@@ -359,13 +366,12 @@ class Pressure:
 
     async def _return(self) -> None:
         """Have hot payloads in memory again, as far as there is room."""
-        for copy in await self._run(self._mover.hot):
-            nbytes = self._directory.spill.files.get(os.path.basename(self._directory.path_of(*copy)), 0)
-            managed = self.managed + footprint(nbytes)
+        for hot in await self._run(self._mover.hot):
+            managed = self.managed + self._mover.nbytes(hot)
             above = managed > _BACK * self._limits.target * self._room if self._limits.target else False
             if above or managed + self.unmanaged > _BACK * (self._limits.spill or 1.0) * self._limit:
                 return
-            await self._run(self._mover.move_in, *copy)
+            await self._run(self._mover.bring_back, hot)
 
 
 def _done(task: asyncio.Task[None] | None) -> bool:

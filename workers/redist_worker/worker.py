@@ -315,7 +315,6 @@ class Worker:
 
     def _heartbeat(self) -> Call:
         directory = self.home.directory
-        directory.reap()
         self.session.attempt = max(self.session.attempt, directory.newest)
         self.executors.sample()
         metrics = {
