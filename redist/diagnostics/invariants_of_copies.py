@@ -57,10 +57,9 @@ def counted(space: Namespace) -> Iterator[Violation]:
             sizes[h["owner"]][name] = float(h["counted"])
     said = {ordinal: space.read.zrange(f"sizes:{ordinal}") for ordinal in space.keys["sizes:"]}
     for ordinal in said.keys() | sizes.keys():
-        if said.get(ordinal, {}) != sizes.get(ordinal, {}):
-            yield Violation(
-                "quota", f"sizes:{ordinal}", f"is {said.get(ordinal)}, it should be {sizes.get(ordinal)}"
-            )
+        held, right = said.get(ordinal, {}), sizes.get(ordinal, {})
+        if held != right:
+            yield Violation("quota", f"sizes:{ordinal}", f"is {held}, it should be {right}")
     totals = {ordinal: sum(values.values()) for ordinal, values in sizes.items()}
     if space.read.zrange("bytes") != totals:
         yield Violation("quota", "bytes", f"is {space.read.zrange('bytes')}, it should be {totals}")
