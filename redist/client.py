@@ -137,8 +137,8 @@ class Client(ClientGraphs, ClientCluster):
         func : callable
             What to run.
         *args, **kwargs
-            Its arguments. Futures in them, at any depth of lists, tuples, dicts and sets, arrive as values; what is large
-            becomes a payload by itself.
+            Its arguments. Futures in them, at any depth of lists, (named) tuples, dicts and sets, arrive as values; what is
+            large becomes a payload by itself.
         key : str, tuple, number or bytes, optional
             The result's key; default: made of function and arguments.
         workers : str or iterable of str, optional

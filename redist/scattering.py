@@ -25,6 +25,7 @@ from redist.errors import KeyTaken, NoWorkers, QuotaExceeded, RedistError, Store
 from redist.future import Future
 from redist.inlining import inline_limit
 from redist.protocol import Payload, dumps
+from redist.protocol.plain import is_named
 from redist.session.lane import Refused
 from redist.session.operations import Ask, Operation, Run, Until
 from redist.session.states import CANCELLED, ERROR, PENDING, Condition, FutureState, Waiter
@@ -414,6 +415,9 @@ def scatter(
     if isinstance(data, Mapping):
         return dict(zip(data, futures))
     if isinstance(data, list | tuple | set | frozenset):
+        if is_named(data):
+            kind: Any = type(data)
+            return tuple.__new__(kind, futures)
         return futures if isinstance(data, list) else type(data)(futures)
     return futures[0]
 

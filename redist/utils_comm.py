@@ -7,6 +7,7 @@ from typing import Any
 
 from redist.future import Future
 from redist.imported import imported
+from redist.protocol.plain import is_named
 
 __all__ = ["pack_data", "unpack_remotedata"]
 
@@ -37,6 +38,8 @@ def pack_data(o: Any, d: Mapping[Any, Any], key_types: type | tuple[type, ...] =
             pass
     if kind in (tuple, list, set, frozenset):
         return kind(pack_data(item, d, key_types) for item in o)
+    if is_named(o):
+        return tuple.__new__(kind, [pack_data(item, d, key_types) for item in o])
     if kind is dict:
         return {key: pack_data(item, d, key_types) for key, item in o.items()}
     return o
@@ -68,6 +71,8 @@ def unpack_remotedata(o: Any, byte_keys: bool = False) -> tuple[Any, set[Any]]:
         kind = type(item)
         if kind in (tuple, list, set, frozenset):
             return kind([unpack(each) for each in item])
+        if is_named(item):
+            return tuple.__new__(kind, [unpack(each) for each in item])
         if kind is dict:
             return {key: unpack(each) for key, each in item.items()}
         return item

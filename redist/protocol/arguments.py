@@ -10,8 +10,10 @@ The data is a bare pickle of ``(args, kwargs)`` when the placeholders in it are 
 
 from __future__ import annotations
 
+import copy
 import pickle
 import struct
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +21,7 @@ from redist.errors import DeserializationError, RedistError, SerializationError
 from redist.protocol.futures import Collector, FutureLike, future_reducers, is_future, name_of
 from redist.protocol.names import type_name
 from redist.protocol.pickling import BufferSink, pickle_object
-from redist.protocol.plain import CONTAINERS, NUMBERS, SCALARS, is_plain
+from redist.protocol.plain import CONTAINERS, NUMBERS, SCALARS, is_named, is_plain
 from redist.protocol.sizes import INLINE_LIMIT, buffer_size
 
 __all__ = ["Arguments", "pack_arguments", "unpack_arguments"]
@@ -174,6 +176,8 @@ class _Extraction:
             return self._container(obj, kind) if obj else obj
         if is_future(obj):
             return self._future(obj)
+        if kind in _DICTS or is_named(obj):
+            return self._unusual(obj, kind)
         if buffer_size(obj) > INLINE_LIMIT:
             return self.take(obj)
         if not self.opaque and not is_plain(obj):
@@ -215,22 +219,37 @@ class _Extraction:
         self._done[identity] = result
         return result
 
+    def _unusual(self, obj: Any, kind: type) -> Any:
+        """Replace what is in a namedtuple, or in a dict of another kind; it stays of its kind."""
+        self.opaque = True
+        items = list(obj.values()) if kind in _DICTS else obj
+        if not _holds_future(obj):
+            return obj
+        replaced = [self.replace(item) for item in items]
+        if kind not in _DICTS:
+            return tuple.__new__(kind, replaced)
+        result = copy.copy(obj)
+        result.update(zip(obj, replaced))
+        return result
+
     def _items(self, obj: Any, kind: type, identity: int) -> Any:
         items = obj.values() if kind is dict else obj
         replaced = [self.replace(item) for item in items]
-        copy = self._done[identity]
-        if copy is _ACTIVE or copy is obj:
+        made = self._done[identity]
+        if made is _ACTIVE or made is obj:
             if all(new is old for new, old in zip(replaced, items)):
                 return obj
             return dict(zip(obj, replaced)) if kind is dict else kind(replaced)
         if kind is dict:
-            copy.update(zip(obj, replaced))
+            made.update(zip(obj, replaced))
         else:
-            copy.extend(replaced)
-        return copy
+            made.extend(replaced)
+        return made
 
 
 _ACTIVE = object()
+#: Dicts of other kinds in which Futures are found, too.
+_DICTS = (OrderedDict, defaultdict)
 
 
 def _holds_many_large(items: Any) -> bool:
@@ -242,8 +261,8 @@ def _holds_future(container: Any) -> bool:
     todo = [container]
     while todo:
         here = todo.pop()
-        for item in here.values() if type(here) is dict else here:
-            if type(item) in CONTAINERS:
+        for item in here.values() if isinstance(here, dict) else here:
+            if type(item) in CONTAINERS or type(item) in _DICTS or is_named(item):
                 if id(item) not in seen:
                     seen.add(id(item))
                     todo.append(item)

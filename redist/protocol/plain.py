@@ -9,7 +9,7 @@ from typing import Any
 
 from redist.protocol.sizes import INLINE_LIMIT
 
-__all__ = ["CONTAINERS", "NUMBERS", "SCALARS", "is_plain"]
+__all__ = ["CONTAINERS", "NUMBERS", "SCALARS", "is_named", "is_plain"]
 
 NUMBERS = frozenset({int, float, bool, type(None), complex})
 """Exact types whose instances are always small."""
@@ -21,6 +21,11 @@ CONTAINERS = frozenset({list, tuple, dict, set, frozenset})
 """Exact types whose items are looked at."""
 
 _MANY = 64
+
+
+def is_named(obj: Any) -> bool:
+    """Return whether `obj` is a namedtuple."""
+    return isinstance(obj, tuple) and hasattr(type(obj), "_fields")
 
 
 def is_plain(obj: Any, depth: int = 3) -> bool:

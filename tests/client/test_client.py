@@ -8,10 +8,11 @@ import gc
 import pickle
 import threading
 import time
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from operator import add
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,7 @@ from redist.errors import (
     NoWorkers,
     SerializationError,
 )
+from redist.utils_comm import pack_data, unpack_remotedata
 from servers import wait_until
 
 Keys = Callable[[], list[str]]
@@ -509,6 +511,52 @@ def test_cancel(client: Client, keys: Keys) -> None:
     wait_until(lambda: not keys())
     with pytest.raises(CancelledError):
         wait(slow)
+
+
+class Pair(NamedTuple):
+    a: Any
+    b: Any = None
+
+
+def kinds(*given: Any, **named: Any) -> list[Any]:
+    return [type(given[0]).__name__, given, named]
+
+
+def test_futures_in_namedtuples_and_dicts_of_other_kinds(client: Client, cluster: LocalCluster) -> None:
+    one, two = client.submit(inc, 1), client.submit(inc, 2)
+    for given, value in (
+        (Pair(one, two), Pair(2, 3)),
+        ([Pair(1, [two])], [Pair(1, [3])]),
+        (Pair(Pair(one), {"x": Pair(b=two, a=5)}), Pair(Pair(2), {"x": Pair(5, 3)})),
+        (OrderedDict(b=one, a=[Pair(two)]), OrderedDict(b=2, a=[Pair(3)])),
+        (defaultdict(list, x=one), defaultdict(list, x=2)),
+        (Pair(np.arange(3), "x" * 10_000), None),
+    ):
+        name, (back,), named = client.submit(kinds, given, pure=False).result(10)
+        assert name == type(given).__name__
+        if value is None:
+            assert (back.a.tolist(), back.b) == ([0, 1, 2], "x" * 10_000)
+            continue
+        assert back == value
+        assert type(back) is type(value)
+        assert client.submit(kinds, 1, x=given, pure=False).result(10)[2] == {"x": value}
+        (mapped,) = client.map(kinds, [given], pure=False)
+        assert mapped.result(10)[1] == (value,)
+        assert named == {}
+    scattered = client.scatter(Pair(1, "b"))
+    assert type(scattered) is Pair
+    assert client.gather(scattered) == Pair(1, "b")
+    assert wait(scattered).done == set(scattered)
+    data, found = unpack_remotedata([Pair(one, 7)])
+    assert (data, found) == ([Pair(one.key, 7)], {one})
+    assert pack_data(data, {one.key: 2}) == [Pair(2, 7)]
+
+    async def main() -> None:
+        async with Client(cluster, asynchronous=True) as client:
+            one = client.submit(inc, 1)
+            assert (await client.submit(kinds, Pair(one), pure=False))[1] == (Pair(2),)
+
+    asyncio.run(main())
 
 
 def test_what_is_cancelled_already(client: Client, new_client: NewClient, cluster: LocalCluster) -> None:
