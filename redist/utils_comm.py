@@ -122,7 +122,9 @@ def _gather(
     keys = {encode_key(key): key for key in who_has}
     states = yield from describing.read_states(list(keys))
     there = {state.name for state in states if state.state == "memory"}
-    futures = {key: Future(key, client) for name, key in keys.items() if name in there}
+    futures: dict[Key, Future[Any]] = {
+        key: Future(key, client) for name, key in keys.items() if name in there
+    }
     missing = [key for name, key in keys.items() if name not in there]
     failed: list[Key] = []
     values: dict[Key, Any] = {}
