@@ -1,6 +1,7 @@
 """The asyncio driver: everything happens in the caller's loop, through readers on the two sockets. There is no thread.
 
-Only what blocks by nature (making a connection, files, payloads of other hosts) goes to the loop's own thread pool.
+Only what blocks by nature goes to others: files and payloads of other hosts to the loop's own pool, a connection to be made
+anew to a thread that ends with it.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import logging
 import select
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
-from typing import Any, TypeVar
+from functools import partial, wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from redist.errors import ClientClosed, ConnectionLost, RedistError
 from redist.session import outside
 from redist.session.driver import Driver
+from redist.session.heart import LONGEST
 from redist.session.operations import (
     Ask,
     AskAll,
@@ -35,14 +37,32 @@ from redist.session.outcome import Outcome
 from redist.session.session import Session
 from redist.session.states import Condition, Waiter
 from redist.session.wakeup import drivers
+from redist.session.watch import Watch
 from redist.store.calls import Call
 from redist.store.connect import Endpoint
 
 __all__ = ["AsyncioDriver"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 logger = logging.getLogger("redist.session")
+
+
+def _whole(
+    method: Callable[Concatenate[AsyncioDriver, P], T],
+) -> Callable[Concatenate[AsyncioDriver, P], T]:
+    """Have a method that a Ctrl-C may leave in the middle connect anew then: what was half done is done again."""
+
+    @wraps(method)
+    def call(self: AsyncioDriver, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(self, *args, **kwargs)
+        except BaseException as error:
+            self.links.interrupted(error)
+            raise
+
+    return call
 
 
 class AsyncioDriver(Driver):
@@ -61,12 +81,9 @@ class AsyncioDriver(Driver):
     def __init__(self, session: Session, endpoint: Endpoint, *, check: bool = True) -> None:
         super().__init__(session, endpoint, contextlib.nullcontext(), check)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._readers: dict[int, bool] = {}
-        self._timer: asyncio.TimerHandle | None = None
-        self._planned = float("inf")
+        self._watch: Watch | None = None
         self._conditions: dict[Waiter, Callable[[], None]] = {}
-        self._waits: set[asyncio.Future[None]] = set()
-        self._connecting: asyncio.Task[None] | None = None
+        self._waits: dict[asyncio.Future[None], Waiter] = {}
         drivers.add(self)
 
     @property
@@ -92,7 +109,11 @@ class AsyncioDriver(Driver):
         session = self.session
         try:
             command, push = await asyncio.to_thread(self.links.open, timeout, check=self._check)
-            loop.add_reader(self._wakeup.reading, self._on_wakeup)
+            self._watch = Watch(
+                loop, self.links, self._wakeup, min(session.lease / 5, LONGEST), on_push=self._on_push,
+                on_command=self._on_command, on_writable=self._on_writable, on_wakeup=self._on_wakeup,
+                on_time=self._on_time, on_look=self._on_look,
+            )  # fmt: skip
             self.links.adopt_command(command)
             self.links.adopt_push(push)
             self._plan()
@@ -137,20 +158,12 @@ class AsyncioDriver(Driver):
         self._closed = error
         self.session.ledger.wake = None
         self.session.fail(error)
-        for fd in list(self._readers):
-            self._unwatch(fd)
+        if self._watch is not None:
+            self._watch.stop()
         self.links.close()
-        if self._timer is not None:
-            self._timer.cancel()
         for future in list(self._waits):
             if not future.done():
                 future.set_result(None)
-        if self._connecting is not None:
-            self._connecting.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._connecting
-        if self._loop is not None:
-            self._loop.remove_reader(self._wakeup.reading)
         self._wakeup.close()
 
     def end(self, timeout: float = 1.0) -> None:
@@ -177,6 +190,7 @@ class AsyncioDriver(Driver):
 
     # --- sending ----------------------------------------------------------------------------------------------------
 
+    @_whole
     def post(
         self,
         call: Call,
@@ -205,6 +219,7 @@ class AsyncioDriver(Driver):
         await self.collect(sent, timeout, patient=patient, stays=stays)
         return sent.outcome.result()
 
+    @_whole
     def send_all(self, calls: Sequence[Sendable]) -> Sent:
         """Send calls together and go on."""
         self.check_alive()
@@ -270,6 +285,7 @@ class AsyncioDriver(Driver):
             links.transmit()
         self.loop.call_soon(self._after)
 
+    @_whole
     def _stand_still(self, outcome: Outcome, timeout: float, *, reconnect: bool = True) -> None:
         """Send and receive, without the loop, until `outcome` is there."""
         links, session = self.links, self.session
@@ -294,16 +310,19 @@ class AsyncioDriver(Driver):
             session.tick()
             links.transmit()
 
+    @_whole
     def push_out(self) -> None:
         """Send what the session has to say."""
         self.links.transmit()
         self._plan()
 
+    @_whole
     def submitted(self) -> None:
         """After `Session.submit`: send what may leave now."""
         self.session.pump()
         self.links.transmit()
 
+    @_whole
     def stored(self, names: Collection[str], broken: Mapping[str, Exception]) -> None:
         """After what tasks need was stored, or could not be for the errors in `broken`: send what waited for it."""
         if self._closed is None:
@@ -314,73 +333,46 @@ class AsyncioDriver(Driver):
 
     def _changed(self) -> None:
         """Watch the present descriptors, and connect again what broke."""
-        if self._loop is None or self._closed is not None:
-            return
-        links = self.links
-        wanted: dict[int, tuple[Callable[[], None], bool]] = {}
-        if links.push is not None:
-            wanted[links.push.fileno()] = (self._on_push, False)
-        if links.command is not None:
-            wanted[links.command.fileno()] = (self._on_command, bool(links.rest))
-        for fd in list(self._readers):
-            if fd not in wanted:
-                self._unwatch(fd)
-        for fd, (callback, writing) in wanted.items():
-            self._loop.add_reader(fd, callback)
-            if writing:
-                self._loop.add_writer(fd, self._on_writable)
-            elif self._readers.get(fd):
-                self._loop.remove_writer(fd)
-            self._readers[fd] = writing
-        if not links.up and self._readers and self._connecting is None:
-            self._connecting = self._loop.create_task(self._connect_again())
+        if self._loop is not None and self._watch is not None and self._closed is None:
+            self._watch.sockets()
+            if not (self.links.up or self._loop.is_closed()):
+                self._loop.call_soon(self._after)
 
-    def _unwatch(self, fd: int) -> None:
-        writing = self._readers.pop(fd, False)
-        if self._loop is not None:
-            self._loop.remove_reader(fd)
-            if writing:
-                self._loop.remove_writer(fd)
-
-    async def _connect_again(self) -> None:
-        try:
-            while not self.links.up and self._closed is None:
-                await asyncio.sleep(max(0.0, self.links.retry_at - self.loop.time()))
-                try:
-                    wire = await asyncio.to_thread(self.links.reopen)
-                except ConnectionLost as error:
-                    self.session.fail(error)
-                    self._after()
-                    return
-                if wire is not None:
-                    if self.closed:
-                        wire.close()
-                    else:
-                        self.links.adopt(wire)
-                        self._after()
-        finally:
-            self._connecting = None
-
+    @_whole
     def _on_push(self) -> None:
         self.links.take_pushes()
         self._after()
 
+    @_whole
     def _on_command(self) -> None:
         self.links.take_replies()
         self._after()
 
+    @_whole
     def _on_writable(self) -> None:
         self.links.send_rest()
 
+    @_whole
     def _on_wakeup(self) -> None:
         self._wakeup.drain()
         if self.session.ledger.armed:
             self.session.dirty()
-            self._plan()
+        self._after()
 
-    def _on_timer(self) -> None:
-        self._planned = float("inf")
+    @_whole
+    def _on_time(self) -> None:
         self.session.tick()
+        self._after()
+
+    @_whole
+    def _on_look(self) -> None:
+        """Make up for what a Ctrl-C kept from being done."""
+        self.links.send_rest()
+        for future, waiter in list(self._waits.items()):
+            if waiter.ready() and not future.done():
+                future.set_result(None)
+        if self.session.ledger.dirty:
+            self.session.dirty()
         self._after()
 
     def _after(self) -> None:
@@ -392,12 +384,9 @@ class AsyncioDriver(Driver):
         self._plan()
 
     def _plan(self) -> None:
-        deadline = self.session.deadline
-        if deadline < self._planned and self._loop is not None and self._closed is None:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._planned = deadline
-            self._timer = self._loop.call_at(deadline, self._on_timer)
+        if self._watch is not None and self._loop is not None and self._closed is None:
+            self._watch.connect()
+            self._watch.plan(self.session.deadline)
 
     # --- waiting ----------------------------------------------------------------------------------------------------
 
@@ -428,7 +417,7 @@ class AsyncioDriver(Driver):
                 wake()
         else:
             waiter.wake = wake
-        self._waits.add(future)
+        self._waits[future] = waiter
         timer = loop.call_later(timeout, wake) if timeout is not None else None
         try:
             await future
@@ -438,7 +427,7 @@ class AsyncioDriver(Driver):
             return False
         finally:
             self._conditions.pop(waiter, None)
-            self._waits.discard(future)
+            self._waits.pop(future, None)
             waiter.wake = None
             if timer is not None:
                 timer.cancel()

@@ -43,6 +43,13 @@ class Wakeup:
         with contextlib.suppress(OSError):
             os.read(self.reading, 4096)
 
+    def renew(self) -> None:
+        """Have the same numbers be other descriptors, which no loop ever watched; what was written is lost."""
+        fresh = Wakeup()
+        for new, old in {fresh.reading: self.reading, fresh._writing: self._writing}.items():
+            os.dup2(new, old, inheritable=False)
+        fresh.close()
+
     def close(self) -> None:
         """Close the descriptors."""
         for fd in {self.reading, self._writing}:

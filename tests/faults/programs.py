@@ -255,5 +255,82 @@ def storm_loop(address: str, seed: str) -> None:
         runner.run(client.close())
 
 
+def storm_in_loop(address: str, seed: str) -> None:
+    """The same where nobody makes a cancellation of it: it strikes what the loop runs, which is then run again."""
+    import asyncio
+    import contextlib
+    import gc
+    import random
+    import signal
+
+    from redist import Client
+
+    rng = random.Random(seed)
+    armed = [False]
+
+    def strike(*_: object) -> None:
+        if armed[0]:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGALRM, strike)
+    signal.signal(signal.SIGINT, strike)  # one that hit a Future's end is delivered again as this
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)  # of what was struck
+
+    async def begin() -> Any:
+        client = await Client(address, name="storm", heartbeat_interval=0.1, asynchronous=True)
+        await client.gather([client.submit(leaf, 0, ""), await client.scatter(0)])
+        return client
+
+    async def work(client: Any, i: int) -> None:
+        while True:
+            i += 1
+            futures = [client.submit(leaf, i + k, "", pure=False) for k in range(rng.randrange(1, 8))]
+            assert await client.gather(futures) == list(range(i, i + len(futures)))
+            await client.scatter([i])
+
+    async def last(client: Any) -> None:
+        futures = client.map(leaf, range(200), counts="", pure=False)
+        assert await client.gather(futures) == list(range(200))
+
+    async def rest(client: Any) -> None:
+        until = time.monotonic() + 10.0
+        while client.futures and time.monotonic() < until:
+            gc.collect()  # a task of which the loop lost the next step
+            await asyncio.sleep(0.01)
+
+    def run(coroutine: Any) -> Any:
+        """Run it to its end; a task that was struck may have left behind that the loop is to stop at its own."""
+        task = loop.create_task(coroutine)
+        while not task.done():
+            with contextlib.suppress(RuntimeError):
+                loop.run_until_complete(task)
+        return task.result()
+
+    client = run(begin())
+    print("ready", client.session.ordinal, flush=True)
+    strikes = 0
+    until = time.monotonic() + 3.0
+    while time.monotonic() < until:
+        task = loop.create_task(work(client, 100 * strikes))
+        try:
+            armed[0] = True
+            # Again and again: one that hits a `__del__` is swallowed by Python.
+            signal.setitimer(signal.ITIMER_REAL, 1e-4 + rng.random() * 0.004, 0.05)
+            loop.run_until_complete(task)
+        except (KeyboardInterrupt, asyncio.CancelledError, RuntimeError):
+            armed[0] = False
+            strikes += 1
+            task.cancel()
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    del task
+    run(asyncio.wait_for(last(client), 20))
+    print("struck", strikes, flush=True)
+    run(rest(client))
+    print("left", len(client.futures), flush=True)
+    run(client.close())
+    loop.close()
+
+
 if __name__ == "__main__":
     globals()[sys.argv[1]](*sys.argv[2:])

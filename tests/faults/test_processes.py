@@ -249,7 +249,7 @@ def test_ctrl_c_in_an_event_loop(rig: Rig) -> None:
     rig.finish()
 
 
-@pytest.mark.parametrize("storm", ["storm", "storm_loop"])
+@pytest.mark.parametrize("storm", ["storm", "storm_loop", "storm_in_loop"])
 def test_ctrl_c_at_any_moment(rig: Rig, seed: int, storm: str) -> None:
     rig.worker("w1")
     rig.ready(1)

@@ -84,7 +84,8 @@ def test_asyncio_driver_keeps_to_the_plan(endpoint: Endpoint, where: str) -> Non
         while session.deadline > WITHIN:
             await asyncio.sleep(0)
         assert session.deadline == WITHIN
-        assert driver._planned == WITHIN, "the loop's timer is not set for it"
+        assert driver._watch is not None
+        assert driver._watch.planned == WITHIN, "the loop's timer is not set for it"
         clock.now = WITHIN / 2
         for _ in range(100):
             await asyncio.sleep(0)
