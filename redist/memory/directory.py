@@ -288,7 +288,7 @@ class SegmentDirectory:
         name, attempt
             The payload.
         recycle : bool
-            Keep its file for the next one; False gives the memory back to the system.
+            Keep its file for the next one; False gives the memory back to the system, with `trim` or `reap`.
 
         Returns
         -------
@@ -319,7 +319,7 @@ class SegmentDirectory:
         file = Dropped(fd, path, size, writer, recycle)
         mapped = not try_lock(fd)
         try:
-            if size and (mapped or (recycle and size >= LARGE)):
+            if size and (mapped or size >= LARGE):
                 file.path = self.pool.new_path()
                 os.rename(path, file.path)
             else:

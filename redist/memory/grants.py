@@ -36,6 +36,10 @@ class Grants:
         Returns names and bytes of the largest payloads, for the text of an error.
     """
 
+    #: So many bytes of the pool are given back for a grant. Where more would have to be it fails: who asked has them given
+    #: back in a thread.
+    at_once: float
+
     def __init__(
         self,
         path: str,
@@ -44,6 +48,7 @@ class Grants:
         arenas: Arenas,
         largest: Callable[[], list[tuple[str, int]]],
     ) -> None:
+        self.at_once = float("inf")
         self._space = space
         self._lingering = lingering
         self._pool = lingering.pool
@@ -76,7 +81,7 @@ class Grants:
             Naming the path, need, limit, free space and the largest keys.
         """
         if self._lingering.due:
-            self.reap()
+            self._lingering.reap()
         recycled = [
             self._pool.take(footprint(size), writer) if size >= LARGE and self._pool.total else None
             for size in sizes
@@ -111,7 +116,8 @@ class Grants:
             self._space.reserve(need, self._largest)
         except SegmentsFull:
             # what is pooled, and what arenas have reserved and not written, is needed less
-            if not self._lingering.reap() + self._lingering.trim(need) + self._arenas.seal_idle(0.0):
+            trimmed = self._lingering.reap() + self._lingering.trim(need, self.at_once)
+            if not trimmed + self._arenas.seal_idle(0.0):
                 raise
             self._space.reserve(need, self._largest)
         return need
@@ -128,7 +134,12 @@ class Grants:
     def cancel(self, path: str, reserved: int) -> None:
         """Remove what was written of a grant, and give its reservation back."""
         try:
-            os.unlink(path)  # not punched: its writer may live, and write on
+            if os.stat(path).st_blocks * 512 > self.at_once:
+                # not for others: its writer may live, and write on
+                os.rename(path, gone := self._pool.new_path())
+                self._pool.add(gone, reserved, 0, again=False)
+                return
+            os.unlink(path)  # not punched, for the same reason
         except FileNotFoundError:
             pass
         self._space.release(reserved)

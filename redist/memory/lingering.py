@@ -66,23 +66,22 @@ class Lingering:
             self._files.append(file)
 
     def bury(self, file: Dropped) -> int:
-        """Pool a dropped file that nobody maps, or give its memory back; return how much that is."""
-        if file.path and file.recycle and file.size >= LARGE:
-            os.close(file.fd)
-            self.pool.add(file.path, file.size, file.writer)
-            return self.trim() if self.pool.total > self.pool.cap else 0
+        """Pool a dropped file that nobody maps, or give its memory back if it is small; return how much that is."""
+        os.close(file.fd)
+        if file.path and file.size >= LARGE:
+            self.pool.add(file.path, file.size, file.writer, again=file.recycle)
+            return 0
         if file.path:
             give_back(file.path)
-        os.close(file.fd)
         self._space.release(file.size)
         return file.size
 
-    def trim(self, need: int = 0) -> int:
-        """Give back pooled memory that is too old or too much, and `need` bytes at least if there are as many."""
-        freed = self.pool.trim(need=need)
-        if freed:
-            self._space.release(freed)
-        return freed
+    def trim(self, need: int = 0, most: float = float("inf")) -> int:
+        """Give back pooled memory that is too old or too much, and `need` bytes at least if there are as many.
+
+        Only if it is no more than `most` bytes.
+        """
+        return self.pool.trim(self._space.release, need=need, most=most)
 
     def reap(self) -> int:
         """Bury the files that nobody maps any more; return how much memory that gave back."""

@@ -3,7 +3,7 @@
 A worker drops a payload by renaming its file into the pool. Whoever is granted a file of about the size gets one of those,
 the processes that wrote them theirs first, since they may have kept a mapping (`redist.memory.kept`). What is pooled
 stays counted as used. It goes back to the system when it has waited for `IDLE` seconds, when there is more than the pool
-may hold, and as soon as memory is short.
+may hold, and as soon as memory is short. The kernel takes 0.1 s and more for a GiB, so that is the work of a thread.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import itertools
 import secrets
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from redist.memory.holes import give_back
@@ -23,14 +24,18 @@ POOL_FILE = "pool-"
 IDLE = 10.0
 """Seconds after which an unused file goes back to the system."""
 
-#: Bytes of unused files that go back in one call: the kernel takes some 20 ms for them, and an event loop waits.
+#: Bytes of unused files that go back in one call: payloads may have to be moved between two.
 _A_CALL = 256 << 20
 _WASTE = 1.25
+_NEVER = float("-inf")
 
 
 @dataclass(slots=True)
 class Pooled:
-    """One file of the pool: where it is, the memory it takes, the process that wrote it, since when nobody uses it."""
+    """One file of the pool: where it is, the memory it takes, the process that wrote it, since when nobody uses it.
+
+    One that is not to be written again has waited for ever.
+    """
 
     path: str
     size: int
@@ -57,7 +62,8 @@ class Pool:
         self._mutex = threading.Lock()
         # the longest unused first
         self._files: list[Pooled] = []
-        self._total = 0
+        # with those that are being given back
+        self._total = self._going = 0
 
     @property
     def total(self) -> int:
@@ -68,10 +74,13 @@ class Pool:
         """Return a name for a file that comes into the pool."""
         return f"{self._prefix}{next(self._numbers)}"
 
-    def add(self, path: str, size: int, writer: int) -> None:
-        """Take in a file that nobody maps, which has a name of the pool already."""
+    def add(self, path: str, size: int, writer: int, *, again: bool = True) -> None:
+        """Take in a file that nobody maps, which has a name of the pool already; it is only written `again` if so."""
         with self._mutex:
-            self._files.append(Pooled(path, size, writer, time.monotonic()))
+            if again:
+                self._files.append(Pooled(path, size, writer, time.monotonic()))
+            else:
+                self._files.insert(0, Pooled(path, size, writer, _NEVER))
             self._total += size
 
     def take(self, size: int, writer: int) -> Pooled | None:
@@ -79,7 +88,7 @@ class Pool:
         best: Pooled | None = None
         with self._mutex:
             for file in reversed(self._files):
-                if not size <= file.size <= size * _WASTE:
+                if not size <= file.size <= size * _WASTE or file.since == _NEVER:
                     continue
                 if best is None or (file.writer != writer, file.size) < (best.writer != writer, best.size):
                     best = file
@@ -88,10 +97,19 @@ class Pool:
                 self._total -= best.size
         return best
 
-    def trim(self, *, need: int = 0) -> int:
+    def trim(self, release: Callable[[int], None], *, need: int = 0, most: float = float("inf")) -> int:
         """Give back what is too old or too much, and `need` bytes at least if there are as many.
 
         Of what is too old, a part at a time.
+
+        Parameters
+        ----------
+        release : callable
+            Told of the bytes of each file when they are free.
+        need : int
+            See above.
+        most : float
+            What would make more bytes than these stays.
 
         Returns
         -------
@@ -100,15 +118,23 @@ class Pool:
         """
         until = time.monotonic() - IDLE
         freed = 0
-        while True:
-            with self._mutex:
-                if not self._files or (
-                    freed >= need
-                    and self._total <= self.cap
-                    and (self._files[0].since > until or freed >= _A_CALL)
-                ):
-                    return freed
-                file = self._files.pop(0)
-                self._total -= file.size
+        while (file := self._pop(until, need, freed, most)) is not None:
             give_back(file.path)
+            release(file.size)
+            # behind that: who subtracts the pool from what is used must not find too much
+            with self._mutex:
+                self._total -= file.size
+                self._going -= file.size
             freed += file.size
+        return freed
+
+    def _pop(self, until: float, need: int, freed: int, most: float) -> Pooled | None:
+        with self._mutex:
+            if not self._files:
+                return None
+            file = self._files[0]
+            old = file.since <= until and freed < _A_CALL
+            if not (freed < need or self._total - self._going > self.cap or old) or freed + file.size > most:
+                return None
+            self._going += file.size
+            return self._files.pop(0)

@@ -90,6 +90,7 @@ def test_what_is_gone_is_let_go(directory: SegmentDirectory) -> None:
     for attempt in (1, 2, 3):
         array(store(directory, "x", attempt, b"a" * (2 * MIB)))
         directory.drop("x", attempt, recycle=False)
+    directory.trim()
     mappings.look()
     assert not any(each.gone for each in mappings._mapped.values())
     assert directory.space.used == 0

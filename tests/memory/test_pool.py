@@ -156,8 +156,44 @@ def test_the_pool_is_capped(directory: SegmentDirectory) -> None:
         put(directory, "x", attempt, b"a" * (5 * MIB))
     for attempt in range(4):
         directory.drop("x", attempt)
+    assert directory.pool.total > 16 * MIB  # until somebody trims it who may wait for the kernel
+    directory.trim()
     assert directory.pool.total <= 16 * MIB
     assert directory.space.used == directory.pool.total == taken(directory)
+
+
+def test_much_is_not_given_back_where_an_event_loop_waits(directory: SegmentDirectory) -> None:
+    directory.grants.at_once = MIB
+    put(directory, "rest", 1, b"a" * (50 * MIB))
+    put(directory, "x", 1, b"a" * (8 * MIB))
+    directory.drop("x", 1)
+    with pytest.raises(SegmentsFull):
+        directory.grants.grant([7 * MIB // 2, 7 * MIB // 2])
+    assert directory.pool.total > 8 * MIB
+    directory.trim(6 * MIB)  # as a worker does in a thread, before it asks again
+    assert directory.pool.total == 0
+    for path, reserved in directory.grants.grant([7 * MIB // 2, 7 * MIB // 2]):
+        directory.grants.cancel(path, reserved)
+    directory.drop("rest", 1, recycle=False)
+    assert taken(directory) == directory.space.used == directory.pool.total > 50 * MIB
+    ((path, reserved),) = directory.grants.grant([1000])
+    directory.grants.cancel(path, reserved)
+    directory.trim()
+    assert taken(directory) == directory.space.used == 0
+
+
+def test_what_was_written_of_a_cancelled_grant_is_for_nobody(directory: SegmentDirectory) -> None:
+    directory.grants.at_once = MIB
+    ((path, reserved),) = directory.grants.grant([4 * MIB])
+    with open(path, "wb") as writer:
+        writer.write(bytes(4 * MIB))
+        directory.grants.cancel(path, reserved)
+        assert directory.pool.total == directory.space.used == reserved
+        ((other, again),) = directory.grants.grant([4 * MIB])
+        assert not os.path.exists(other)  # a new file: the other's writer may write on
+        directory.grants.cancel(other, again)
+    directory.reap()
+    assert taken(directory) == directory.space.used == 0
 
 
 def test_unused_files_go_a_part_at_a_time(

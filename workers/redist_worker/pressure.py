@@ -36,6 +36,7 @@ _SHORT_PERIOD = 0.1  # the same when more than half of the limit is used
 _LONG_PERIOD = 0.5  # the same when less than a quarter is, and nothing changes: each look wakes the process
 _STILL = 5  # looks without a change after which nothing changes
 _AT_ONCE = 256 << 20  # bytes that are spilled before it is looked again how much has to be
+_AT_ONCE_HERE = 8 << 20  # bytes that are given back in the event loop: 0.5 ms
 _AGAIN, _LONGEST_AGAIN = 0.2, 2.0  # s until spilling is tried again after it freed nothing
 _STRAINED = 1.0  # s after the last payload was spilled, in which tasks with dependencies still go first
 _DISK_AGAIN = 5.0  # s until a full disk is tried again
@@ -83,6 +84,7 @@ class Pressure:
         stat = os.statvfs(directory.path)
         #: where shared memory is smaller than the limit, payloads have that
         self._room = min(limit, stat.f_blocks * stat.f_frsize)
+        directory.grants.at_once = _AT_ONCE_HERE
         self._mover = Mover(directory)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="redist-spill")
         self._line = asyncio.Lock()
