@@ -352,7 +352,7 @@ class Client(ClientGraphs, ClientCluster):
         futures : Future, or collection of Futures
             Lists, tuples, sets and dicts, nested.
         errors : {'raise', 'skip'}
-            Whether to raise the first error, or to leave out what failed.
+            Whether to raise the first error, or to leave out of a list what failed; elsewhere None stands for it.
         copy : bool
             Return private, writable copies.
         writable : bool

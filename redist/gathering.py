@@ -299,8 +299,10 @@ def gather(client: Client, futures: Any, errors: str, copy: bool, writable: bool
     finished = [state for state in everything if state.status == FINISHED]
     with seldom_collected(len(finished)):
         values = yield from values_of(client, finished, copy=copy, writable=writable)
-    filled = _fill(futures, dict(zip(finished, values)))
-    return None if filled is _SKIPPED else filled
+    known = dict(zip(finished, values))
+    if type(futures) is list and len(finished) < len(everything):
+        futures = [item for item in futures if not (isinstance(item, Future) and item._state not in known)]
+    return _fill(futures, known)
 
 
 _CONTAINERS = (list, tuple, set, frozenset, dict)
@@ -323,19 +325,15 @@ def _collect(client: Client, obj: Any, states: dict[FutureState, Client]) -> Non
                 _collect(client, item, states)
 
 
-_SKIPPED = object()
-
-
 def _fill(obj: Any, values: Mapping[FutureState, Any]) -> Any:
+    """Return `obj` with values in the place of Futures, None in that of one without a value."""
+    get = values.get
     if isinstance(obj, Future):
-        return values.get(obj._state, _SKIPPED)
+        return get(obj._state)
     if isinstance(obj, dict):
-        filled = {key: _fill(item, values) for key, item in obj.items()}
-        return {key: item for key, item in filled.items() if item is not _SKIPPED}
+        return {key: _fill(item, values) for key, item in obj.items()}
     if isinstance(obj, _CONTAINERS):
-        get = values.get
-        items = [get(item._state, _SKIPPED) if type(item) is Future else _fill(item, values) for item in obj]
-        items = [item for item in items if item is not _SKIPPED]
+        items: list[Any] = [get(item._state) if type(item) is Future else _fill(item, values) for item in obj]
         if type(obj) is list:
             return items
         if hasattr(obj, "_fields"):

@@ -389,7 +389,11 @@ def test_gather_errors(client: Client) -> None:
         client.gather([good, slow, bad])
     assert time.monotonic() - began < 2.5
     assert client.gather([good, bad], errors="skip") == [2]
-    assert client.gather({"g": good, "b": bad}, errors="skip") == {"g": 2}
+    # Only a list has nothing in its place, as in Dask.
+    assert client.gather({"g": good, "b": bad}, errors="skip") == {"g": 2, "b": None}
+    assert client.gather((bad, good), errors="skip") == (None, 2)
+    assert client.gather([bad, {"x": [good, bad]}], errors="skip") == [{"x": [2, None]}]
+    assert client.gather([bad, bad], errors="skip") == []
     with pytest.raises(ValueError, match="errors"):
         client.gather([good], errors="ignore")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,13 +23,20 @@ from redist import (
     LocalCluster,
     Lock,
     MultiLock,
+    Pub,
     Queue,
     Semaphore,
+    Sub,
     Variable,
     WorkerPlugin,
     as_completed,
     fire_and_forget,
+    get_client,
+    get_worker,
+    rejoin,
+    secede,
     wait,
+    worker_client,
 )
 from servers import keys_of, wait_until
 
@@ -187,6 +195,123 @@ async def coordination(client: Client, me: str, path: Path) -> None:
     await got(variable.delete())
 
 
+async def topics(client: Client, me: str, path: Path) -> None:
+    sub, pub = Sub(f"{me} pub", client=client), Pub(f"{me} pub", client=client)
+    future = client.submit(inc, 1, key=f"{me} published")
+    assert await got(pub.subscribers) == 1
+    pub.put({"x": future})
+    del future
+    message = await got(sub.get(timeout=20))
+    assert await got(message["x"].result()) == 2
+
+
+async def waits(client: Client, me: str, path: Path) -> None:
+    futures = client.map(inc, range(4), key=f"{me} waits")
+    wrong = client.submit(inc, None, key=f"{me} wrong")  # type: ignore[arg-type]
+    held = client.submit(when_there, str(path / f"{me} go"), key=f"{me} held")
+    first = await got(wait([held, *futures], return_when="FIRST_COMPLETED", timeout=20))
+    assert held in first.not_done
+    with pytest.raises(TimeoutError):
+        await got(wait(held, timeout=0.01))
+    results = await all_of(as_completed(futures, with_results=True))
+    assert sorted(value for _, value in results) == [1, 2, 3, 4]
+    ((same, (kind, error, _)),) = await all_of(as_completed([wrong], with_results=True, raise_errors=False))
+    assert (same, kind, type(error)) == (wrong, TypeError, TypeError)
+    with pytest.raises(TypeError, match="NoneType"):
+        await all_of(as_completed([wrong], with_results=True))
+    completed = as_completed(futures)
+    completed.add(wrong)
+    completed.update([held])
+    assert completed.count() == 6
+    (path / f"{me} go").touch()
+    assert {f for batch in await all_of(completed.batches()) for f in batch} == {*futures, wrong, held}
+    assert completed.is_empty()
+    assert not completed.has_ready()
+    never = client.submit(inc, 1, key=f"{me} never", workers="nobody")
+    with pytest.raises(TimeoutError):
+        await all_of(as_completed([never], timeout=0.01))
+    called: list[Any] = []
+    held.add_done_callback(called.append)
+    while called != [held]:
+        await asyncio.sleep(0.002)
+    await got(client.cancel(never))
+    with pytest.raises(CancelledError):
+        await got(wait(never))
+
+
+async def all_of(iterable: Any) -> list[Any]:
+    """Return what an iterator gives, one of an asynchronous client too."""
+    if hasattr(iterable, "__anext__") and not (
+        isinstance(iterable, as_completed) and not iterable._the_client().asynchronous
+    ):
+        return [item async for item in iterable]
+    return list(iterable)
+
+
+def when_there(path: str) -> None:
+    deadline = time.monotonic() + 20
+    while not Path(path).exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
+async def placement(client: Client, me: str, path: Path) -> None:
+    names = sorted(worker["name"] for worker in (await got(client.scheduler_info()))["workers"].values())
+    for name in names:
+        placed = client.map(where, range(3), workers=name, pure=False, priority=0.5, retries=1)
+        assert set(await got(client.gather(placed))) == {name}
+    with dask.annotate(workers=names[0], priority=2):
+        assert await got(client.submit(where, pure=False).result()) == names[0]
+        assert await got(client.compute(dask.delayed(where)(me)).result()) == names[0]
+    lazy = dask.delayed(where)(f"{me} too")
+    assert await got(client.compute(lazy, workers=[names[1]], allow_other_workers=False).result()) == names[1]
+    assert (
+        await got(client.submit(where, workers="nobody", allow_other_workers=True, pure=False).result())
+        in names
+    )
+    needy = client.submit(inc, 1, resources={"nobody has": 1}, key=f"{me} needy")
+    with pytest.raises(TimeoutError):
+        await got(needy.result(timeout=0.05))
+    await got(client.cancel(needy))
+    with client.get_executor(workers=names[0], priority=-1.5) as executor:
+        assert await asyncio.wrap_future(executor.submit(where)) == names[0]
+
+
+def where(_: Any = None) -> str:
+    return str(get_worker().name)
+
+
+async def inside(client: Client, me: str, path: Path) -> None:
+    """What tasks do with clients of their own, and leave."""
+    assert await got(client.submit(submits, 3, key=f"{me} submits").result(timeout=20)) == 3
+    assert await got(client.submit(secedes, key=f"{me} secedes").result(timeout=20)) == 2
+    assert await got(client.submit(waits_inside, key=f"{me} coroutine").result(timeout=20)) == 2
+    key, priority = await got(
+        client.submit(about_itself, key=f"{me} itself", priority=1.5).result(timeout=20)
+    )
+    assert (key, priority) == (f"{me} itself", 1.5)
+
+
+def submits(depth: int) -> int:
+    return depth and get_client().submit(submits, depth - 1).result() + 1
+
+
+def secedes() -> int:
+    with worker_client() as client:
+        one = client.submit(inc, 0).result()
+    secede()
+    value = get_client().submit(inc, one).result()
+    rejoin()
+    return value
+
+
+async def waits_inside() -> int:
+    return int(await get_client().submit(inc, 1, pure=False))
+
+
+def about_itself() -> tuple[Any, float]:
+    return get_worker().get_current_task(), get_worker().get_current_priority()
+
+
 async def actors(client: Client, me: str, path: Path) -> None:
     counter = await got(client.submit(Counter, actor=True, key=f"{me} actor").result())
     assert [await got_of_a_call(counter.add(1), client) for _ in range(3)] == [1, 2, 3]
@@ -197,7 +322,9 @@ async def got_of_a_call(call: Any, client: Client) -> Any:
     return await call if client.asynchronous else call.result(20)
 
 
-@pytest.mark.parametrize("program", [tasks, data, graphs, looks, beside, coordination, actors])
+@pytest.mark.parametrize(
+    "program", [tasks, data, graphs, looks, beside, coordination, topics, waits, placement, inside, actors]
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_clients_at_once(
     cluster: LocalCluster, tmp_path: Path, program: Callable[..., Any], kind: str
