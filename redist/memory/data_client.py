@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from redist.errors import RedistError, SegmentCorrupt, TransferError
+from redist.memory.adopting import AdoptingReceiver
 from redist.memory.broker_messages import Wanted, flat, outcomes_of
 from redist.memory.data_messages import DROP, GET, pieces_of, put_request, send_all
 from redist.memory.frames import pack_frame
@@ -82,11 +83,14 @@ class DataClient:
         connection = self._take(address)
         while True:
             reused = connection is not None
-            receiver = None
+            receiver: PayloadReceiver | None = None
             try:
                 if connection is None:
                     connection = self._open(address)
-                receiver = PayloadReceiver(payloads, sink, connection.scratch)
+                if isinstance(sink, PrivateSink):
+                    receiver = AdoptingReceiver(payloads, sink, connection.scratch)
+                else:
+                    receiver = PayloadReceiver(payloads, sink, connection.scratch)
                 connection.exchange([request], receiver)
             except BaseException as error:
                 if connection is not None:

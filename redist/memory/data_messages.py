@@ -3,7 +3,7 @@
 ======= ================================= ==========================================================================
 request sent                              answered
 ======= ================================= ==========================================================================
-GET     [1, name, attempt, ...]           for each: [None, header...] and the bytes, or [[error, text]]
+GET     [1, name, attempt, ...]           for each: [None, header..., zeros] and the bytes, or [[error, text]]
 PUT     [2, [header...], ...]             [None or [error, text]...]; then the client sends the bytes of the accepted
                                           ones one after the other; then [None or [error, text]...]
 DROP    [3, name, attempt, ...]           [0]

@@ -22,11 +22,11 @@ from typing import Any
 from redist.errors import RedistError, SegmentCorrupt, SegmentError, SegmentsFull, TransferError
 from redist.memory.data_messages import DROP, GET, PUT, SEND_PIECE, SEND_STRAIGHT, send_all
 from redist.memory.directory import SegmentDirectory
-from redist.memory.frames import MAX_FRAME, FrameParser, error_fields, pack_frame
+from redist.memory.frames import MAX_FRAME, FrameParser, error_fields, pack_frame, pack_padded
 from redist.memory.headers import Header, footprint, header_of
 from redist.memory.hello import HELLO_LIMIT, check_client, new_nonce, server_hello, server_proof
 from redist.memory.payloads import open_payload
-from redist.memory.receive import PIECE, STRAIGHT, SegmentSink, Target
+from redist.memory.receive import ALIGNMENT, PIECE, STRAIGHT, SegmentSink, Target
 
 __all__ = ["DataServer", "ip_towards"]
 
@@ -246,7 +246,7 @@ class DataServer:
     def _send_from(self, buffer: memoryview, sock: socket.socket, wanted: list[tuple[str, int]]) -> None:
         path = self.directory.path
         gathered: list[bytes | memoryview] = []
-        at = waiting = 0
+        at = waiting = position = 0
         for name, attempt in wanted:
             if at > SEND_PIECE - _GATHERED or waiting >= SEND_PIECE or len(gathered) >= _MOST_PIECES:
                 send_all(sock, gathered)
@@ -259,8 +259,10 @@ class DataServer:
                 short = type(error)(f"{name!r:.80} attempt {attempt}: {_without_path(error, path)}")
                 gathered.append(pack_frame([error_fields(short)]))
                 waiting += len(gathered[-1])
+                position += len(gathered[-1])
                 continue
-            gathered.append(pack_frame([None, *header.fields]))
+            gathered.append(pack_padded([None, *header.fields], position, ALIGNMENT))
+            position += len(gathered[-1]) + mapping.nbytes
             if mapping.view.obj is buffer.obj:
                 at += mapping.nbytes
             if mapping.nbytes <= _GATHERED:

@@ -19,6 +19,7 @@ __all__ = [
     "error_of",
     "frame_length",
     "pack_frame",
+    "pack_padded",
     "unpack_body",
 ]
 
@@ -35,6 +36,24 @@ def pack_frame(items: list[Any]) -> bytes:
     if len(body) > MAX_FRAME:
         raise TransferError(f"a frame of {len(body)} bytes is larger than {MAX_FRAME}")
     return _LENGTH.pack(len(body)) + body
+
+
+def pack_padded(items: list[Any], at: int, alignment: int) -> bytes:
+    """Return the frame of a list and as many zeros that what follows it is at a multiple of `alignment`, 256 at most.
+
+    Parameters
+    ----------
+    items : list
+        Plain values; the list that is sent has the zeros, which are bytes, as one more.
+    at : int
+        Where the frame begins.
+    alignment : int
+        See above.
+    """
+    body: bytes = msgpack.packb([*items, b""])
+    missing = -(at + LENGTH_BYTES + len(body)) % alignment
+    # the length of bytes that are few is the last byte of their head
+    return _LENGTH.pack(len(body) + missing) + body[:-1] + bytes([missing]) + bytes(missing)
 
 
 def frame_length(head: bytes | bytearray | memoryview, limit: int = MAX_FRAME) -> int:

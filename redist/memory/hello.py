@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 MAGIC = "redist-data"
-VERSION = 1
+VERSION = 2
 HELLO_LIMIT = 1024
 """Largest frame accepted from a peer that has proved nothing yet."""
 

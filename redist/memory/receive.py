@@ -1,9 +1,9 @@
 """Receiving payloads, without I/O: bytes come in by ``get_buffer`` and ``buffer_updated`` (as in asyncio).
 
-An answer to GET is, for each payload in the
-order of the request, one frame ``[None, name, attempt, nbytes, type, contains]`` followed by exactly ``nbytes`` raw bytes,
-or one frame ``[[error, text]]``. Where the bytes go is the sink's affair; one that refuses a payload (no space) has its
-bytes skipped, and the others of the request arrive all the same.
+An answer to GET is, for each payload in the order of the request, one frame ``[None, name, attempt, nbytes, type, contains,
+zeros]`` followed by exactly ``nbytes`` raw bytes, which the zeros have begin at a multiple of 64 of the answer; or one frame
+``[[error, text]]``. Where the bytes go is the sink's affair; one that refuses a payload (no space) has its bytes skipped,
+and the others of the request arrive all the same.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ time, and of a busy machine a third longer: each call is a turn to wait for."""
 _BY_NUMPY = 1 << 20
 #: Largest payload, in bytes, that shares a block of private memory with others, and largest block: one huge page, which the
 #: kernel gives in a tenth of the time that as many small ones take.
-_MOST_SHARED, _BLOCK = 256 << 10, 2 << 20
-_ALIGNMENT = 64  # of buffers in payloads
+MOST_SHARED, BLOCK = 256 << 10, 2 << 20
+ALIGNMENT = 64  # of buffers in payloads, and of payloads in an answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,18 +92,23 @@ class PrivateSink:
     """Keeps the payloads of one request in memory of this process.
 
     Small ones share blocks, which live as long as one of them does. A block is never larger than what came before it, so
-    that a payload that is asked for alone has memory of its own, nor than `_BLOCK`.
+    that a payload that is asked for alone has memory of its own, nor than `BLOCK`.
 
     Parameters
     ----------
     on_received : callable, optional
         Called with each payload when all of it is there, while the next ones are on their way; must not raise.
+
+    Attributes
+    ----------
+    shared : int
+        Bytes of payloads that shared blocks so far.
     """
 
     def __init__(self, on_received: Callable[[Received], None] | None = None) -> None:
         self._on_received = on_received
         self._block = memoryview(b"")
-        self._shared = 0
+        self.shared = 0
 
     def start(self, header: Header) -> Target:
         """Allocate memory for the payload."""
@@ -114,22 +119,26 @@ class PrivateSink:
                 f"no memory for {header.nbytes} bytes of {header.name!r:.80}: {error}"
             ) from None
 
+    def adopt(self, header: Header, view: memoryview) -> Received:
+        """Keep a payload where it came."""
+        return _PrivateTarget(header, view, self._on_received).finish()
+
     def _take(self, nbytes: int) -> memoryview:
-        if nbytes > _MOST_SHARED:
-            return _allocate(nbytes)
+        if nbytes > MOST_SHARED:
+            return allocate(nbytes)
         if nbytes > len(self._block):
-            self._block = _allocate(max(nbytes, min(self._shared, _BLOCK)))
+            self._block = allocate(max(nbytes, min(self.shared, BLOCK)))
         view = self._block[:nbytes]
-        self._block = self._block[-(-nbytes // _ALIGNMENT) * _ALIGNMENT :]
-        self._shared += nbytes
+        self._block = self._block[-(-nbytes // ALIGNMENT) * ALIGNMENT :]
+        self.shared += nbytes
         return view
 
 
-def _allocate(nbytes: int) -> memoryview:
+def allocate(nbytes: int) -> memoryview:
     """Return memory that begins at a multiple of 64 if it is large."""
     if nbytes < _BY_NUMPY:
         return memoryview(bytearray(nbytes))
-    if nbytes == _BLOCK:
+    if nbytes == BLOCK:
         block = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             with contextlib.suppress(OSError):  # a kernel without them
@@ -137,8 +146,8 @@ def _allocate(nbytes: int) -> memoryview:
         return memoryview(block)
     import numpy as np  # whose memory is not zeroed first and comes in huge pages: filled in half of the time
 
-    array: Any = np.empty(nbytes + _ALIGNMENT - 1, np.uint8)
-    start = -array.ctypes.data % _ALIGNMENT
+    array: Any = np.empty(nbytes + ALIGNMENT - 1, np.uint8)
+    start = -array.ctypes.data % ALIGNMENT
     return memoryview(array)[start : start + nbytes]
 
 
@@ -274,7 +283,7 @@ class FrameReceiver:
         self.done = False
         self.items = []
         self._limit = limit
-        self._scratch = scratch
+        self._scratch: bytearray | memoryview = scratch
         self._start = 0
         self._end = 0
 
@@ -306,8 +315,6 @@ class FrameReceiver:
             return None
         body = memoryview(self._scratch)[self._start + LENGTH_BYTES : self._start + length]
         self._start += length
-        if self._start == self._end:
-            self._start = self._end = 0
         return unpack_body(body)
 
     def _make_room(self, need: int) -> None:
@@ -317,7 +324,9 @@ class FrameReceiver:
             self._scratch[:have] = self._scratch[self._start : self._end]
             self._start, self._end = 0, have
         if need > len(self._scratch) and have == len(self._scratch):
-            self._scratch = self._scratch + bytes(min(need, 2 * len(self._scratch)) - len(self._scratch))
+            self._scratch = bytearray(self._scratch) + bytes(
+                min(need, 2 * len(self._scratch)) - len(self._scratch)
+            )
 
 
 class PayloadReceiver(FrameReceiver):
@@ -350,15 +359,18 @@ class PayloadReceiver(FrameReceiver):
 
     def get_buffer(self) -> memoryview:
         """Return where the next received bytes go."""
-        target = self._target
-        self._direct = target is not None and target.view is not None and self._start == self._end
-        if self._direct:
-            assert target is not None
-            assert target.view is not None
-            return target.view[self._position : self._position + STRAIGHT]
+        view = self._target_view()
+        if view is not None:
+            return view
         if self._start == self._end:
             self._start = self._end = 0
         return memoryview(self._scratch)[self._end :]
+
+    def _target_view(self) -> memoryview | None:
+        """Return where the next bytes of a payload go straight, None if they cannot."""
+        view = self._target.view if self._target is not None and self._start == self._end else None
+        self._direct = view is not None
+        return None if view is None else view[self._position : self._position + STRAIGHT]
 
     def buffer_updated(self, nbytes: int) -> None:
         """Say that `nbytes` were received.
@@ -375,9 +387,8 @@ class PayloadReceiver(FrameReceiver):
         self._end += nbytes
         while not self.done:
             if self._header is not None:
-                if self._start == self._end:
+                if self._start == self._end or not self._take_bytes(self._header):
                     return
-                self._take_bytes(self._header)
             else:
                 items = self._next_frame()
                 if items is None:
@@ -400,7 +411,8 @@ class PayloadReceiver(FrameReceiver):
             assert error is not None
             self._settle(error)
             return
-        header = header_of(items[1:], "an answer")
+        padded = len(items) == 7 and type(items[6]) is bytes
+        header = header_of(items[1:6] if padded else items[1:], "an answer")
         if (header.name, header.attempt) != (name, attempt):
             raise SegmentCorrupt(
                 f"asked for {name!r:.80} attempt {attempt}, got {header.name!r:.80} {header.attempt}"
@@ -408,13 +420,18 @@ class PayloadReceiver(FrameReceiver):
         self._header = header
         self._position = 0
         self._refused = None
+        self._begin(header)
+
+    def _begin(self, header: Header) -> None:
+        """Find out where the bytes of a payload go."""
         try:
             self._target = self._sink.start(header)
         except SegmentError as error:
             self._refused = error
         self._finish_if_whole()
 
-    def _take_bytes(self, header: Header) -> None:
+    def _take_bytes(self, header: Header) -> bool:
+        """Store what has come of a payload; return False if nothing can be done before more comes."""
         count = min(self._end - self._start, header.nbytes - self._position)
         piece = memoryview(self._scratch)[self._start : self._start + count]
         target = self._target
@@ -429,6 +446,7 @@ class PayloadReceiver(FrameReceiver):
         self._start += count
         self._position += count
         self._finish_if_whole()
+        return True
 
     def _refuse(self, target: Target, error: RedistError) -> None:
         self._refused = error

@@ -4,8 +4,9 @@
     PYTHONPATH=.:tests python tests/fuzz/fuzz.py payload -max_total_time=120 -rss_limit_mb=4096
 
 Targets are ``payload`` (`redist.protocol.loads`), ``frames`` (one parser fed in pieces), ``answer`` (what a data server
-answers), ``footer`` (of a payload file) and ``record`` (of an arena). What follows goes to libFuzzer. A target fails when
-anything but an error of redist's own is raised, or by a crash. A secret is in force, so that no pickle is ever loaded.
+answers), ``adopted`` (the same, of many payloads), ``footer`` (of a payload file) and ``record`` (of an arena). What follows
+goes to libFuzzer. A target fails when anything but an error of redist's own is raised, or by a crash. A secret is in force,
+so that no pickle is ever loaded.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ with atheris.instrument_imports(include=["redist"]):
     import pyarrow as pa
 
     from redist.errors import RedistError, SegmentsFull
+    from redist.memory.adopting import AdoptingReceiver
     from redist.memory.arena import check_record, header_at, record_head, scan
-    from redist.memory.frames import FrameParser, pack_frame
+    from redist.memory.frames import FrameParser, pack_frame, pack_padded
     from redist.memory.headers import TRAILER_BYTES, Header, file_name, header_in, parse_fields
     from redist.memory.index import digest_of
-    from redist.memory.receive import PayloadReceiver, PrivateSink
+    from redist.memory.receive import BLOCK, PayloadReceiver, PrivateSink
     from redist.protocol import dumps, loads, use_secret
 
 LARGEST = 1 << 16
@@ -59,7 +61,16 @@ class Sink(PrivateSink):
 
 
 def answer(data: bytes) -> None:
-    receiver = PayloadReceiver([("a", 1), ("b", 2)], Sink(), bytearray(64))
+    receive(PayloadReceiver([("a", 1), ("b", 2)], Sink(), bytearray(64)), data)
+
+
+def adopted(data: bytes) -> None:
+    sink = Sink()
+    sink.shared = BLOCK
+    receive(AdoptingReceiver([("a", 1), ("b", 2)], sink, bytearray(64)), data)
+
+
+def receive(receiver: PayloadReceiver, data: bytes) -> None:
     at = 0
     try:
         while at < len(data) and not receiver.done:
@@ -109,6 +120,9 @@ def seeds() -> dict[str, list[bytes]]:
         "payload": [b"".join(dumps(value, inline_limit=0).chunks()) for value in values],
         "frames": [b"\3" + pack_frame([1, "x", b"y", [None, {"a": 2.5}]]) * 2],
         "answer": [whole + pack_frame([["SegmentGone", "b"]])],
+        "adopted": [
+            pack_padded([None, *header.fields], 0, 64) + b"12345" + pack_frame([["SegmentGone", "b"]])
+        ],
         "footer": [b"12345" + header.footer(), header.footer()[:-TRAILER_BYTES]],
         "record": [
             bytes(64)
@@ -120,7 +134,7 @@ def seeds() -> dict[str, list[bytes]]:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    target.__name__: target for target in (payload, frames, answer, footer, record)
+    target.__name__: target for target in (payload, frames, answer, adopted, footer, record)
 }
 
 

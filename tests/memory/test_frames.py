@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import msgpack
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from redist.errors import RedistError, SegmentCorrupt, SegmentGone, SegmentsFull, TransferError
-from redist.memory.frames import FrameParser, error_fields, error_of, pack_frame
+from redist.memory.adopting import AdoptingReceiver
+from redist.memory.frames import FrameParser, error_fields, error_of, pack_frame, pack_padded
 from redist.memory.headers import Header
-from redist.memory.receive import FrameReceiver, PayloadReceiver, PrivateSink, Received
+from redist.memory.receive import BLOCK, FrameReceiver, PayloadReceiver, PrivateSink, Received
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.text() | st.binary(),
@@ -165,9 +167,54 @@ def test_answers_in_any_pieces(sizes: list[int], step: int, scratch: int) -> Non
             assert outcome.view.readonly
 
 
-@given(st.binary(max_size=400), st.integers(1, 100))
-def test_garbage_for_the_receiver(garbage: bytes, step: int) -> None:
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.sampled_from([0, 1, 100, 5000, 70_000, 200_000, 300_000, -1]), max_size=24),
+    st.sampled_from([7, 1000, 1 << 18, 1 << 22]),
+    st.sampled_from([1, 5000, 100_000]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_payloads_that_stay_where_they_come(
+    sizes: list[int], step: int, contained: int, padded: bool, at_once: bool
+) -> None:
+    stream = b""
+    inside = tuple(f"c{number}" for number in range(contained))
+    for index, size in enumerate(sizes):
+        if size < 0:
+            stream += pack_frame([error_fields(SegmentGone("gone"))])
+            continue
+        items = [None, *Header(f"k{index}", index, size, "t", inside if index == 3 else ("c",)).fields]
+        stream += pack_padded(items, len(stream), 64) if padded else pack_frame(items)
+        assert not padded or len(stream) % 64 == 0
+        stream += bytes([index]) * size
+    arrived: list[str] = []
+    sink = PrivateSink(lambda received: arrived.append(received.header.name))
+    sink.shared = BLOCK if at_once else 0
+    wanted = [(f"k{index}", index) for index in range(len(sizes))]
+    receiver = AdoptingReceiver(wanted, sink, bytearray(4096))
+    _feed_receiver(receiver, stream, step if len(stream) < 100_000 else max(step, 10_000))
+    assert receiver.done
+    assert arrived == [f"k{index}" for index, size in enumerate(sizes) if size >= 0]
+    for index, (size, outcome) in enumerate(zip(sizes, receiver.outcomes, strict=True)):
+        if size < 0:
+            assert isinstance(outcome, SegmentGone)
+            continue
+        assert isinstance(outcome, Received)
+        assert outcome.view is not None
+        assert outcome.view == bytes([index]) * size
+        assert outcome.view.readonly
+        if at_once and 0 < size < 300_000:
+            assert np.frombuffer(outcome.view, np.uint8).ctypes.data % 64 == 0
+
+
+@given(st.binary(max_size=400), st.integers(1, 100), st.booleans())
+def test_garbage_for_the_receiver(garbage: bytes, step: int, adopting: bool) -> None:
     receiver = PayloadReceiver([("k", 1), ("l", 2)], PrivateSink(), bytearray(64))
+    if adopting:
+        sink = PrivateSink()
+        sink.shared = BLOCK
+        receiver = AdoptingReceiver([("k", 1), ("l", 2)], sink, bytearray(64))
     try:
         while garbage and not receiver.done:
             buffer = receiver.get_buffer()

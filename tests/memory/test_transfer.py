@@ -27,6 +27,7 @@ from redist.memory.directory import SegmentDirectory
 from redist.memory.fetcher import Fetcher
 from redist.memory.frames import pack_frame
 from redist.memory.headers import Header
+from redist.memory.hello import VERSION
 from redist.memory.holders import HolderPlan, split_address
 from redist.memory.reader import open_segment
 from redist.memory.receive import FrameReceiver, PrivateSink, Received, SegmentSink
@@ -259,8 +260,11 @@ def test_server_that_does_not_know_the_token() -> None:
     address = f"tcp://127.0.0.1:{listening.getsockname()[1]}"
     client = DataClient(TOKEN, timeout=2)
     for frames, text in (
-        ((pack_frame(["redist-data", 1, b"n" * 16]), pack_frame([b"p" * 32])), "does not know the token"),
-        ((pack_frame(["redist-data", 1, b"n" * 16]), pack_frame(["p"])), "does not know the token"),
+        (
+            (pack_frame(["redist-data", VERSION, b"n" * 16]), pack_frame([b"p" * 32])),
+            "does not know the token",
+        ),
+        ((pack_frame(["redist-data", VERSION, b"n" * 16]), pack_frame(["p"])), "does not know the token"),
         ((pack_frame(["redist-data", 99, b"n" * 16]),), "version 99"),
         ((pack_frame(["else"]),), "not a data server"),
         ((b"SSH-2.0-OpenSSH_9.2\r\n",), "not redist's protocol"),
