@@ -51,6 +51,7 @@ CALLS: dict[str, tuple[Callable[[Client, Any], Any], bool]] = {
     "set_metadata": (lambda c, f: c.set_metadata("x", 1), False),
     "set_metadata inside": (lambda c, f: c.set_metadata(["x", "y"], 1), False),
     "log_event": (lambda c, f: c.log_event("x", 1), False),
+    "subscribe_topic": (lambda c, f: c.subscribe_topic("x", len), False),
     "get_events": (lambda c, f: c.get_events("x"), True),
     "register_plugin": (lambda c, f: c.register_plugin(WorkerPlugin()), False),
     "unregister_worker_plugin": (lambda c, f: c.unregister_worker_plugin("x"), False),
@@ -73,7 +74,7 @@ OTHERS = {
     "as_current", "close", "closed", "compute", "connects_to", "current", "dashboard_link", "datasets", "futures",
     "futures_of", "gather", "generation", "get", "get_executor", "get_scheduler_logs", "get_task_stream",
     "get_worker_logs", "is_of", "map", "name", "namespace", "ncores", "normalize_collection", "persist", "profile",
-    "run_on_scheduler", "shutdown", "story", "submit", "subscribe_topic", "unforward_logging",
+    "run_on_scheduler", "shutdown", "story", "submit", "unforward_logging",
     "unregister_scheduler_plugin", "unsubscribe_topic", "url", "write_scheduler_file",
 }  # fmt: skip
 
