@@ -7,17 +7,19 @@ call that needs it was answered, since the two clients' calls go to the server o
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from redist.errors import ClientClosed, DependencyUnknown, ForeignFutureError
+from redist.protocol.futures import is_future
 from redist.session.states import CANCELLED, PENDING
 
 if TYPE_CHECKING:
     from redist.client import Client
     from redist.future import Future
 
-__all__ = ["Borrowing", "check", "check_server", "server_of"]
+__all__ = ["Borrowing", "borrowed_by_graph", "check", "check_server", "server_of"]
 
 
 def server_of(client: Client) -> str:
@@ -119,3 +121,24 @@ class Borrowing:
 
 def _of_closed(future: Future[Any], closed: ClientClosed) -> ClientClosed:
     return type(closed)(f"the Future {future.key!r} cannot be an argument: {closed}")
+
+
+def borrowed_by_graph(client: Client, tasks: Iterable[Any]) -> list[Future[Any]]:
+    """Check the Futures that stand openly in tasks of a graph, of which Dask takes the keys alone; see `Borrowing`.
+
+    Returns
+    -------
+    list of Future
+        To be kept until the tasks are submitted.
+    """
+    borrowing = Borrowing(client)
+    todo = list(tasks)
+    while todo:
+        item = todo.pop()
+        if is_future(item):
+            borrowing.name_of(item)
+        elif type(item) in (tuple, list, set, frozenset):
+            todo += item
+        elif type(item) is dict:
+            todo += item.values()
+    return borrowing.kept

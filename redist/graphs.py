@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redist.actor_tasks import NodeActor
 from redist.annotations import Annotations
-from redist.belonging import Borrowing
+from redist.belonging import Borrowing, borrowed_by_graph
 from redist.current import living_clients
 from redist.errors import DependencyUnknown, GraphCycle
 from redist.future import Future
@@ -61,8 +61,12 @@ def submit_graph(
     from dask._task_spec import convert_legacy_graph
 
     client._check_alive()
-    nodes = convert_legacy_graph(graph)
-    return _Submission(client, nodes, list(dict.fromkeys(keys)), annotations, actors).run()
+    kept = borrowed_by_graph(client, graph.values())
+    try:
+        nodes = convert_legacy_graph(graph)
+        return _Submission(client, nodes, list(dict.fromkeys(keys)), annotations, actors).run()
+    finally:
+        del kept
 
 
 @lru_cache(1000)

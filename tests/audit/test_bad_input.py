@@ -230,6 +230,7 @@ def test_futures_of_a_closed_client(cluster: LocalCluster, client: Client) -> No
         lambda f: client.gather([f]),
         lambda f: client.scatter([f]),
         lambda f: client.publish_dataset(x=[f]),
+        lambda f: client.get({"x": (same, f)}, "x"),
         lambda f: pickle.dumps(f),
         lambda f: f.retry(),
     ]

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from dask import delayed
+from dask._task_spec import Task
 
-from redist import Client, Future, LocalCluster, wait
+from redist import Client, Future, LocalCluster, Pub, Queue, Variable, wait
 from redist.current import living_clients
 from redist.errors import ForeignFutureError
 from servers import keys_of, wait_until
@@ -68,6 +70,22 @@ USES: dict[str, Callable[[Client, Future[int]], Any]] = {
     "retry": lambda c, f: c.retry([f]),
     "who_has": lambda c, f: c.who_has({"x": f}),
     "why": lambda c, f: c.why(f),
+    "call_stack": lambda c, f: c.call_stack([f]),
+    "replicate": lambda c, f: c.replicate([f], n=1),
+    "rebalance": lambda c, f: c.rebalance([f]),
+    "get": lambda c, f: c.get({"x": (same, f)}, "x"),
+    "get nested": lambda c, f: c.get({"x": (same, [2, (f, {f})])}, "x"),
+    "get in a dict": lambda c, f: c.get({"x": (same, {"y": f})}, "x"),
+    "get itself": lambda c, f: c.get({"x": f}, "x"),
+    "get under its key": lambda c, f: c.get({f.key: f, "x": (same, f.key)}, "x"),
+    "get a task": lambda c, f: c.get({"x": Task("x", same, f)}, "x"),
+    "compute": lambda c, f: c.compute(delayed(same)(f)),
+    "compute nested": lambda c, f: c.compute(delayed(same)([f])),
+    "persist": lambda c, f: c.persist(delayed(f)),
+    "compute what is persisted": lambda c, f: c.compute(f.client.persist(delayed(same)(5))),
+    "queue": lambda c, f: Queue("q", client=c).put(f),
+    "variable": lambda c, f: Variable("v", client=c).set([f]),
+    "topic": lambda c, f: Pub("t", client=c).put([f]),
 }
 
 
