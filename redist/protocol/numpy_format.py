@@ -13,6 +13,7 @@ import ast
 import functools
 import math
 import pickle
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from redist.errors import DeserializationError
@@ -172,6 +173,8 @@ def array_in(buffer: memoryview | bytes, layout: Layout, at: int = 0) -> Array:
     dtype, shape, stored, order, start, end = layout
     if at + end > len(buffer):
         raise _damaged(len(buffer))
+    if dtype.names is not None:
+        dtype = deepcopy(dtype)  # its owner may rename the fields of an array in place
     try:
         array: Array = np.ndarray(stored, dtype, buffer, at + start, order=order)
         return array if stored == shape else np.broadcast_to(array, shape)

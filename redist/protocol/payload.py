@@ -244,7 +244,7 @@ class Loader:
         layout = self._layout
         if layout is not None and data.startswith(self._head, start) and layout.end <= end - start:
             array = numpy_format.array_in(data, layout, start)
-            return array.copy() if self._copy or self._writable else array
+            return array.copy(layout.order) if self._copy or self._writable else array
         view = memoryview(data)[start:end]
         value = loads(view, writable=self._writable, copy=self._copy)
         head = bytes(view[: schema_size(view) + BATCH_BYTES])

@@ -15,6 +15,7 @@ VALUES = [
     np.arange(1000) + 1,
     np.arange(1000.0),
     np.asfortranarray(np.arange(600).reshape(20, 30)),
+    np.asfortranarray(np.arange(600).reshape(20, 30) + 1),
     np.broadcast_to(np.arange(500), (3, 500)),
     pa.table({"a": list(range(1000))}),
     np.arange(1000) + 2,

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 
 from protocol.helpers import address_range, check_stream, mapped, round_trip, written
 from redist.protocol import dumps, loads
+from redist.protocol.payload import Loader
 
 DTYPES = st.one_of(
     hnp.scalar_dtypes(),
@@ -297,3 +298,20 @@ def test_large_arrays_that_are_not_contiguous(dtype):
             assert not result.flags.writeable
             again = loads(mapped(written(payload)), copy=True)
             assert (again if value is array else again[0]).flags.writeable
+
+
+def test_fields_that_are_renamed_in_place_are_renamed_in_that_array_alone():
+    dtype = np.dtype([("a", "i4"), ("b", "f8"), ("inner", [("c", "i2")])], align=True)
+    stream = b"".join(map(bytes, dumps(np.ones(500, dtype), inline_limit=0).chunks()))
+    for _ in range(3):
+        array = loads(memoryview(stream))
+        assert array.dtype == dtype
+        assert array.dtype.isalignedstruct
+        assert array["inner"].dtype.names == ("c",)
+        array.dtype.names = ("x", "y", "z")
+        array["z"].dtype.names = ("w",)
+    loader = Loader()
+    for _ in range(3):
+        array = loader.load(stream, 0, len(stream))
+        assert array.dtype == dtype
+        array.dtype.names = ("x", "y", "z")
