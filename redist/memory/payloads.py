@@ -171,16 +171,20 @@ def read_small(segments: str, wanted: Sequence[tuple[str, int]]) -> list[tuple[b
     """
     from redist.memory.lookups import find_many
 
-    index = _indices.get(segments) or _open_index(segments)
-    found = None if index is None else find_many(index, wanted)
     places: list[tuple[bytes, int, int] | None] = [None] * len(wanted)
-    if index is None or found is None:
+    index = _indices.get(segments) or _open_index(segments)
+    if index is None:
+        return places
+    try:
+        found = find_many(index, wanted)
+    except SegmentGone:
+        _forget(segments)
         return places
     pieces: list[tuple[Piece, _Arena, bytes]] = []
     for piece in found.pieces():
         try:
             arena = _arena_at(segments, piece.arena, found.stamp)
-            pieces.append((piece, arena, os.pread(arena.fd, piece.length, piece.offset)))
+            pieces.append((piece, arena, os.pread(arena.fd, min(piece.length, ARENA_SIZE), piece.offset)))
         except (OSError, SegmentError):  # who looks for it alone says why
             continue
         touch_arena(segments, piece.arena)

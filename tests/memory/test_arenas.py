@@ -731,6 +731,16 @@ def test_many_at_once(directory: SegmentDirectory) -> None:
     assert read_together(f"{directory.path}-none", keys) == [None] * len(keys)
 
 
+def test_many_of_a_directory_that_was_removed(parent: str) -> None:
+    directory = SegmentDirectory.create(parent)
+    keys = [(f"k{i}", 1) for i in range(20)]
+    put_small(directory, *keys)
+    assert None not in read_together(directory.path, keys)
+    directory.close()
+    assert read_together(directory.path, keys) == [None] * len(keys)
+    assert read_together(directory.path, keys) == [None] * len(keys)
+
+
 def test_a_size_that_is_not_true_any_more(directory: SegmentDirectory) -> None:
     put_small(directory, ("a", 1))
     assert bytes(open_payload(directory.path, "a", 1, nbytes=1 << 20).view) == value("a", 1)
