@@ -237,7 +237,10 @@ class DataServer:
 
     def _send(self, sock: socket.socket, wanted: list[tuple[str, int]]) -> None:
         """Send payloads; small ones are read into a buffer, and leave together."""
-        buffer = self._buffers.pop() if self._buffers else memoryview(bytearray(SEND_PIECE))
+        try:
+            buffer = self._buffers.pop()  # not looked at first: other threads take them too
+        except IndexError:
+            buffer = memoryview(bytearray(SEND_PIECE))
         try:
             self._send_from(buffer, sock, wanted)
         finally:
