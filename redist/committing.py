@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
-from redist.errors import QuotaExceeded, RedistError, StoreError
+from redist.errors import RedistError, StoreError
 from redist.protocol import Payload
 from redist.session.operations import Collect, Operation, Send, Sent, Until
 from redist.session.states import FINISHED, PENDING, Condition, FutureState
@@ -96,12 +96,12 @@ def heed(client: Client, told: list[Told], timeout: float | None, sent: set[str]
         try:
             (reply,) = yield Collect(handle, timeout)
         except StoreError as error:
-            if not error.pending:
+            if _is_refusal(client, error):
                 sent -= names
             raise
         del told[0]
         if isinstance(reply, BaseException):
-            if isinstance(reply, QuotaExceeded) or (isinstance(reply, StoreError) and not reply.pending):
+            if _is_refusal(client, reply):
                 sent -= names
             refusal = refusal or reply
         else:
@@ -110,7 +110,18 @@ def heed(client: Client, told: list[Told], timeout: float | None, sent: set[str]
         try:
             raise refusal
         finally:
-            refusal = None  # else it would keep this frame, and this frame it, and both the Futures
+            del (
+                refusal,
+                reply,
+                handle,
+            )  # else they would keep this frame, and this frame them, and both the Futures
+
+
+def _is_refusal(client: Client, error: BaseException) -> bool:
+    """Whether `error` says that a call is not applied; what the end of the session leaves unanswered may have been."""
+    session = client.session
+    over = session.closing or session.failure is not None
+    return not over and not (isinstance(error, StoreError) and error.pending)
 
 
 def _note(client: Client, part: Sequence[Written], reply: list[Any]) -> None:
@@ -166,31 +177,30 @@ def _slices(written: Sequence[Written], bundled: Mapping[str, Sequence[str]]) ->
 
 def give_up(
     client: Client, states: Sequence[FutureState], sent: Collection[str], error: BaseException
-) -> bool:
-    """Have the keys of `states` fail, which `error` kept from becoming known; return whether some may become known yet.
+) -> None:
+    """Have the keys of `states` fail, which `error` kept from becoming known.
 
-    `sent` are the names of those: the Futures that go release what the call makes known.
+    `sent` are the names of those that are known or may become so yet: the Futures that go release them.
     """
-    interrupted = not isinstance(error, Exception)
-    unanswered = interrupted or isinstance(error, StoreError)
     # Without its frames, which hold the Futures of the very keys, and values of who called.
-    if interrupted:
+    if not isinstance(error, Exception):
         kept: BaseException = RedistError(f"storing the value was interrupted: {type(error).__name__}")
     else:
         kept = _without_frames(error)
     with client.session.lock:
         for state in states:
             if state.status == PENDING:
-                if not (unanswered and state.name in sent):
+                if state.name not in sent:
                     client.session.ledger.forfeit(state)
                 state.fail(kept)
-    return unanswered
 
 
 def _without_frames(error: BaseException) -> BaseException:
     try:
-        kept = type(error)(*error.args)
-    except Exception:  # its arguments are not those of its class
+        # Not by `copy`: tblib, where installed, would have it keep its frames.
+        make, arguments, *_ = cast("tuple[Any, ...]", error.__reduce__())
+        kept: BaseException = make(*arguments)
+    except Exception:
         return error
     kept.__dict__.update(error.__dict__)
     kept.__cause__ = error.__cause__

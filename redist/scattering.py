@@ -21,7 +21,7 @@ from redist.bundling import Bundles
 from redist.collecting import seldom_collected
 from redist.committing import Told, Written, give_up, heed, tell
 from redist.describing import workers_changed
-from redist.errors import KeyTaken, NoWorkers, QuotaExceeded, RedistError, StoreError, TransferError
+from redist.errors import KeyTaken, NoWorkers, RedistError, StoreError, TransferError
 from redist.future import Future
 from redist.inlining import inline_limit
 from redist.protocol import Payload, dumps
@@ -179,13 +179,14 @@ def store(
 
             yield from wait_for(client, pending, deadline, stop_on_error=False)
     except BaseException as error:
-        if isinstance(error, Exception) and not isinstance(error, StoreError):
-            # what was made known is released; what is not answered yet could be taken for refused
-            for rest in (before, told):
-                with contextlib.suppress(RedistError):
-                    yield from heed(client, rest, timeout, sent)
-        unanswered = give_up(client, [state for state, _ in todo], sent, error)
-        if unanswered or ahead is not None or isinstance(error, QuotaExceeded):
+        try:
+            if isinstance(error, Exception) and not isinstance(error, StoreError):
+                # what was made known is released; what is not answered yet could be taken for refused
+                for rest in (before, told):
+                    with contextlib.suppress(RedistError):
+                        yield from heed(client, rest, timeout, sent)
+        finally:  # also when a Ctrl-C comes meanwhile
+            give_up(client, [state for state, _ in todo], sent, error)
             _drop_soon(client, writing, [item for item in placed if item[0] not in sent])
         raise
     finally:

@@ -217,7 +217,10 @@ class AsyncioDriver(Driver):
         """Send calls together and return their replies; see `ThreadDriver.call_all`."""
         sent = self.send_all(calls)
         await self.collect(sent, timeout, patient=patient, stays=stays)
-        return sent.outcome.result()
+        try:
+            return sent.outcome.result()
+        finally:
+            del sent  # an error would keep this frame, and this frame it
 
     @_whole
     def send_all(self, calls: Sequence[Sendable]) -> Sent:

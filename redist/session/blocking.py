@@ -67,6 +67,7 @@ class BlockingRunner:
 
     def run(self, operation: Operation[T]) -> T:
         """Run an operation to its end and return what it returns."""
+        request: Request | None = None
         value: Any = None
         error: BaseException | None = None
         try:
@@ -81,7 +82,8 @@ class BlockingRunner:
             result: T = stop.value
             return result
         finally:
-            error = None  # or its traceback refers to this frame, and keeps the caller's values until they are collected
+            # or their tracebacks refer to this frame, and keep the caller's values until they are collected
+            request = value = error = None
 
     def perform(self, request: Request) -> Any:
         """Do what an operation asks for, and return the outcome."""

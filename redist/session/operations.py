@@ -150,6 +150,7 @@ Operation: TypeAlias = Generator[Request, Any, T]
 
 async def carry_out(operation: Operation[T], perform: Callable[[Request], Awaitable[Any]]) -> T:
     """Run an operation to its end, in a loop where `perform` does what it asks for, and return what it returns."""
+    request: Request | None = None
     value: Any = None
     error: BaseException | None = None
     try:
@@ -164,4 +165,5 @@ async def carry_out(operation: Operation[T], perform: Callable[[Request], Awaita
         result: T = stop.value
         return result
     finally:
-        error = None  # or its traceback refers to this frame, and keeps the caller's values until they are collected
+        # or their tracebacks refer to this frame, and keep the caller's values until they are collected
+        request = value = error = None

@@ -38,7 +38,10 @@ class Outcome(Waiter):
     def result(self) -> list[Any]:
         """Return the replies, or raise the first error."""
         if self.error is not None:
-            raise self.error
+            try:
+                raise self.error
+            finally:
+                del self  # else it would keep this frame, and this frame it, and both what the caller has
         return self.replies
 
     def _count(self) -> None:

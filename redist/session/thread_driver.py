@@ -195,7 +195,10 @@ class ThreadDriver(Driver, BlockingRunner):
         """
         sent = self.send_all(calls)
         self.collect(sent, timeout, patient=patient, stays=stays)
-        return sent.outcome.result()
+        try:
+            return sent.outcome.result()
+        finally:
+            del sent  # an error would keep this frame, and this frame it
 
     def send_all(self, calls: Sequence[Sendable]) -> Sent:
         """Send calls together and go on."""

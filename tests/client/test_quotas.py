@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import pickle
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -76,6 +78,28 @@ def test_a_refusal_among_parts_that_are_on_their_way(
         )
     wait_until(lambda: files(client) == 0)
     assert client.scatter(array(0.9), hash=False).result().nbytes == 0.9 * MB
+
+
+def test_a_refused_value_keeps_nothing_of_its_caller(new_client: Callable[..., Client]) -> None:
+    client = new_client(quota="1 MB")
+
+    class Held:
+        pass
+
+    def scatter(value: Any) -> weakref.ref[Held]:
+        held = Held()
+        with pytest.raises(QuotaExceeded):
+            client.scatter(value, hash=False)
+        return weakref.ref(held)
+
+    scatter(array(2))
+    gc.collect()
+    gc.disable()
+    try:
+        assert scatter(array(2))() is None
+        assert scatter([np.zeros(8192, np.int8) for _ in range(300)])() is None
+    finally:
+        gc.enable()
 
 
 def test_the_namespaces_quota(namespace_quota: None, new_client: Callable[..., Client]) -> None:

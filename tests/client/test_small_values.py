@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 
 from redist import Client, LocalCluster, scattering
+from redist.belonging import Borrowing
 from redist.diagnostics.doctor import examine
-from redist.errors import SegmentsFull, TransferError
+from redist.errors import ConnectionLost, SegmentsFull, TransferError
 from redist.memory.headers import is_file_name
 from redist.memory.space import Space
+from redist.scattering import prepare, store
 from redist.session.lane import Refused
+from redist.session.operations import Collect
 from servers import keys_of, wait_until
 
 
@@ -173,6 +176,80 @@ def test_a_refusal_while_a_part_is_written(one_worker: Client, monkeypatch: pyte
     monkeypatch.setattr(scattering, "tell", refused)
     with pytest.raises(Refused, match="not today"):
         one_worker.scatter(values(350), hash=False)
+    monkeypatch.undo()
+
+
+class Late:
+    """A client's second part is written, and refused then; what comes of waiting for the reply to the first is `error`."""
+
+    def __init__(self, client: Client, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+        put, parts = scattering._put, [0]
+
+        def fails(client: Client, worker: int, batch: list[Any]) -> None:
+            parts[0] += 1
+            put(client, worker, batch)
+            if parts[0] == 2:
+                raise SegmentsFull("no space")
+
+        monkeypatch.setattr(scattering, "_PART", 100)
+        monkeypatch.setattr(scattering, "_put", fails)
+        self.items = prepare(client, values(350), [None] * 350, unique=True, borrowing=Borrowing(client))
+        self.states = [item.state for item in self.items]
+        operation = store(client, self.items)
+        collects = 0
+        try:
+            request = next(operation)
+            while True:
+                collects += isinstance(request, Collect)
+                try:
+                    if collects:
+                        raise error
+                    outcome = client._driver.perform(request)
+                except BaseException as raised:
+                    request = operation.throw(raised)
+                else:
+                    request = operation.send(outcome)
+        except BaseException as raised:
+            self.raised = raised.with_traceback(None)
+            self.raised.__context__ = None
+        # what is released when the Futures go
+        for state in self.states:
+            client.session.ledger.release(state)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), asyncio.CancelledError()])
+def test_an_interrupt_while_what_was_told_is_waited_for_after_an_error(
+    one_worker: Client, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    late = Late(one_worker, monkeypatch, error)
+    assert late.raised is error
+    assert {state.status for state in late.states} <= {"error", "finished"}
+    monkeypatch.undo()
+
+
+def test_what_some_worker_has_of_a_part_that_cannot_be_written(
+    one_worker: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = scattering._put
+
+    def fails(*args: Any) -> None:
+        put(*args)
+        raise SegmentsFull("no space on the next one")
+
+    monkeypatch.setattr(scattering, "_put", fails)
+    with pytest.raises(SegmentsFull, match="next one"):
+        one_worker.scatter(values(50), hash=False)
+    monkeypatch.undo()
+
+
+def test_what_was_told_is_not_answered_in_time_after_an_error(
+    one_worker: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = ConnectionLost("no reply")
+    error.pending = True
+    late = Late(one_worker, monkeypatch, error)
+    assert isinstance(late.raised, SegmentsFull)
+    assert {state.status for state in late.states} <= {"error", "finished"}
     monkeypatch.undo()
 
 
