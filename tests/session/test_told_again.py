@@ -57,7 +57,10 @@ def test_it_goes_on(
     state = caller.submit("all", deps=tuple(names))
     last = caller.submit("last", deps=("all",))
     assert caller.driver.wait(lambda: not caller.session.lane.unanswered, 10, replies=True)
-    assert record(endpoint, "all")[b"linking"].decode() == str(first.session.ordinal)
+    linking = record(endpoint, "all").get(b"linking", b"").decode()
+    assert linking == (
+        str(first.session.ordinal) if many > LINKS else ""
+    )  # what is told wholly waits for nobody
     if how == "goes":
         first.close()
     else:
@@ -72,7 +75,7 @@ def test_it_cannot_go_on(
 ) -> None:
     """What it needs is gone meanwhile: the task is cancelled, and what needs it says why it has failed."""
     first = new_caller()
-    names = values(first, 3)
+    names = values(first, LINKS + 1)
     begin(first, "all", names[:2])
     state = caller.submit("all", deps=tuple(names))
     last = caller.submit("last", deps=("all",))

@@ -218,13 +218,17 @@ class Model:
             and k.state == "erred"
             and k.fn == fn
             and count
-            and k.linking in (0, client)
+            and (not more or k.linking in (0, client))
         ):
             self.tell_again(k, client, deps, count, more=more)
             return
         if k is not None and not bare:
             if k.fn and k.fn != fn:
                 return
+            theirs = k.linking not in (0, client) and k.state == "waiting" and k.fn == fn
+            if theirs and count and not more and deps and k.deps <= deps <= self.keys.keys() - {name}:
+                k.linking, k.deps = 0, set(deps)  # nobody waits for who has begun to tell it
+                self._blame(k)
             if count:
                 k.refs[client] = count
             if fired and k.state not in ("memory", "erred"):

@@ -153,7 +153,8 @@ def test_a_submitter_that_goes_in_between(world: World, client: Caller, how: str
     other = world.client()
     inline(client, "a", "b")
     begin(client, "all", "a")
-    submit(other, task("all", "a", "b"), task("on", "all"))
+    other.ok(C.ledger([("all", 1)]))
+    submit(other, task("on", "all"))
     if how == "gone":
         client.deaf()
         world.expire(client, by=other)
@@ -426,7 +427,7 @@ def test_in_one_call(world: World, client: Caller, x: Caller) -> None:
     first = world.client()
     inline(client, "a", "b")
     begin(first, "all", "a")
-    submit(client, task("all", "a", "b"))
+    begin(client, "all", "a")
     go(world, first, by=client)
     submit(client, task("all", "a", "b"))
     x.listen_up()
@@ -438,12 +439,75 @@ def test_told_again_with_dependencies_that_cannot_be(world: World, client: Calle
     first = world.client()
     inline(client, "a", "b")
     begin(first, "all", "a")
-    submit(client, task("all", "a", "b"))
+    begin(client, "all", "a")
     go(world, first, by=client)
     submit(client, task("all", "a", "nothing") if fault == "unknown" else task("all", "b"))
     client.listen_up()
     assert client.told["all"].state == "cancelled"
     assert world.state("all") == "gone"
+
+
+@pytest.mark.parametrize("then", ["goes", "goes on"])
+def test_who_tells_it_wholly_waits_for_nobody(world: World, client: Caller, x: Caller, then: str) -> None:
+    """What it needs is kept for it although another began to tell it, and may never end."""
+    first = world.client()
+    inline(client, "a", "b")
+    begin(first, "all", "a")
+    submit(client, task("all", "a", "b"))
+    client.ok(C.ledger([("a", 0), ("b", 0)]))
+    if then == "goes":
+        go(world, first, by=client)
+    else:
+        link(first, "all", 1, "b", last=True)
+    x.listen_up()
+    assert [(t.name, sorted(d[0] for d in t.deps)) for t in x.tasks] == [("all", ["a", "b"])]
+    finish(x, "all")
+    client.listen_up()
+    assert client.told["all"].state == "memory"
+    world.check()
+
+
+def test_who_tells_it_wholly_while_another_tells_it_again(world: World, client: Caller, x: Caller) -> None:
+    first, second = world.client(), world.client()
+    inline(client, "a", "b")
+    for caller in (first, second):
+        begin(caller, "all", "a")
+    go(world, first, by=client)
+    begin(second, "all", "a")
+    submit(client, task("all", "a", "b"))
+    x.listen_up()
+    assert [t.name for t in x.tasks] == ["all"]
+    link(second, "all", 1, "b", last=True)
+    finish(x, "all")
+    client.listen_up()
+    assert client.told["all"].state == "memory"
+
+
+@pytest.mark.parametrize("deps", [("b", "c"), ("a", "?")])
+def test_who_tells_it_otherwise_leaves_it_as_it_is(
+    world: World, client: Caller, x: Caller, deps: Any
+) -> None:
+    first = world.client()
+    inline(client, "a", "b", "c")
+    begin(first, "all", "a")
+    submit(client, task("all", *deps))
+    assert world.record("all")["linking"] == str(first.ordinal)
+    link(first, "all", 1, "b", last=True)
+    x.listen_up()
+    assert [sorted(d[0] for d in t.deps) for t in x.tasks] == [["a", "b"]]
+    world.check()
+
+
+def test_what_is_told_wholly_errs_with_what_it_needs(world: World, client: Caller, x: Caller) -> None:
+    first = world.client()
+    inline(client, "a")
+    submit(client, task("bad"), task("late"))
+    fail(x, "bad")
+    begin(first, "all", "a")
+    submit(client, task("all", "a", "late", "bad"))
+    client.listen_up()
+    assert (client.told["all"].state, client.told["all"].where) == ("erred", "bad")
+    world.check()
 
 
 def test_two_who_tell_it_again(world: World, client: Caller, x: Caller) -> None:

@@ -52,3 +52,13 @@ def test_commands_are_of_6_2() -> None:
     }
     assert len(used) > 30
     assert used - set(OF_6_2.split()) == set()
+
+
+def test_sets_are_read_whole_only_where_they_are_small() -> None:
+    """Executors of a worker, and dependencies of a task, whose reader looks first at how many there are."""
+    folder = Path(scripts.__file__).parent / "scripts"
+    pattern = re.compile(r"'SMEMBERS', P \.\. '(\w+)")
+    assert {found for path in folder.rglob("*.lua") for found in pattern.findall(path.read_text())} == {
+        "executors",
+        "deps",
+    }

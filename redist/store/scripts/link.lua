@@ -2,6 +2,7 @@
 -- @include growing
 -- @include callers
 -- @include clock
+-- @include telling
 -- Further dependencies of a task whose submission announced them; with the last it may run. Passed over where that is not so
 -- any more: the task is not known, somebody else submitted it, or all of its dependencies are. Safe to repeat.
 -- KEYS[1] META
@@ -27,34 +28,15 @@ end
 
 local unfinished = h.state == 'waiting'
 local fault = tonumber(h.deps or 0) < before and 'a part of its dependencies was refused'
-local linked, erred, released = 0, nil, {}
-for i = BODY + 3, fault and 0 or #a do
-  local d = a[i]
-  local hd = rec(d) or recovering and S.placeholder(d)
-  if not hd or hd.state == 'forgetting' or d == name then
-    fault = format('its dependency %s is not known (released, cancelled, or from before a restart)', d)
-    break
-  end
-  if call('SADD', P .. 'deps:' .. name, d) == 1 then
-    linked = linked + 1
-    local state = word(hd.state)
-    if not unfinished or state == 'erred' then
-      call('SADD', P .. 'dependents:' .. d, name)
-      S.set(d, hd, 'fan', '1')
-      erred = erred or state == 'erred' and d
-    else
-      call('SADD', P .. (state == 'memory' and 'users:' or 'waiters:') .. d, name)
-      S.bump(d, hd, 'needed', 1)
-      if state ~= 'memory' then
-        S.bump(name, h, 'missing', 1)
-      end
-      if state == 'released' then
-        released[#released + 1] = d
-      end
-    end
-  end
+local names = {} -- not by unpack, which takes some 8,000 at most
+for i = BODY + 3, #a do
+  names[#names + 1] = a[i]
 end
-S.bump(name, h, 'deps', linked)
+local unknown, erred, released
+if not fault then
+  unknown, erred, released = S.further(name, h, names)
+  fault = unknown and format('its dependency %s is not known (released, cancelled, or from before a restart)', unknown)
+end
 if not fault and total > 0 and tonumber(h.deps) ~= total then
   fault = 'a part of its dependencies was refused'
 end

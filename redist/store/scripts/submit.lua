@@ -4,6 +4,7 @@
 -- @include clock
 -- @include answers
 -- @include quota
+-- @include telling
 -- Make tasks known, count the caller's references, and hand out or queue what is ready.
 -- A name that is known already only gains the reference; one taken by another function is refused (pushed as erred).
 -- KEYS[1] META
@@ -234,16 +235,11 @@ end
 -- A task that was given up since its submitter had not told it wholly: this one does. Its edges are those of an erred task,
 -- until it is run again.
 local function tell_again(name, h, spec, count, deps, more)
-  local fault, before = deps and unknown(name, deps), tonumber(h.deps or 0)
+  local fault = deps and unknown(name, deps)
   if fault then
     fault = format('its dependency %s is not known (released, cancelled, or from before a restart)', fault)
   elseif not more then
-    for k = 1, deps and #deps or 0, CHUNK do
-      for _, there in ipairs(call('SMISMEMBER', P .. 'deps:' .. name, unpack(deps, k, math.min(k + CHUNK - 1, #deps)))) do
-        before = before - there
-      end
-    end
-    fault = before > 0 and 'somebody else has submitted it with other dependencies'
+    fault = not S.covers(name, h, deps or {}) and 'somebody else has submitted it with other dependencies'
   end
   if fault then
     if h[field] then
@@ -291,10 +287,15 @@ local function admit(name, fn, spec, options, deps)
   local h = rec(name)
   -- A name that is known without any way to compute it takes this one.
   local bare = h and h.state == 'released' and not h.fn and not h.data
-  if h and h.untold and h.state == 'erred' and h.fn == fn and count > 0 and (h.linking or ME) == ME then
-    return tell_again(name, h, spec, count, deps, flags % 8 >= 4)
+  local more = flags % 8 >= 4
+  if h and h.untold and h.state == 'erred' and h.fn == fn and count > 0 and (not more or (h.linking or ME) == ME) then
+    return tell_again(name, h, spec, count, deps, more)
   end
   if h and not bare then
+    if h.linking and h.linking ~= ME and h.state == 'waiting' and h.fn == fn and count > 0 and not more and deps
+      and not unknown(name, deps) and S.covers(name, h, deps) then
+      S.told(name, h, deps)
+    end
     local ended = h.state == 'memory' or h.state == 'erred'
     if refer(name, h, fn, count) and flags % 2 == 1 and not h['refs:0'] and not ended then
       S.set(name, h, 'refs:0', '1')
@@ -350,7 +351,7 @@ local function admit(name, fn, spec, options, deps)
   if flags % 16 >= 8 then
     add('ahead', '1')
   end
-  if flags % 8 >= 4 then
+  if more then
     missing = missing + 1 -- those that `link` is going to tell of
     add('linking', ME)
   end
