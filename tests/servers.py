@@ -40,7 +40,7 @@ def fresh_namespace() -> str:
     return f"t{os.getpid()}-{next(_namespaces)}"
 
 
-def wait_until(condition: Callable[[], Any], timeout: float = 10.0, what: str = "") -> Any:
+def wait_until(condition: Callable[[], Any], timeout: float = 30.0, what: str = "") -> Any:
     """Return the first true value of `condition`, looked at again and again; fail when `timeout` seconds have passed."""
     began = time.monotonic()
     while not (value := condition()):
