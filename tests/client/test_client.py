@@ -439,6 +439,39 @@ def test_fire_and_forget(client: Client, keys: Keys, tmp_path: Any) -> None:
     wait_until(lambda: not keys())
 
 
+def when_there(path: Any) -> None:
+    wait_until(path.exists)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_what_is_fired_and_waits_still_outlives_its_client(
+    client: Client, cluster: LocalCluster, keys: Keys, tmp_path: Any, asynchronous: bool
+) -> None:
+    mark, gate = tmp_path / "mark", tmp_path / "gate"
+    held = client.map(when_there, [gate] * 4, pure=False)
+    wait_until(lambda: sum(map(len, client.processing().values())) == 4, what="all threads are busy")
+
+    def fire(other: Client) -> None:
+        first = other.submit(str, mark)
+        fire_and_forget([other.submit(lambda path: open(path, "x").close(), first)])
+
+    async def main() -> None:
+        async with Client(cluster, asynchronous=True) as other:
+            fire(other)
+
+    if asynchronous:
+        asyncio.run(main())
+    else:
+        with Client(cluster, set_as_default=False) as other:
+            fire(other)
+    assert not mark.exists()
+    gate.touch()
+    wait_until(mark.exists)
+    wait(held)
+    del held
+    wait_until(lambda: not keys())
+
+
 def test_futures_in_results(client: Client, keys: Keys) -> None:
     def makes() -> list[Future[int]]:
         return [get_client().submit(inc, 10), get_client().submit(inc, 20)]
