@@ -30,7 +30,7 @@ GET, PUT, DROP = 1, 2, 3
 SEND_PIECE = 512 * 1024
 """Bytes of small payloads that are sent together."""
 
-SEND_STRAIGHT = 4 * 1024 * 1024
+SEND_STRAIGHT = 1024 * 1024
 """Most bytes of a large one that are given to one send; see `redist.memory.receive.STRAIGHT`."""
 
 _WORTH_A_SEND = 64 * 1024
