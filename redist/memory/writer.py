@@ -81,6 +81,7 @@ class SegmentWriter:
         try:
             self._open()
         except OSError as error:
+            self.discard()
             raise self._failed(error) from error
 
     def _open(self) -> None:
@@ -99,7 +100,8 @@ class SegmentWriter:
             if self._recycled:
                 fcntl.flock(self._fd, fcntl.LOCK_UN)
             else:  # somebody reads it still: it is theirs
-                os.close(self._fd)
+                fd, self._fd = self._fd, -1
+                os.close(fd)
                 os.unlink(self.path)
                 self._fd = os.open(self.path, _OPEN | os.O_CREAT | os.O_EXCL, 0o600)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
@@ -302,6 +303,28 @@ def test_full_tmpfs_is_an_error_and_no_signal(tmp_path) -> None:
         mappings.look()
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_descriptor_is_closed_once_though_a_file_that_is_read_cannot_be_replaced(
+    directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closed once more, its number may be another file's by then."""
+    grant = os.path.join(directory.path, "grant-1")
+    Path(grant).write_bytes(bytes(100_000))
+    others: list[int] = []
+
+    def fails(path: str) -> None:
+        others.append(os.open(os.devnull, os.O_RDONLY))
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    with open(grant, "rb") as reader, monkeypatch.context() as patch:
+        fcntl.flock(reader, fcntl.LOCK_SH)
+        patch.setattr("os.unlink", fails)
+        with pytest.raises(SegmentError, match="cannot be written"):
+            SegmentWriter(grant, Header("k", 1, 90_000))
+    for fd in others:
+        os.close(fd)
+    os.unlink(grant)
 
 
 def test_speed(directory: SegmentDirectory) -> None:
