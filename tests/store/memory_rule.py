@@ -30,6 +30,7 @@ class Key:
     refs: dict[int, int] = field(default_factory=dict)
     fired: bool = False
     published: bool = False
+    shared: bool = False  # a variable's value, or an item of a queue
     tokens: set[str] = field(default_factory=set)
     retries: int = 0
     deaths: int = 0
@@ -49,6 +50,9 @@ class Model:
     def __init__(self) -> None:
         self.keys: dict[str, Key] = {}
         self.datasets: dict[str, str] = {}
+        self.variables: dict[str, str] = {}
+        self.queue: list[str] = []  # records of its items, in order
+        self.got: dict[str, tuple[int, str]] = {}  # token -> client and item
         self.workers: set[int] = set()
         self.parents: dict[int, int] = {}  # executor: worker
         self.evicted: Counter[tuple[int, str, int]] = Counter()
@@ -70,7 +74,7 @@ class Model:
         return waits + bool(k.linking)
 
     def wanted(self, k: Key) -> bool:
-        held = k.refs or k.fired or k.published or k.tokens
+        held = k.refs or k.fired or k.published or k.shared or k.tokens
         return bool(held or self.pins(k.name) or self.needed(k.name))
 
     def settle(self) -> None:
@@ -393,7 +397,25 @@ class Model:
             if worker in k.copies:
                 self.lose_copy(k, worker)
 
+    def keep(self, record: str, inside: set[str]) -> None:
+        """A value is kept under a name until somebody replaces, deletes or takes it."""
+        self.keys[record] = Key(record, state="memory", inline=True, shared=True, contains=frozenset(inside))
+
+    def drop(self, record: str | None) -> None:
+        if record is not None:
+            self.keys[record].shared = False
+
+    def leave(self, token: str, *, taken: bool) -> None:
+        """A request ends: the item that it got is taken, or goes back to its place."""
+        _, record = self.got.pop(token, (0, None))
+        if record is not None and taken:
+            self.drop(record)
+        elif record is not None:
+            self.queue = sorted([*self.queue, record], key=lambda item: int(item.rpartition("@")[2]))
+
     def gone_client(self, client: int) -> None:
+        for token in [token for token, (owner, _) in self.got.items() if owner == client]:
+            self.leave(token, taken=False)
         for k in self.keys.values():
             k.refs.pop(client, None)
 
@@ -402,4 +424,7 @@ class Model:
             self.drop_value(k)
         self.keys.clear()
         self.datasets.clear()
+        self.variables.clear()
+        self.queue.clear()
+        self.got.clear()
         self.generation += 1

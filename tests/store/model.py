@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from redist.store import calls as C
+from redist.store import coordination as N
 from redist.store import copying as K
 from redist.store import replies as R
 from store.kit import Caller, World
@@ -125,6 +126,10 @@ class Machine(RuleBasedStateMachine):
                 for name in list(held.datasets):
                     last = self._unregistered()
                     last.ok(C.unpublish(name))
+                    last.ok(C.close())
+                for call in (*map(N.delete_variable, held.variables), N.close_queue("q")):
+                    last = self._unregistered()
+                    last.ok(call)
                     last.ok(C.close())
         finally:
             for caller in (*self.clients, *self.workers, *self.executors):
@@ -261,6 +266,7 @@ class Machine(RuleBasedStateMachine):
             "refs": dict(k.refs),
             "fired": k.fired,
             "published": k.published,
+            "shared": k.shared,
             "tokens": len(k.tokens),
             "pins": model.pins(k.name),
             "needed": model.needed(k.name),
@@ -288,6 +294,7 @@ class Machine(RuleBasedStateMachine):
             "refs": {int(f[5:]): int(v) for f, v in h.items() if re.fullmatch("refs:[1-9][0-9]*", f)},
             "fired": "refs:0" in h,
             "published": "refs:d" in h,
+            "shared": "refs:c" in h,
             "tokens": int(h.get("refs:h", 0)),
             "pins": int(h.get("pins", 0)),
             "needed": int(h.get("needed", 0)),
@@ -324,7 +331,8 @@ class Machine(RuleBasedStateMachine):
 
     @event(12, who=NUMBER, which=NUMBER, deps=several(0, 3), count=one_of([1, 1, 1, 2, 0]),
           retries=one_of([0, 0, 0, 1]), fired=one_of([False, False, False, True]),
-          fn=one_of(["f"] * 7 + ["g"]), now=one_of([False, True]), parts=one_of([False, False, True]))  # fmt: skip
+          fn=one_of(["f"] * 7 + ["g"]), now=one_of([False, True]), parts=one_of([False, False, True]),
+          stop=one_of([False, True]))  # fmt: skip
     def submit(
         self,
         who: int,
@@ -336,12 +344,38 @@ class Machine(RuleBasedStateMachine):
         fn: str,
         now: bool,
         parts: bool,
+        stop: bool,
     ) -> None:
         self._step("submit")
         client, name = self._pick(self.clients, who), self._pick(TASKS, which)
+        needs = self._needs(name, deps)
+        self._tell(
+            client, name, needs, count, parts=parts, now=now, fn=fn, stop=stop, retries=retries, fired=fired
+        )
+
+    def _needs(self, name: str, deps: list[int]) -> set[str]:
         smaller = DATA + TASKS[: TASKS.index(name)]
         known = [n for n in smaller if n in self.model.keys] or smaller
-        needs = sorted({self._pick(known if d % 8 else smaller, d >> 3) for d in deps})
+        return {self._pick(known if d % 8 else smaller, d >> 3) for d in deps}
+
+    @event(24, when=lambda self: self._half_told(), who=NUMBER, which=NUMBER, deps=several(0, 2),
+           parts=one_of([False, True]), stop=one_of([False, True]), now=one_of([False, True]))  # fmt: skip
+    def tell_again(self, who: int, which: int, deps: list[int], parts: bool, stop: bool, now: bool) -> None:
+        """Somebody submits a task that another has told a part of, and may have left so; he may stop half-way, too."""
+        self._step("tell again")
+        k = self._pick(self._half_told(), which)
+        needs = k.deps | self._needs(k.name, deps)
+        client = self._pick(self.clients, who)
+        self._tell(client, k.name, needs, 1, parts=parts, now=now, fn=k.fn, stop=stop)
+
+    def _half_told(self) -> list[Key]:
+        return [k for k in self.model.keys.values() if (k.untold or k.linking) and k.fn]
+
+    def _tell(
+        self, client: Caller, name: str, among: set[str], count: int, *, parts: bool, now: bool, fn: str,
+        retries: int = 0, fired: bool = False, stop: bool = False,
+    ) -> None:  # fmt: skip
+        needs = sorted(among)
         first = needs[:1] if parts and len(needs) > 1 else needs
         more = len(first) < len(needs)
         count = max(count, int(more))  # a client keeps what it has not wholly told of
@@ -353,7 +387,7 @@ class Machine(RuleBasedStateMachine):
             )
 
         self._post(client, C.submit([task], FUNCTIONS), effect, now=now)
-        for before in range(1, len(needs) if more else 0):
+        for before in range(1, len(needs) - stop if more else 0):
             self._link(client, name, before, needs[before : before + 1], before + 1 == len(needs), now=now)
 
     def _link(
@@ -505,8 +539,7 @@ class Machine(RuleBasedStateMachine):
     def publish(self, who: int, which: int, contains: list[int], override: bool, now: bool) -> None:
         self._step("publish")
         name = f"s{which % 2}"
-        known = [n for n in self.model.keys if not n.startswith("@")]
-        inside = {self._pick(known or TASKS, c) for c in contains}
+        inside = self._inside(contains)
 
         def effect(reply: list[Any]) -> None:
             model = self.model
@@ -557,6 +590,90 @@ class Machine(RuleBasedStateMachine):
                 self.handed.append((token, record))
 
         self._post(client, C.get_dataset(name, token), effect, now=True)
+
+    @event(2, who=NUMBER, which=NUMBER, contains=several(1, 2), now=one_of([False, True]))
+    def set_variable(self, who: int, which: int, contains: list[int], now: bool) -> None:
+        self._step("set variable")
+        name, inside = f"v{which % 2}", self._inside(contains)
+
+        def effect(reply: list[Any]) -> None:
+            if not self._refused(reply, inside):
+                self.model.drop(self.model.variables.get(name))
+                record = f"@@variable@{name}@{self.world.command('HGET', 'variables', name).decode()}"
+                self.model.keep(record, inside)
+                self.model.variables[name] = record
+
+        self._post(self._pick(self.clients, who), N.set_variable(name, b"x", sorted(inside)), effect, now=now)
+
+    @event(1, who=NUMBER, which=NUMBER, now=one_of([False, True]))
+    def delete_variable(self, who: int, which: int, now: bool) -> None:
+        self._step("delete variable")
+        name = f"v{which % 2}"
+
+        def effect(_: list[Any]) -> None:
+            self.model.drop(self.model.variables.pop(name, None))
+
+        self._post(self._pick(self.clients, who), N.delete_variable(name), effect, now=now)
+
+    @event(2, who=NUMBER, contains=several(1, 2), now=one_of([False, True]))
+    def put(self, who: int, contains: list[int], now: bool) -> None:
+        self._step("put")
+        inside = self._inside(contains)
+        self.tokens += 1
+
+        def effect(reply: list[Any]) -> None:
+            if not self._refused(reply, inside):
+                assert reply[2] == 1, reply
+                newest = self.world.command("ZRANGE", "items:q", -1, -1)[0].decode()
+                self.model.queue.append(f"@@queue@q@{newest}")
+                self.model.keep(self.model.queue[-1], inside)
+
+        call = N.put(f"k{self.tokens}", "q", b"x", sorted(inside))
+        self._post(self._pick(self.clients, who), call, effect, now=now)
+
+    @event(2, who=NUMBER, now=one_of([False, True]))
+    def get(self, who: int, now: bool) -> None:
+        self._step("get")
+        client = self._pick(self.clients, who)
+        self.tokens += 1
+        token = f"k{self.tokens}"
+
+        def effect(reply: list[Any]) -> None:
+            assert len(reply) - 2 == bool(self.model.queue), (reply, self.model.queue)
+            if self.model.queue:
+                self.model.got[token] = client.ordinal, self.model.queue.pop(0)
+
+        self._post(client, N.get(token, "q", wait=False), effect, now=now)
+
+    @event(
+        12,
+        when=lambda self: self.model.got,
+        which=NUMBER,
+        taken=one_of([False, True]),
+        now=one_of([False, True]),
+    )
+    def leave(self, which: int, taken: bool, now: bool) -> None:
+        """Who got an item takes it, or gives it back."""
+        self._step("take item" if taken else "give item back")
+        token = self._pick(list(self.model.got), which)
+        (client,) = [c for c in self.clients if c.ordinal == self.model.got[token][0]]
+        self._post(
+            client,
+            N.leave([token], taken=taken),
+            lambda _: self.model.leave(token, taken=taken),
+            now=now,
+            ageless=True,
+        )
+
+    def _inside(self, contains: list[int]) -> set[str]:
+        known = [n for n in self.model.keys if not n.startswith("@")]
+        return {self._pick(known or TASKS, c) for c in contains}
+
+    def _refused(self, reply: list[Any], inside: set[str]) -> bool:
+        """Whether a value was refused since something in it is not known, which is to be so only then."""
+        refused = not inside <= self.model.keys.keys()
+        assert (reply[0] == b"NO") == refused, reply
+        return refused
 
     @event(3, who=NUMBER, much=one_of(range(1, 5 + 1)))
     def flush(self, who: int, much: int) -> None:

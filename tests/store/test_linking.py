@@ -447,6 +447,19 @@ def test_told_again_with_dependencies_that_cannot_be(world: World, client: Calle
     assert world.state("all") == "gone"
 
 
+def test_what_depends_on_a_task_that_is_half_told_is_cancelled_with_it(world: World, client: Caller) -> None:
+    """Nobody hears of an error instead."""
+    other = world.client()
+    inline(client, "a")
+    begin(client, "all", "a")
+    submit(other, task("on", "all"), task("last", "on"))
+    other.ok(C.ledger([("on", 0)]))
+    other.ok(C.cancel(["all"], force=True))
+    other.listen_up()
+    assert other.told["last"].state == "cancelled"
+    assert [world.state(n) for n in ("all", "on", "last")] == ["gone"] * 3
+
+
 @pytest.mark.parametrize("then", ["goes", "goes on"])
 def test_who_tells_it_wholly_waits_for_nobody(world: World, client: Caller, x: Caller, then: str) -> None:
     """What it needs is kept for it although another began to tell it, and may never end."""

@@ -3,6 +3,8 @@
 -- Cancelling: references go, and so does what depends on the key, where nobody else wants it. Items are
 -- `cancel ORDINAL FORCE REASON\nNAME`, so that a later slice still knows why.
 
+local HOPS = 64 -- what depends on a task that is not told wholly is cancelled, so deep, before it errs
+
 -- One holder loses its reference by force or by its own wish.
 local function strip_reference(name, h, ordinal, reason)
   local field = 'refs:' .. ordinal
@@ -17,7 +19,7 @@ local function strip_reference(name, h, ordinal, reason)
   end
   S.unset(name, h, field)
   if h.linking == ordinal then
-    S.later('abandon 0 ' .. name)
+    S.later('abandon ' .. HOPS .. ' ' .. name)
   end
 end
 

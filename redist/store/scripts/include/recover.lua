@@ -122,10 +122,16 @@ function S.attach(argument)
   return 1 + 4 * #reply[2]
 end
 
--- `ALWAYS NAME`: a task does not run whose submitter let go (or went) before it had told all dependencies; who has it as
--- well may submit it again (`untold`).
+-- `HOW NAME`: a task does not run whose submitter let go (or went) before it had told all dependencies; who has it as well may
+-- submit it again (`untold`). HOW: 1 always, 0 if he has really let go, above: the same, behind so many levels of other work.
 function S.abandon(argument)
-  local always, name = match(argument, '^(%d) (.*)$')
+  local always, name = match(argument, '^(%d+) (.*)$')
+  local hops = tonumber(always)
+  if hops > 1 then
+    local more = first <= last or call('EXISTS', P .. 'work') == 1
+    S.later('abandon ' .. (more and hops > 2 and int(hops - 1) or 0) .. ' ' .. name)
+    return 1
+  end
   local h = rec(name)
   if not h or not h.linking or h.state == 'forgetting' or always == '0' and h['refs:' .. h.linking] then
     return 1
