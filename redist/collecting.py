@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import threading
 from collections.abc import Iterator
 
@@ -48,3 +49,11 @@ def _end() -> None:
         _holders -= 1
         if not _holders and gc.get_threshold()[0] == _SELDOM:
             gc.set_threshold(*_before)
+
+
+def _forked() -> None:
+    global _mutex
+    _mutex = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forked)

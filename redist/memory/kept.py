@@ -75,12 +75,16 @@ class Kept:
             np.copyto(target, source)
             return
         step = -(-chunk.nbytes // parts)
-        others = [
-            threading.Thread(target=np.copyto, args=(target[at : at + step], source[at : at + step]))
-            for at in range(step, chunk.nbytes, step)
-        ]
-        for thread in others:
-            thread.start()
+        others: list[threading.Thread] = []
+        for at in range(step, chunk.nbytes, step):
+            part = target[at : at + step], source[at : at + step]
+            thread = threading.Thread(target=np.copyto, args=part)
+            try:
+                thread.start()
+            except RuntimeError:  # the system has no more of them, or the interpreter ends
+                np.copyto(*part)
+            else:
+                others.append(thread)
         np.copyto(target[:step], source[:step])
         for thread in others:
             thread.join()

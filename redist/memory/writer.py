@@ -80,9 +80,11 @@ class SegmentWriter:
         self._kept: Kept | None = None
         try:
             self._open()
-        except OSError as error:
+        except BaseException as error:
             self.discard()
-            raise self._failed(error) from error
+            if isinstance(error, OSError):
+                raise self._failed(error) from error
+            raise
 
     def _open(self) -> None:
         try:

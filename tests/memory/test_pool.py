@@ -575,3 +575,21 @@ def test_many_threads_write_at_once(directory: SegmentDirectory, loop: Loop) -> 
         client.stat()
     assert not failed
     loop.run(broker.close())
+
+
+def test_a_large_value_is_copied_where_no_thread_can_be_started(
+    directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(directory, "a", 1, bytes(MIB))
+    directory.drop("a", 1)
+    monkeypatch.setattr("redist.memory.kept._THREAD_BYTES", 1 << 16)
+    monkeypatch.setattr("redist.memory.kept.copy_threads", lambda: 4)
+
+    def fails(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    data = os.urandom(MIB)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fails)
+        path = store(directory, "a", 2, data)
+    assert bytes(open_segment(path).view) == data

@@ -327,6 +327,22 @@ def test_a_descriptor_is_closed_once_though_a_file_that_is_read_cannot_be_replac
     os.unlink(grant)
 
 
+def test_an_interrupt_while_a_recycled_file_is_opened(
+    directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def struck(*_: object) -> bool:
+        raise KeyboardInterrupt
+
+    grant = os.path.join(directory.path, "grant-1")
+    Path(grant).write_bytes(bytes(100_000))
+    before = os.listdir("/proc/self/fd")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("redist.memory.writer.try_lock", struck)
+        SegmentWriter(grant, Header("k", 1, 90_000))
+    assert not os.path.exists(grant)
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
 def test_speed(directory: SegmentDirectory) -> None:
     path = store(directory, "k", 1, b"abc" * 20_000)
     start = time.perf_counter()
