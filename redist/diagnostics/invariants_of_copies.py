@@ -54,6 +54,8 @@ def counted(space: Namespace) -> Iterator[Violation]:
         if ("counted" in h) != (there and "owner" in h):
             yield Violation("quota", name, f"is counted or not, and should not be so: {h}")
         elif "counted" in h:
+            if h["counted"] != h.get("nbytes"):
+                yield Violation("quota", name, f"is counted with another size than it has: {h}")
             sizes[h["owner"]][name] = float(h["counted"])
     said = {ordinal: space.read.zrange(f"sizes:{ordinal}") for ordinal in space.keys["sizes:"]}
     for ordinal in said.keys() | sizes.keys():

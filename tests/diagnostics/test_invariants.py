@@ -82,6 +82,7 @@ TABLE = [
     Row("HSET key:segment c:3 1", "copies", "segment", "is to be copied (['c:3'])"),
     Row("HSET key:segment copies 2", "copies", "segment", "has too few copies", SETTLED),
     Row("HSET key:segment counted 5", "quota", "segment", "is counted or not"),
+    Row("HSET key:segment counted 5 owner 1", "quota", "segment", "is counted with another size than it has"),
     Row("ZADD sizes:1 5 segment", "quota", "sizes:1", "it should be {}"),
     Row("ZADD bytes 5 1", "quota", "bytes", "it should be {}"),
     Row("HSET meta bytes 5", "quota", "meta", "says bytes=5, they are 0"),

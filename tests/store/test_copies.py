@@ -266,6 +266,21 @@ def test_a_copy_of_a_worker_that_closes_does_not_count(
     assert surplus(workers[0], ("a", attempt)) == []
 
 
+def test_nothing_is_surplus_while_it_is_not_certain_what_workers_have(
+    world: World, client: Caller, workers: list[Caller]
+) -> None:
+    """A server that lost writes says of a worker what it had before."""
+    attempt = scatter(client, workers[0], "a")
+    workers[1].ok(C.add_replicas([C.Replica("a", attempt)]))
+    client.ok(K.move([("a", workers[0].ordinal, workers[2].ordinal)]))
+    world.command("HSET", "meta", "recovering", 10**15)  # and worker 1, which is to register, has dropped it
+    assert surplus(workers[0], ("a", attempt)) == []
+    assert obey(world, workers) == {2: ["a"]}
+    assert on(world, "a") == ordinals(workers[:3])
+    world.command("HDEL", "meta", "recovering")
+    assert surplus(workers[0], ("a", attempt)) == ["a"]
+
+
 # --- moves -----------------------------------------------------------------------------------------------------------
 
 

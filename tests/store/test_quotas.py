@@ -8,6 +8,7 @@ from redist.session.refusals import quota_error
 from redist.store import calls as C
 from redist.store import replies as R
 from store.kit import Caller, World
+from store.test_failures import forget_everything, over
 from store.test_tasks import F, finish, submit, task
 
 QUOTA = 25_000
@@ -129,6 +130,30 @@ def test_who_registers_anew_is_not_refused(world: World, ada: Caller, worker: Ca
     again = C.Value("z", 1, 77, worker.ordinal, 20_000, "int", again=True)
     ada.ok(C.commit([again]))
     assert used(world) == {ada.ordinal: 40_000}
+
+
+@pytest.mark.parametrize("first", ["client", "worker"])
+def test_what_is_brought_to_a_server_that_lost_its_memory_counts(
+    world: World, ada: Caller, worker: Caller, first: str
+) -> None:
+    store(ada, worker, "a", 20_000)
+    attempt = int(world.record("a")["attempt"])
+    forget_everything(world)
+    for who in (ada, worker) if first == "client" else (worker, ada):
+        who.register(attempt=attempt)
+        if who is ada:
+            ada.ok(C.ledger([("a", 1)]))
+            ada.ok(C.registered())
+        else:
+            worker.ok(C.add_replicas([C.Replica("a", attempt, 20_000, "int")], found=True))
+        world.check()
+    assert used(world) == {ada.ordinal: 20_000}
+    refused(ada.do(C.place(1, 10_000)))
+    over(world, ada)
+    world.check()
+    ada.ok(C.ledger([("a", 0)]))
+    assert used(world) == {}
+    assert not world.exists("bytes")
 
 
 def test_nothing_is_noted_without_a_quota(world: World, client: Caller, worker: Caller) -> None:

@@ -69,6 +69,10 @@ while i <= #a do
     end
     if recovering and kind ~= '' and (h.type or '') == '' then
       S.set(name, h, 'nbytes', nbytes, 'type', kind)
+      if h.counted then
+        S.discount(name, h)
+        S.count_value(name, h)
+      end
     end
     if recovering and n > 0 then
       S.set(name, h, 'contains', attempt)

@@ -5,7 +5,8 @@
 -- @include copies
 -- @include answers
 -- A worker that is short of memory asks which of its copies may go: those of which other running workers have as many as are
--- wanted, and one at least. They are its copies no more, and it may unlink their files.
+-- wanted, and one at least. They are its copies no more, and it may unlink their files. None may while workers register anew
+-- after the server lost writes: what it says of the others may be from before they dropped theirs.
 -- KEYS[1] META
 -- ARGV[1] header, then pairs: name, attempt
 -- Reply OK more, then per pair: 1 if it may go
@@ -20,7 +21,7 @@ local answer, any = {}, false
 for i = BODY, #a, 2 do
   local name = a[i]
   local h = rec(name)
-  local goes = h and h['w:' .. ME] == int(a[i + 1]) and word(h.state) == 'memory'
+  local goes = not recovering and h and h['w:' .. ME] == int(a[i + 1]) and word(h.state) == 'memory'
     and S.copies_on(h, ME) >= tonumber(h.copies or 1)
   if goes then
     S.drop_copy(name, h, ME)

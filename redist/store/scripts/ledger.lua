@@ -92,7 +92,11 @@ for i = start, #a, 2 do
     end
   elseif not h then
     if recovering then
-      S.set(name, S.placeholder(name), field, int(count))
+      h = S.placeholder(name)
+      if epoch[8] then
+        S.own(name, h)
+      end
+      S.set(name, h, field, int(count))
       holds[name] = true
       sum = sum + count
     else
@@ -102,6 +106,9 @@ for i = start, #a, 2 do
     sum = sum + count - tonumber(h[field] or 0)
     local first_one = not h[field]
     S.set(name, h, field, int(count))
+    if recovering and epoch[8] and not h.owner then -- its worker was the first to tell of it
+      S.own(name, h)
+    end
     holds[name] = true
     local state = word(h.state)
     if state == 'released' then

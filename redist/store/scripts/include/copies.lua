@@ -224,13 +224,14 @@ function S.copy(name)
   return 4 + 2 * #planned
 end
 
--- A worker has the copy that it was to make. One that it takes the place of goes, unless too few would be left.
+-- A worker has the copy that it was to make. One that it takes the place of goes, unless too few would be left, or it is not
+-- certain how many are: see drop_surplus.lua.
 function S.arrived(name, h, w)
   local from = match(h['c:' .. w], '^%d+ (%d+)$')
   S.unset(name, h, 'c:' .. w)
   S.set(name, h, 'tries', '0')
   local attempt = from and h['w:' .. from]
-  if attempt and S.copies_on(h, from) >= tonumber(h.copies or 1) then
+  if attempt and not recovering and S.copies_on(h, from) >= tonumber(h.copies or 1) then
     S.drop_copy(name, h, from)
     S.evict(from, name, attempt)
   end

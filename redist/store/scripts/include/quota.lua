@@ -2,7 +2,8 @@
 -- @include fields
 -- @lazy
 -- What callers hold, where somebody has a quota: bytes of values on workers, each counted once, for who made its key. A key
--- that was made since then has its `owner`, and `counted` while its value counts.
+-- that was made since then has its `owner`, and `counted` while its value counts. After the server lost its memory the first
+-- who tells that he holds it is its owner.
 
 -- The value of a key with an owner has come, on workers.
 function S.count_value(name, h)
@@ -11,6 +12,14 @@ function S.count_value(name, h)
   call('ZADD', P .. 'sizes:' .. h.owner, size, name)
   call('ZINCRBY', P .. 'bytes', size, h.owner)
   call('HINCRBY', META, 'bytes', size)
+end
+
+-- A key without an owner is this caller's.
+function S.own(name, h)
+  S.set(name, h, 'owner', ME)
+  if word(h.state) == 'memory' and S.where(h) then
+    S.count_value(name, h)
+  end
 end
 
 -- A value that was counted is not there any more.
