@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import gc
+import os
 import pickle
 import threading
 import time
@@ -12,6 +13,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from operator import add
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -657,9 +659,19 @@ def test_wait(client: Client) -> None:
     assert wait([]).done == set()
 
 
-def test_as_completed(client: Client) -> None:
-    slow, fast = client.submit(slowly, 1, 0.5), client.submit(slowly, 2, 0.0)
-    assert list(as_completed([slow, fast])) == [fast, slow]
+def after(path: str, value: int) -> int:
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    return value
+
+
+def test_as_completed(client: Client, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    slow, fast = client.submit(after, str(go), 1), client.submit(inc, 2)
+    completed = as_completed([slow, fast])
+    assert next(completed) is fast
+    go.touch()
+    assert list(completed) == [slow]
     pairs = dict(as_completed(client.map(inc, range(5)), with_results=True))
     assert sorted(pairs.values()) == [1, 2, 3, 4, 5]
 
