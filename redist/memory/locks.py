@@ -20,6 +20,7 @@ from redist.memory.task_files import remove_task_directories
 __all__ = [
     "DeadDirectory",
     "check_private",
+    "any_living",
     "dead_directories",
     "default_parent",
     "lock_if_free",
@@ -229,6 +230,21 @@ def dead_directories(parent: str | None = None) -> list[DeadDirectory]:
         finally:
             os.close(lock_fd)
     return sorted(found, key=lambda dead: dead.age)
+
+
+def any_living(parent: str) -> bool:
+    """Tell whether a worker of this user lives that has its segment directory below `parent`."""
+    try:
+        paths = [entry.path for entry in os.scandir(parent) if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return False
+    for path in paths:
+        lock_fd = lock_if_free(path)
+        if lock_fd is not None:
+            os.close(lock_fd)
+        elif os.path.lexists(os.path.join(path, LOCK_FILE)):
+            return True
+    return False
 
 
 def sweep_dead(parent: str | None = None, *, older_than: float = 300.0) -> list[str]:

@@ -82,6 +82,8 @@ class SpillDirectory:
         Most bytes on disk; 0: what the file system has.
     """
 
+    #: where it is made
+    parent: str
     #: the directory, empty until something was spilled
     path: str
     #: file name -> bytes on disk
@@ -102,13 +104,13 @@ class SpillDirectory:
         self._not_before = 0.0
         self._mutex = threading.Lock()
         self._segments = segments
-        self._parent = os.path.abspath(parent) if parent else spill_parent()
+        self.parent = os.path.abspath(parent) if parent else spill_parent()
         self._lock_fd = -1
         self._direct = bool(_DIRECT)
 
     def configure(self, parent: str, limit: int) -> None:
         """Say where the directory is made, unless it was taken over, and how much may be in it; see the parameters."""
-        self._parent = os.path.abspath(parent) if parent else spill_parent()
+        self.parent = os.path.abspath(parent) if parent else spill_parent()
         self.limit = limit
 
     # --- the directory ----------------------------------------------------------------------------------------------
@@ -135,15 +137,15 @@ class SpillDirectory:
                 os.unlink(entry.path)
 
     def _make(self) -> None:
-        if not self._parent:
+        if not self.parent:
             raise DiskFull(
                 "nothing can be spilled: the temporary directories are in memory; give a spill directory on a disk"
             )
-        path = os.path.join(self._parent, os.path.basename(self._segments))
+        path = os.path.join(self.parent, os.path.basename(self._segments))
         try:
-            os.makedirs(self._parent, mode=0o700, exist_ok=True)
-            check_private(self._parent)
-            sweep_abandoned(self._parent)
+            os.makedirs(self.parent, mode=0o700, exist_ok=True)
+            check_private(self.parent)
+            sweep_abandoned(self.parent)
             # whoever died while it made the directory has left a part, without a payload
             with contextlib.suppress(FileExistsError):
                 os.mkdir(path, 0o700)
@@ -183,7 +185,7 @@ class SpillDirectory:
     @property
     def room(self) -> int:
         """How many bytes may still be spilled."""
-        free = available(self.path or (self._parent and _existing(self._parent)) or "/")
+        free = available(self.path or (self.parent and _existing(self.parent)) or "/")
         return max(0, min(free, self.limit - self.used) if self.limit else free)
 
     # --- payloads ---------------------------------------------------------------------------------------------------
@@ -214,7 +216,7 @@ class SpillDirectory:
         need = size if ranges is None else sum(end - start for start, end in ranges)
         if self.limit and self.used + footprint(need) > self.limit:
             raise DiskFull(
-                f"{self.path or self._parent}: {format_size(self.used)} are spilled of at most {format_size(self.limit)},"
+                f"{self.path or self.parent}: {format_size(self.used)} are spilled of at most {format_size(self.limit)},"
                 f" {format_size(need)} more do not fit"
             )
         if not self.path:

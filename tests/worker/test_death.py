@@ -285,3 +285,31 @@ def where():
         return get_worker().name
 
     return name
+
+
+def test_the_last_worker_leaves_nothing_of_a_dead_one_that_nobody_needs(start, client, tmp_path):
+    first, last = start(name="first"), start(name="last")
+    keys = [client.submit(lambda: b"z" * 50_000, key=f"k{i}") for i in range(4)]
+    for key in keys:
+        client.wait(key)
+    first.kill()
+    client.release(*keys)
+    until(
+        lambda: (
+            not client.command("EXISTS", f"{client.endpoint.prefix}has:{client.ordinals('workers')['first']}")
+        )
+    )
+    assert len(os.listdir(tmp_path / "segments")) == 2
+    assert last.stop() == 0
+    assert os.listdir(tmp_path / "segments") == []
+
+
+def test_the_last_worker_leaves_what_a_successor_of_a_dead_one_needs(start, client, tmp_path):
+    worker, last = start(name="same"), start(name="last")
+    key = client.submit(lambda: b"z" * 50_000, workers="same")
+    client.wait(key)
+    worker.kill()
+    assert last.stop() == 0
+    assert len(os.listdir(tmp_path / "segments")) == 1
+    start(name="same")
+    assert client.result(key) == b"z" * 50_000

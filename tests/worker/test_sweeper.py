@@ -11,7 +11,7 @@ from redist.memory.task_files import make_task_directory
 from redist.store.connect import endpoint
 from redist_worker import segments
 from redist_worker.marks import Marks
-from redist_worker.segments import Home, Sweeper, find_home
+from redist_worker.segments import Home, Sweeper, find_home, sweep_last
 
 SERVER = endpoint("redis://127.0.0.1:1", namespace="mine")
 
@@ -156,3 +156,16 @@ def test_the_clock_begins_anew_after_the_server_was_away(sweeper: Sweeper, clock
     assert sweeper.look() == []
     assert looks(sweeper, clock, 20) == []
     assert looks(sweeper, clock, 20) == [path]
+
+
+def test_the_last_one_leaves_what_is_needed(parent: str) -> None:
+    home = find_home(SERVER, "living", 1 << 20, parent)
+    path = home.directory.path
+    theirs, foreign = dead(parent), dead(parent, namespace="other")
+    young = dead(parent, namespace="other")
+    os.utime(young)
+    assert sweep_last(SERVER, path, "", lambda ordinal: False) == []  # somebody lives
+    home.directory.close()
+    assert sweep_last(SERVER, path, "", lambda ordinal: ordinal == 7) == [foreign]
+    assert sweep_last(SERVER, path, "", lambda ordinal: False) == [theirs]
+    assert os.listdir(parent) == [os.path.basename(young)]

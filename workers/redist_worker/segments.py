@@ -6,19 +6,21 @@ import json
 import logging
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from redist.errors import SegmentError
 from redist.memory.directory import SegmentDirectory
-from redist.memory.locks import dead_directories, remove_dead, sweep_dead
+from redist.memory.locks import any_living, dead_directories, remove_dead, sweep_dead
+from redist.memory.spill import sweep_abandoned
 from redist.memory.task_files import remove_task_directories
 from redist_worker.marks import Marks
 
 if TYPE_CHECKING:
     from redist.store.connect import Endpoint
 
-__all__ = ["Home", "Sweeper", "find_home"]
+__all__ = ["Home", "Sweeper", "find_home", "sweep_last"]
 
 logger = logging.getLogger("redist.worker")
 
@@ -172,6 +174,44 @@ class Sweeper:
     def _patience(self, path: str, owner: str) -> float:
         lease = max(self._lease, _read_lease(path)) + _MARGIN
         return lease if owner.partition("\t")[0] == self._server else max(lease, _FOREIGN)
+
+
+def sweep_last(endpoint: Endpoint, home: str, spilled: str, needed: Callable[[int], bool]) -> list[str]:
+    """Remove what dead workers left and nobody needs, if the worker that has just ended was the last one here.
+
+    Nobody who starts again could make use of it either, and nobody is left who would sweep it later.
+
+    Parameters
+    ----------
+    endpoint : Endpoint
+        The server and namespace of the worker that has ended.
+    home : str
+        Its directory, which is gone.
+    spilled : str
+        Where spill directories lie, or empty.
+    needed : callable
+        Tells whether the server knows of values on the worker with this ordinal.
+
+    Returns
+    -------
+    list of str
+        The removed directories.
+    """
+    parent = os.path.dirname(home)
+    if any_living(parent):
+        return []
+    removed = []
+    for dead in dead_directories(parent):
+        if dead.owner.partition("\t")[0] == _server(endpoint):
+            ordinal = _read_record(dead.path)[1]
+            stays = ordinal > 0 and needed(ordinal)
+        else:
+            stays = dead.age < _FOREIGN
+        if not stays and not _executors_live(dead.path) and remove_dead(dead.path):
+            removed.append(dead.path)
+    if os.path.isdir(spilled):
+        removed += sweep_abandoned(spilled)
+    return removed
 
 
 def _executors_live(path: str) -> bool:

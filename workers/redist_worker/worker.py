@@ -34,7 +34,7 @@ from redist_worker.handing_over import hand_over, retire
 from redist_worker.naming import await_name
 from redist_worker.pressure import Pressure
 from redist_worker.replicas import Replicas
-from redist_worker.segments import Home, Sweeper, find_home
+from redist_worker.segments import Home, Sweeper, find_home, sweep_last
 from redist_worker.surplus import Surplus
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ logger = logging.getLogger("redist.worker")
 _GOODBYE = 1.0  # s that the server has to answer the last call
 _HAND_OVER = 3.0  # s that others get to bring payloads, at least
 _ANSWER = 5.0  # s that it has to answer
+_LAST_SWEEP = 2.0  # s that the last worker of a host takes for what dead ones left
 _FIRST_ANSWER = 1.0  # s that the server has to answer when a worker ends
 
 
@@ -141,6 +142,7 @@ class Worker:
         self.home = home = find_home(
             self.endpoint, options.name, options.memory_limit, options.segments or None
         )
+        self._parts.push_async_callback(self._sweep_last)
         self._parts.callback(home.directory.close)
         self.name = options.name or home.name or options.default_name()
         home.directory.spill.configure(options.spill_dir, options.max_spill)
@@ -437,6 +439,29 @@ class Worker:
             await asyncio.wait_for(work, seconds + 1.0)
         except (RedistError, TimeoutError) as error:
             logger.warning("what only this worker has was not handed over to others: %r", error)
+
+    async def _sweep_last(self) -> None:
+        """Leave nothing that nobody needs, if no other worker is left on this host."""
+        directory = self.home.directory
+        try:
+            work = asyncio.to_thread(
+                sweep_last, self.endpoint, directory.path, directory.spill.parent, self._is_needed
+            )
+            for path in await asyncio.wait_for(work, _LAST_SWEEP):
+                logger.info("removed %s: its worker died, and nobody needs it", path)
+        except TimeoutError:
+            logger.info("what dead workers left is not swept: the server does not answer")
+
+    def _is_needed(self, ordinal: int) -> bool:
+        """Whether the server knows of values on a worker, or may hear of them yet."""
+        prefix, command = self.endpoint.prefix, self.side.command
+        try:
+            return bool(
+                command("EXISTS", f"{prefix}has:{ordinal}")
+                or command("HEXISTS", f"{prefix}meta", "recovering")
+            )
+        except (RedistError, hiredis.ReplyError):
+            return True
 
 
 def serve(options: WorkerOptions, server: ForkServer) -> int:
