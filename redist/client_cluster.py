@@ -156,8 +156,8 @@ class ClientCluster(ClientCopies):
         """Return what memory and disk of the workers hold (`redist.diagnostics.memory.Memory`), which prints as a table.
 
         Its `workers`, `hosts` and `total` have bytes that are ``managed``, ``unmanaged``, ``spilled``, ``lingering``,
-        ``pooled`` and ``granted``, as the workers said last: every 2 s, and within a second of a change that counts;
-        so they are up to a heartbeat old.
+        ``pooled``, ``granted`` and ``overhead``, as the workers said last: every 2 s, and within a second of a change that
+        counts; so they are up to a heartbeat old.
         """
         from redist.diagnostics.memory import read_memory
 

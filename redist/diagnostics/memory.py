@@ -28,13 +28,16 @@ class Use:
     unmanaged : int
         Memory that the processes which run tasks have of their own.
     spilled : int
-        Payloads on disk.
+        Payloads on disk, and dropped ones that somebody still maps there.
     lingering : int
         Dropped payloads that somebody still maps.
     pooled : int
         Files of dropped payloads that wait to be written again; they go as soon as memory is short.
     granted : int
         What was granted and is being written.
+    overhead : int
+        What small payloads take beyond their own bytes: the rest of pages, files that are being filled, and the index that
+        tells where they lie.
     """
 
     limit: int = 0
@@ -44,11 +47,12 @@ class Use:
     lingering: int = 0
     pooled: int = 0
     granted: int = 0
+    overhead: int = 0
 
     @property
     def memory(self) -> int:
         """All of it that is memory."""
-        return self.managed + self.unmanaged + self.lingering + self.pooled + self.granted
+        return self.managed + self.unmanaged + self.lingering + self.pooled + self.granted + self.overhead
 
 
 def _sum(uses: Iterable[Use]) -> Use:

@@ -100,6 +100,8 @@ class Arenas:
         self._late: list[tuple[Key, Place | None]] = []
         self._not_before = 0.0
         self._index: Index | None = None
+        #: bytes of the index that are counted as used
+        self._index_bytes = 0
 
     @property
     def index(self) -> Index:
@@ -123,6 +125,12 @@ class Arenas:
         """How many arenas may be written."""
         with self._mutex:
             return sum(not arena.sealed for arena in self._arenas.values())
+
+    def _count_index(self) -> None:
+        """Count the bytes of the index, which writers replace by larger ones."""
+        before, self._index_bytes = self._index_bytes, self.index.extra
+        if before != self._index_bytes:
+            self._space.release(before - self._index_bytes)
 
     # --- being written ----------------------------------------------------------------------------------------------
 
@@ -190,6 +198,7 @@ class Arenas:
             arena.written = time.time()
             if replaced:
                 self._uncount(replaced)
+            self._count_index()
             return [key for key, _ in stored]
 
     def _record(self, stored: Iterable[tuple[Key, Place]]) -> list[Place]:
@@ -304,6 +313,7 @@ class Arenas:
             index.shrink()
         finally:
             self.index.unlock()
+        self._count_index()
         self._uncount([place for _, place in late if place is not None])
 
     def _uncount(self, places: Iterable[Place]) -> None:
@@ -384,8 +394,9 @@ class Arenas:
             else:
                 del self._arenas[arena.number]
                 self.files.remove(arena)
+        self._index_bytes = self.index.extra
         taken = sum(sum(arena.taken) for arena in self._arenas.values() if not arena.spilled)
-        return taken * PAGE
+        return taken * PAGE + self._index_bytes
 
 
 class _OwnArenas:

@@ -270,6 +270,11 @@ class Index:
         """How many slots the table has."""
         return self._table.mask + 1
 
+    @property
+    def extra(self) -> int:
+        """Bytes that the table takes beyond the smallest one."""
+        return _bytes_of(self.slots) - _bytes_of(min(self.slots, _SMALLEST))
+
     # --- changes ----------------------------------------------------------------------------------------------------
 
     def lock(self, patience: float | None = None) -> bool:

@@ -24,7 +24,7 @@ from redist.diagnostics.doctor import examine
 from redist.errors import KilledWorker, SegmentsFull
 from redist.memory import pool
 from redist.memory.directory import SegmentDirectory
-from redist.memory.headers import Header
+from redist.memory.headers import Header, file_name
 from redist.memory.writer import SegmentWriter
 from redist_worker.memory_limits import MemoryLimits
 from redist_worker.pressure import Pressure
@@ -139,6 +139,23 @@ def test_what_the_worker_says_is_so(tmp_path: Path) -> None:
         wait_until(lambda: metrics(client)["spilled"] == 0)
         del held
         wait_until(lambda: metrics(client)["lingering"] == 0)
+
+
+def test_what_is_mapped_on_disk_counts_until_it_is_let_go(tmp_path: Path) -> None:
+    with small(tmp_path) as client:
+        futures = client.map(make, range(20))
+        wait(futures)
+        wait_until(lambda: len(spilled(client)) >= 8)
+        on_disk = {name.partition(".")[0] for name in spilled(client)}
+        held = next(f for f in futures if file_name(f.key, 0).partition(".")[0] in on_disk).result()
+        del futures
+        wait_until(lambda: SIZE <= client.memory().total.spilled < SIZE + 4096 * 2)
+        wait_until(lambda: client.memory().total.managed == 0, what="a heartbeat later")
+        assert SIZE <= client.memory().total.spilled < SIZE + 4096 * 2
+        assert not spilled(client)
+        assert check(held) >= 0
+        del held
+        wait_until(lambda: client.memory().total.spilled == 0, 5)
 
 
 def test_hot_values_come_back(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from worker.little_memory import MB, metrics, small, worker
 
 pytestmark = pytest.mark.timeout(180)
 
-LIMIT = 48 * MB
+LIMIT = 80 * MB  # executors have 35 of their own
 WORDS = 1024
 
 
@@ -102,3 +102,32 @@ def test_a_worker_killed_while_it_spills(tmp_path: Path) -> None:
         assert [check(array) for array in client.gather(first)] == list(range(count))
         assert [check(array) for array in client.gather(more)] == list(range(made))
         assert worker(client)["local_directory"] == before["local_directory"]
+
+
+def test_what_the_worker_says_is_so(tmp_path: Path) -> None:
+    """Also of pages that are half free, of the index, and of what is on disk."""
+    with small(tmp_path, limit="600MB", settings={"target": 0.2}) as client:
+        directory = worker(client)["local_directory"]
+
+        def agrees() -> bool:
+            use = client.memory().total
+            there = sum(os.stat(f"{directory}/{name}").st_blocks * 512 for name in os.listdir(directory))
+            return (
+                abs(use.memory - use.unmanaged - there) <= 0.02 * there
+                and abs(use.spilled - on_disk(client)) <= 0.02 * use.spilled
+            )
+
+        futures = client.scatter([make(i) for i in range(20_000)], hash=False)
+        wait_until(lambda: on_disk(client) > 20 * MB, 20)
+        wait_until(agrees, 20, what="memory is as the worker says")
+        use = client.memory().total
+        assert use.overhead > 2 * MB  # the index alone has 65,536 slots of 32 bytes
+        assert use.memory == sum(
+            getattr(use, name)
+            for name in ("managed", "unmanaged", "lingering", "pooled", "granted", "overhead")
+        )
+        del futures[::2]
+        wait_until(lambda: client.memory().total.managed < 0.7 * use.managed, 20)
+        wait_until(agrees, 20, what="memory is as the worker says, with holes")
+        del futures
+        wait_until(lambda: client.memory().total.memory - client.memory().total.unmanaged < MB, 20)

@@ -130,13 +130,15 @@ class Pressure:
         directory = self._directory
         self._told = self._now()
         self._told_at = time.monotonic()
+        managed, lingering, pooled = directory.total, directory.lingering, directory.pool.total
         return {
             "files": len(directory.files),
-            "managed": directory.total,
+            "managed": managed,
             "spilled": directory.spill.used,
-            "lingering": directory.lingering,
-            "pooled": directory.pool.total,
+            "lingering": lingering,
+            "pooled": pooled,
             "granted": granted,
+            "overhead": max(0, directory.space.used - managed - lingering - pooled - granted),
             "unmanaged": self.unmanaged,
             "spilled_in_all": self._mover.moved_out,
             "unspilled_in_all": self._mover.moved_in,
