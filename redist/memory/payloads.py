@@ -129,12 +129,14 @@ def _read(
     """Copy the record that was found; return None if it is gone or elsewhere by now."""
     _, _, number, place, stamp = found
     length = place & 0xFFFFFFFF
-    try:
-        arena = _arena_at(segments, number, stamp)
-    except FileNotFoundError:
-        if index.stands(found):
-            raise SegmentGone(f"{arena_path(segments, number)}: the payload's file is gone") from None
-        return None
+    arena = _arenas.get(number)
+    if arena is None or arena.stamp != stamp:
+        try:
+            arena = _arena_at(segments, number, stamp)
+        except FileNotFoundError:
+            if index.stands(found):
+                raise SegmentGone(f"{arena_path(segments, number)}: the payload's file is gone") from None
+            return None
     touch_arena(segments, number)
     try:
         record = os.pread(arena.fd, min(length, ARENA_SIZE), place >> 32)
