@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from redist.dask_options import check_fifo_timeout
 from redist.imported import imported
 from redist.store.keys import decode_key
 from redist.submitting import How, Options
-from redist.timeouts import seconds
 
 __all__ = ["Annotations", "how_to_run"]
 
@@ -28,8 +28,8 @@ def how_to_run(
     TypeError, ValueError
         If something is wrong with it.
     """
-    if fifo_timeout != "100 ms" and seconds(fifo_timeout) is None:
-        raise TypeError("fifo_timeout is a span of time, not None")
+    if fifo_timeout != "100 ms":
+        check_fifo_timeout(fifo_timeout)
     options = None
     if workers is not None or resources or retries or priority or allow_other_workers:
         options = Options(workers, resources, retries, priority, allow_other_workers)

@@ -7,10 +7,9 @@ from typing import Any
 
 from redist import gathering
 from redist.client_base import ClientBase
-from redist.dask_options import check_flags
+from redist.dask_options import check_fifo_timeout, check_flags
 from redist.future import Future
 from redist.session.operations import Operation
-from redist.timeouts import seconds
 
 __all__ = ["ClientGraphs"]
 
@@ -247,8 +246,7 @@ def _common(
     """Return what is said for all tasks of a call."""
     if allow_other_workers not in (True, False, None):
         raise TypeError(f"allow_other_workers is True, False or None, not {allow_other_workers!r:.80}")
-    if seconds(fifo_timeout) is None:
-        raise TypeError("fifo_timeout is a span of time, not None")
+    check_fifo_timeout(fifo_timeout)
     how = {
         "workers": workers,
         "allow_other_workers": allow_other_workers,

@@ -80,8 +80,10 @@ def tell(
         told.append(Told(part, names, handle))
 
 
-def heed(client: Client, told: list[Told], timeout: float | None, sent: set[str]) -> Operation[None]:
-    """Wait for the replies to what was told, and note what they say; takes out of `told` what is done.
+def heed(
+    client: Client, told: list[Told], timeout: float | None, sent: set[str], leave: int = 0
+) -> Operation[None]:
+    """Wait for the replies to what was told, but for the last `leave`, and note what they say; done ones go from `told`.
 
     Raises
     ------
@@ -91,7 +93,7 @@ def heed(client: Client, told: list[Told], timeout: float | None, sent: set[str]
         What was not answered in time; what is behind it was not waited for.
     """
     refusal: BaseException | None = None
-    while told:
+    while len(told) > leave:
         part, names, handle = told[0]
         try:
             (reply,) = yield Collect(handle, timeout)

@@ -9,8 +9,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from redist.errors import NotOffered
+from redist.timeouts import seconds
 
-__all__ = ["asynchronous_in", "check_client_options", "check_cluster_options", "check_flags", "check_loop"]
+__all__ = [
+    "asynchronous_in",
+    "check_client_options",
+    "check_cluster_options",
+    "check_fifo_timeout",
+    "check_flags",
+    "check_loop",
+]
 
 
 def check_flags(**given: Any) -> None:
@@ -24,6 +32,18 @@ def check_flags(**given: Any) -> None:
     for name, value in given.items():
         if value not in (True, False, None):
             raise TypeError(f"{name} is True, False or None, not {value!r:.80}")
+
+
+def check_fifo_timeout(fifo_timeout: Any) -> None:
+    """Refuse what is no span of time.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is none.
+    """
+    if seconds(fifo_timeout) is None:
+        raise TypeError("fifo_timeout is a span of time, not None")
 
 
 def check_loop(loop: Any) -> None:

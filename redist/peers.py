@@ -89,21 +89,25 @@ class Peers(Side):
                 )
         return peer
 
-    def here(self, where: str) -> list[tuple[str, int]]:
-        """Return the copies of a payload that lie on this host: segment directory and attempt of each.
+    def copies(self, where: str) -> list[tuple[Peer, int]]:
+        """Return the copies of a payload: the worker that has each, as far as it is known, and the attempt.
 
         Parameters
         ----------
         where : str
             Its copies: ordinal and attempt of each with a period between, the copies with blanks.
         """
-        places = []
+        found = []
         for copy in where.split():
             ordinal, _, attempt = copy.partition(".")
             peer = self._known.get(int(ordinal)) or self.worker(int(ordinal))
-            if peer is not None and peer.here:
-                places.append((peer.segments, int(attempt)))
-        return places
+            if peer is not None:
+                found.append((peer, int(attempt)))
+        return found
+
+    def here(self, where: str) -> list[tuple[str, int]]:
+        """Return those of the `copies` that lie on this host: segment directory and attempt of each."""
+        return [(peer.segments, attempt) for peer, attempt in self.copies(where) if peer.here]
 
     def workers(self) -> list[Peer]:
         """Return all living workers, by ordinal."""

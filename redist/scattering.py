@@ -145,8 +145,7 @@ def store(
     writing = _Writing()
     bundles = Bundles(client)
     ahead: _Ahead | None = None
-    # On their way: a part is told while the server works on the one before it.
-    before: list[Told] = []
+    #: On their way: a part is told while the server works on the one before it.
     told: list[Told] = []
     try:
         inside: dict[str, Sequence[str]] = {}
@@ -162,14 +161,12 @@ def store(
                 written = inline + (yield from part.write())
                 continue
             ahead = _Ahead(part, (yield from part.place()))
-            before, told = told, []
+            before = len(told)
             yield from tell(client, written, keep, told, sent, inside)
-            yield from heed(client, before, timeout, sent)
+            yield from heed(client, told, timeout, sent, leave=len(told) - before)
             written = yield from ahead.written()
             ahead = None
-        before, told = told, []
         yield from tell(client, written, keep, told, sent, inside)
-        yield from heed(client, before, timeout, sent)
         yield from heed(client, told, timeout, sent)
         yield from bundles.check(timeout)
         pending = [state for state, payload in items if payload is None and state.status == PENDING]
@@ -182,9 +179,8 @@ def store(
         try:
             if isinstance(error, Exception) and not isinstance(error, StoreError):
                 # what was made known is released; what is not answered yet could be taken for refused
-                for rest in (before, told):
-                    with contextlib.suppress(RedistError):
-                        yield from heed(client, rest, timeout, sent)
+                with contextlib.suppress(RedistError):
+                    yield from heed(client, told, timeout, sent)
         finally:  # also when a Ctrl-C comes meanwhile
             give_up(client, [state for state, _ in todo], sent, error)
             _drop_soon(client, writing, [item for item in placed if item[0] not in sent])

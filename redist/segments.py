@@ -119,21 +119,19 @@ class Segments:
         far: list[tuple[str, int, list[str]]] = []
         for name, where in wanted:
             sources: dict[int, list[str]] = {}
-            for place in where.split():
-                worker, _, attempt = place.partition(".")
-                peer = self._peers.worker(int(worker))
-                if peer is not None and peer.address and not peer.here:
-                    sources.setdefault(int(attempt), []).append(peer.address)
-            attempt_, addresses = next(iter(sources.items()), (0, []))
-            far.append((name, attempt_, addresses))
+            for peer, attempt in self._peers.copies(where):
+                if peer.address and not peer.here:
+                    sources.setdefault(attempt, []).append(peer.address)
+            attempt, addresses = next(iter(sources.items()), (0, []))
+            far.append((name, attempt, addresses))
         there = [item for item in far if item[2]]
         outcomes: dict[str, Any] = {}
         with as_current(client):
             if self._broker is not None:
-                for (name, attempt_, _), outcome in zip(there, self._broker.fetch(there) if there else ()):
+                for (name, attempt, _), outcome in zip(there, self._broker.fetch(there) if there else ()):
                     if outcome is None:
                         try:
-                            value = load_payload(self._own, name, attempt_, copy=copy, writable=writable)
+                            value = load_payload(self._own, name, attempt, copy=copy, writable=writable)
                             outcomes[name] = (value,)
                         except SegmentGone as error:
                             outcomes[name] = Trouble(error)

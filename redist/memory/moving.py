@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TypeAlias
 
@@ -198,33 +198,16 @@ class Mover:
 
     def move_arena_in(self, number: int) -> int:
         """Move one arena back into memory; return its bytes, 0 if there is no room or it went."""
-        directory = self._directory
-        pages = directory.arenas.files.pages(number, spilled=True)
+        files = self._directory.arenas.files
+        pages = files.pages(number, spilled=True)
         if pages is None:
             return 0
-        try:
-            reserved = directory.grants.reserve(sum(pages) * PAGE)
-        except SegmentsFull:
-            return 0
-        path = directory.grants.new_path()
-        done = False
-        try:
-            fd = os.open(path, _OPEN | os.O_CREAT | os.O_EXCL, 0o600)
-            try:
-                directory.spill.read_into(file_of(number), fd, ranges(pages))
-            finally:
-                os.close(fd)
-            done = directory.arenas.files.enter_memory(number, path, pages)
-        except OSError:  # it is gone, or memory is full
-            pass
-        finally:
-            if not done:
-                with contextlib.suppress(OSError):
-                    os.unlink(path)
-                directory.space.release(reserved)
-        self._seen.pop(number, None)
-        self.moved_in += reserved if done else 0
-        return reserved if done else 0
+        return self._move_in(
+            number,
+            sum(pages) * PAGE,
+            lambda fd: self._directory.spill.read_into(file_of(number), fd, ranges(pages)),
+            lambda path, size, reserved: files.enter_memory(number, path, pages),
+        )
 
     def move_in(self, name: str, attempt: int) -> int:
         """Move one payload back into memory; return its bytes, 0 if there is no room or it went."""
@@ -233,6 +216,24 @@ class Mover:
         nbytes = directory.spill.files.get(file)
         if nbytes is None:
             return 0
+        return self._move_in(
+            (name, attempt),
+            nbytes,
+            lambda fd: directory.spill.read_into(file, fd),
+            lambda path, size, reserved: (
+                footprint(size) == reserved and directory.enter_memory(name, attempt, path, reserved)
+            ),
+        )
+
+    def _move_in(
+        self,
+        what: Movable,
+        nbytes: int,
+        copy: Callable[[int], int],
+        enter: Callable[[str, int, int], bool],
+    ) -> int:
+        """Reserve `nbytes`, have ``copy(fd)`` fill a file, and ``enter(path, size, reserved)`` say whether it is used."""
+        directory = self._directory
         try:
             reserved = directory.grants.reserve(nbytes)
         except SegmentsFull:
@@ -242,10 +243,10 @@ class Mover:
         try:
             fd = os.open(path, _OPEN | os.O_CREAT | os.O_EXCL, 0o600)
             try:
-                size = directory.spill.read_into(file, fd)
+                size = copy(fd)
             finally:
                 os.close(fd)
-            done = footprint(size) == reserved and directory.enter_memory(name, attempt, path, reserved)
+            done = enter(path, size, reserved)
         except OSError:  # it is gone, or memory is full
             pass
         finally:
@@ -253,6 +254,6 @@ class Mover:
                 with contextlib.suppress(OSError):
                     os.unlink(path)
                 directory.space.release(reserved)
-        self._seen.pop((name, attempt), None)
+        self._seen.pop(what, None)
         self.moved_in += reserved if done else 0
         return reserved if done else 0

@@ -122,7 +122,7 @@ def _open(path: str, writable: bool, spilled: bool, buffer: memoryview | None) -
             continue
         stat = os.fstat(file.fileno())
         try:
-            there = os.stat(path)
+            there = os.stat(path, follow_symlinks=False)
         except FileNotFoundError:
             raise SegmentGone(f"{path}: the payload was evicted") from None
         if there.st_ino != stat.st_ino or there.st_dev != stat.st_dev:

@@ -40,7 +40,6 @@ __all__ = [
     "MARK",
     "Layout",
     "array_in",
-    "from_known",
     "from_stream",
     "known",
     "memory_of",
@@ -55,7 +54,7 @@ _UNITS = {"s": 0, "ms": 1, "us": 2, "ns": 3}
 _KEYS = [b"dtype", b"shape", b"stored"]
 _MOST_HEAD = 2048
 _MOST_KNOWN = 512
-#: by the first bytes of streams: arrays of the same dtype and shape begin alike
+#: by the first bytes of streams, schema and batch message: arrays of the same dtype and shape begin alike
 known: dict[bytes, Layout] = {}
 
 
@@ -111,25 +110,6 @@ class Layout(NamedTuple):
     order: Literal["C", "F"]
     start: int
     end: int
-
-
-def from_known(head: bytes, buffer: memoryview) -> Array | None:
-    """Return the array in a stream; None unless one with the same `head` was read before.
-
-    Parameters
-    ----------
-    head : bytes
-        The schema message that `buffer` begins with, and `BATCH_BYTES` more.
-    buffer : memoryview
-        The stream, flat bytes.
-
-    Raises
-    ------
-    DeserializationError
-        If the stream is cut off.
-    """
-    layout = known.get(head)
-    return None if layout is None else array_in(buffer, layout)
 
 
 def from_stream(schema: bytes, buffer: memoryview) -> Array:

@@ -206,22 +206,23 @@ def loads(buffer: memoryview, *, owner: object = None, writable: bool = False, c
         buffer = buffer.toreadonly()
     size = schema_size(buffer)
     head = bytes(buffer[: size + BATCH_BYTES])
-    known = numpy_format.from_known(head, buffer)
-    if known is not None:
-        return known.copy() if (copy or writable) and not known.flags.writeable else known
-    schema = head[:size] if size else None
-    metadata = None if schema is None else read_metadata(schema)
-    if schema is None or metadata is None:
-        raise DeserializationError(
-            f"the payload of {len(buffer)} bytes is damaged or cut off: it begins with no schema"
-        )
-    mark = metadata.get(b"redist")
-    if mark == numpy_format.MARK:
+    layout = numpy_format.known.get(head)
+    if layout is not None:
+        array = numpy_format.array_in(buffer, layout)
+    else:
+        schema = head[:size] if size else None
+        metadata = None if schema is None else read_metadata(schema)
+        if schema is None or metadata is None:
+            raise DeserializationError(
+                f"the payload of {len(buffer)} bytes is damaged or cut off: it begins with no schema"
+            )
+        mark = metadata.get(b"redist")
+        if mark == pickle_format.MARK:
+            return pickle_format.from_stream(schema, metadata, buffer, writable or copy)
+        if mark != numpy_format.MARK:
+            return arrow.from_stream(buffer)
         array = numpy_format.from_stream(schema, buffer)
-        return array.copy() if (copy or writable) and not array.flags.writeable else array
-    if mark == pickle_format.MARK:
-        return pickle_format.from_stream(schema, metadata, buffer, writable or copy)
-    return arrow.from_stream(buffer)
+    return array.copy() if (copy or writable) and not array.flags.writeable else array
 
 
 class Loader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import sys
 import time
 from typing import Any
@@ -139,14 +140,10 @@ def family(count: int) -> list[Any]:
     return [client.submit(leaf, i, "", pure=False) for i in range(count)]
 
 
-def storm(address: str, seed: str) -> None:
-    """A client that gets Ctrl-C at random moments; nothing of it may be out of joint afterwards."""
-    import random
+def strike_when_armed() -> list[bool]:
+    """Have alarms raise KeyboardInterrupt while the first item of the list that is returned is True."""
     import signal
 
-    from redist import Client
-
-    rng = random.Random(seed)
     armed = [False]
 
     def strike(*_: object) -> None:
@@ -155,6 +152,31 @@ def storm(address: str, seed: str) -> None:
 
     signal.signal(signal.SIGALRM, strike)
     signal.signal(signal.SIGINT, strike)  # one that hit a Future's end is delivered again as this
+    return armed
+
+
+async def without_end(client: Any, rng: random.Random, i: int) -> None:
+    """Submit, gather and scatter again and again."""
+    while True:
+        i += 1
+        futures = [client.submit(leaf, i + k, "", pure=False) for k in range(rng.randrange(1, 8))]
+        assert await client.gather(futures) == list(range(i, i + len(futures)))
+        await client.scatter([i])
+
+
+async def a_last_map(client: Any) -> None:
+    futures = client.map(leaf, range(200), counts="", pure=False)
+    assert await client.gather(futures) == list(range(200))
+
+
+def storm(address: str, seed: str) -> None:
+    """A client that gets Ctrl-C at random moments; nothing of it may be out of joint afterwards."""
+    import signal
+
+    from redist import Client
+
+    rng = random.Random(seed)
+    armed = strike_when_armed()
     strikes = 0
     with Client(address, name="storm", heartbeat_interval=0.1) as client:
         print("ready", client.session.ordinal, flush=True)
@@ -210,7 +232,6 @@ def interrupted_loop(address: str) -> None:
 def storm_loop(address: str, seed: str) -> None:
     """The same in an event loop, where asyncio makes of a Ctrl-C a cancellation of what it runs."""
     import asyncio
-    import random
     import signal
 
     from redist import Client
@@ -223,15 +244,7 @@ def storm_loop(address: str, seed: str) -> None:
 
     async def work(client: Any, i: int) -> None:
         signal.setitimer(signal.ITIMER_REAL, 1e-4 + rng.random() * 0.004)
-        while True:
-            i += 1
-            futures = [client.submit(leaf, i + k, "", pure=False) for k in range(rng.randrange(1, 8))]
-            assert await client.gather(futures) == list(range(i, i + len(futures)))
-            await client.scatter([i])
-
-    async def last(client: Any) -> None:
-        futures = client.map(leaf, range(200), counts="", pure=False)
-        assert await client.gather(futures) == list(range(200))
+        await without_end(client, rng, i)
 
     async def rest(client: Any) -> None:
         until = time.monotonic() + 10.0
@@ -248,7 +261,7 @@ def storm_loop(address: str, seed: str) -> None:
                 runner.run(work(client, 100 * strikes))
             except KeyboardInterrupt:
                 strikes += 1
-        runner.run(last(client))
+        runner.run(a_last_map(client))
         print("struck", strikes, flush=True)
         runner.run(rest(client))
         print("left", len(client.futures), flush=True)
@@ -260,20 +273,12 @@ def storm_in_loop(address: str, seed: str) -> None:
     import asyncio
     import contextlib
     import gc
-    import random
     import signal
 
     from redist import Client
 
     rng = random.Random(seed)
-    armed = [False]
-
-    def strike(*_: object) -> None:
-        if armed[0]:
-            raise KeyboardInterrupt
-
-    signal.signal(signal.SIGALRM, strike)
-    signal.signal(signal.SIGINT, strike)  # one that hit a Future's end is delivered again as this
+    armed = strike_when_armed()
     loop = asyncio.new_event_loop()
     loop.set_exception_handler(lambda *_: None)  # of what was struck
 
@@ -281,17 +286,6 @@ def storm_in_loop(address: str, seed: str) -> None:
         client = await Client(address, name="storm", heartbeat_interval=0.1, asynchronous=True)
         await client.gather([client.submit(leaf, 0, ""), await client.scatter(0)])
         return client
-
-    async def work(client: Any, i: int) -> None:
-        while True:
-            i += 1
-            futures = [client.submit(leaf, i + k, "", pure=False) for k in range(rng.randrange(1, 8))]
-            assert await client.gather(futures) == list(range(i, i + len(futures)))
-            await client.scatter([i])
-
-    async def last(client: Any) -> None:
-        futures = client.map(leaf, range(200), counts="", pure=False)
-        assert await client.gather(futures) == list(range(200))
 
     async def rest(client: Any) -> None:
         until = time.monotonic() + 10.0
@@ -312,7 +306,7 @@ def storm_in_loop(address: str, seed: str) -> None:
     strikes = 0
     until = time.monotonic() + 3.0
     while time.monotonic() < until:
-        task = loop.create_task(work(client, 100 * strikes))
+        task = loop.create_task(without_end(client, rng, 100 * strikes))
         try:
             armed[0] = True
             # Again and again: one that hits a `__del__` is swallowed by Python.
@@ -324,7 +318,7 @@ def storm_in_loop(address: str, seed: str) -> None:
             task.cancel()
     signal.setitimer(signal.ITIMER_REAL, 0)
     del task
-    run(asyncio.wait_for(last(client), 20))
+    run(asyncio.wait_for(a_last_map(client), 20))
     print("struck", strikes, flush=True)
     run(rest(client))
     print("left", len(client.futures), flush=True)

@@ -22,6 +22,7 @@ from redist.store import calls
 from redist.store.connect import Endpoint
 from redist.store.replies import HandOut
 from redist.store.side import Side
+from redist.store.wire import Wire
 from servers import Server, wait_until
 
 
@@ -191,17 +192,23 @@ def refuse_next(proxy: Proxy, script: str) -> None:
     proxy.fault = Fault("OOM", Event("c", script, before))
 
 
+def register_anew(proxy: Proxy, driver: ThreadDriver, wire: Wire) -> None:
+    """Have the server not know the client's registration any more, and wait until it has a new one, after the fault."""
+    session = driver.session
+    wire.call("HSET", f"{driver.endpoint.prefix}caller:{session.ordinal}", "inc", "another")
+    with driver.lock:
+        session.heart.beat()
+        driver.push_out()
+    wait_until(lambda: proxy.fault is not None and proxy.fault.fired and session.lane.registered)
+
+
 def test_full_server_does_not_end_a_session_that_registers_anew(
     proxy: Proxy, proxied: ThreadDriver, endpoint: Endpoint
 ) -> None:
     driver, session = proxied, proxied.session
     refuse_next(proxy, "register")
     wire = endpoint.open()
-    wire.call("HSET", f"{endpoint.prefix}caller:{session.ordinal}", "inc", "another")
-    with driver.lock:
-        session.heart.beat()
-        driver.push_out()
-    wait_until(lambda: proxy.fault is not None and proxy.fault.fired and session.lane.registered)
+    register_anew(proxy, driver, wire)
     assert session.failure is None
     assert (
         wire.call("HGET", f"{endpoint.prefix}caller:{session.ordinal}", "inc").decode() == session.incarnation
@@ -232,11 +239,7 @@ def test_full_server_keeps_the_tasks_of_who_registers_anew(
     assert driver.wait(lambda: not session.lane.unanswered, 10, replies=True)
     refuse_next(proxy, "submit")
     wire = endpoint.open()
-    wire.call("HSET", f"{endpoint.prefix}caller:{session.ordinal}", "inc", "another")
-    with driver.lock:
-        session.heart.beat()
-        driver.push_out()
-    wait_until(lambda: proxy.fault is not None and proxy.fault.fired and session.lane.registered)
+    register_anew(proxy, driver, wire)
     assert driver.wait(lambda: not (session.lane.unanswered or session.lane.due), 10, replies=True)
     assert not wire.call("EXISTS", f"{endpoint.prefix}stale:{session.ordinal}")
     assert [state.status for state in (x, on_x)] == ["pending", "pending"]
