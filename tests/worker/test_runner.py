@@ -9,6 +9,7 @@ import pytest
 from redist.store import calls
 from redist.store.calls import Result
 from redist.store.replies import HandOut
+from redist_worker import runner as runners
 from redist_worker.marks import Marks
 from redist_worker.runner import Runner
 from redist_worker.threads import TaskThread
@@ -151,7 +152,7 @@ class Server:
 def make(tmp_path):
     made = []
 
-    def make(body, threads=1):
+    def make(body, threads=1, before_hand_in=lambda: None):
         server = Server()
 
         def execute(task):
@@ -159,7 +160,7 @@ def make(tmp_path):
             return Result(task.name, task.attempt, "memory", 1, "int", b"v"), value
 
         marks = Marks(str(tmp_path / f"marks{len(made)}"))
-        runner = Runner(server, execute, marks, threads, lambda: None, is_call=lambda fn: fn == "call")
+        runner = Runner(server, execute, marks, threads, before_hand_in, is_call=lambda fn: fn == "call")
         server.runner = runner
         made.append((server, runner))
         runner.start()
@@ -521,6 +522,78 @@ def test_a_call_that_waited_takes_no_slot_again(make):
     assert "slow" not in server.done
     gate.set()
     settled(server, runner, ["call", "slow"])
+
+
+def test_a_call_comes_while_a_thread_ends(make, monkeypatch):
+    """The thread that ends still hands in what it has finished, and runs nothing more."""
+    monkeypatch.setattr(runners, "_SPARE_THREADS", 0)
+    door, gate, ends, ended = (threading.Event() for _ in range(4))
+
+    def body(name, server):
+        if name == "long":
+            server.runner.places.secede()
+            door.wait(20)
+        elif name == "slow":
+            gate.wait(20)
+
+    def before_hand_in():
+        if door.is_set() and not ends.is_set():
+            ends.set()
+            ended.wait(20)
+
+    server, runner = make(body, before_hand_in=before_hand_in)
+    server.submit(["long"])
+    server.wait_for(lambda: runner._turns.blocked == 1)
+    server.submit(["slow"])
+    server.wait_for(lambda: runner._turns.running == 1)
+    door.set()
+    assert ends.wait(10)
+    server.submit(["call"], fn="call")
+    server.wait_for(lambda: "call" in server.done)
+    ended.set()
+    gate.set()
+    settled(server, runner, ["long", "slow", "call"])
+
+
+def test_the_only_idle_thread_stays_for_a_call(make, monkeypatch):
+    """Threads are too many when a task comes back that waited: but none of the others could run the call."""
+    door, gate, held, look, looks = (threading.Event() for _ in range(5))
+
+    def body(name, server):
+        if name == "waits":
+            server.runner.places.block()
+            door.wait(20)
+            server.runner.places.unblock()
+        elif name == "slow":
+            gate.wait(20)
+
+    server, runner = make(body)
+    wait = server.wait
+
+    def wait_and_hold(ready, timeout):
+        woken = wait(ready, timeout)
+        if woken and held.is_set() and not looks.is_set():
+            looks.set()
+            look.wait(20)
+        return woken
+
+    monkeypatch.setattr(server, "wait", wait_and_hold)
+    server.submit(["waits"])
+    server.wait_for(lambda: runner._turns.blocked == 1)
+    server.submit(["slow"])
+    server.wait_for(lambda: runner._turns.running == 1)
+    server.submit(["call0"], fn="call")
+    server.wait_for(lambda: "call0" in server.done and not runner._turns.calling)
+    held.set()
+    server.submit(["call1"], fn="call")
+    assert looks.wait(10)
+    door.set()
+    server.wait_for(lambda: runner._turns._returning == 1)
+    look.set()
+    server.wait_for(lambda: "call1" in server.done)
+    assert "waits" not in server.done
+    gate.set()
+    settled(server, runner, ["waits", "slow", "call0", "call1"])
 
 
 def test_calls_go_back_when_it_stops(make):

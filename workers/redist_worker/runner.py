@@ -90,7 +90,7 @@ class Runner:
         self._lock = self._turns.lock
         self.places = Places(self._secede, self._turns.regain)
         self._all: set[TaskThread] = set()
-        self._alive = 0  # under the lock
+        self._alive = 0  # threads that look for work again when they have none; under the lock
         self._deadline = Deadline(_DRAGS)
 
     # --- life -------------------------------------------------------------------------------------------------------
@@ -171,7 +171,7 @@ class Runner:
         finally:
             with self._lock:
                 self._turns.leave(me)
-                self._alive -= 1
+                self._count_out(me)
             self._marks.give_slot(me.slot)
             self._all.discard(me)
         if failed and not self._turns.stopping:
@@ -185,12 +185,11 @@ class Runner:
             work, ask = None, False
             with self._lock:
                 turns.leave(me)
-                ends = (
-                    turns.stopping
-                    or self._lane.failed
-                    or self._alive - turns.blocked > self.threads + _SPARE_THREADS
-                )
-                if not ends:
+                ends = turns.stopping or self._lane.failed or self._superfluous()
+                if ends:
+                    # at once: from here on it takes up nothing, and who counts on it would wait for ever
+                    self._count_out(me)
+                else:
                     work, ask = turns.claim(me, resync=resync)
             if ask:
                 work = turns.take(me, resync=resync)
@@ -204,6 +203,18 @@ class Runner:
                 return work
             if not turns.wait():
                 resync = turns.silent()
+
+    def _superfluous(self) -> bool:
+        """Whether the other threads are enough for all slots and for the calls that wait. The lock is held."""
+        turns = self._turns
+        others = self._alive - 1
+        return others - turns.blocked >= self.threads + _SPARE_THREADS and not turns.short(others)
+
+    def _count_out(self, me: TaskThread) -> None:
+        """Count `me`, which ends, no longer as alive. The lock is held."""
+        if not me.ended:
+            me.ended = True
+            self._alive -= 1
 
     def _run(self, me: TaskThread, work: list[HandOut]) -> None:
         chain = Chain()

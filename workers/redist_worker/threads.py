@@ -57,6 +57,8 @@ class TaskThread:
     task: HandOut | None = None
     blocks: int = 0
     seceded: bool = False
+    #: whether it looks for work no more
+    ended: bool = False
     #: None: more threads than pipes, or no worker that shares them
     tokens: Tokens | None = None
     shelf: Shelf | None = None
