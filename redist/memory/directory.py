@@ -35,6 +35,7 @@ from heapq import nlargest
 from redist.errors import SegmentCorrupt, SegmentError, SegmentGone
 from redist.memory.arena import number_in
 from redist.memory.arenas import Arenas
+from redist.memory.collapser import Collapser
 from redist.memory.grants import GRANT_FILE, Grants
 from redist.memory.headers import (
     Header,
@@ -117,6 +118,7 @@ class SegmentDirectory:
         self.arenas = Arenas(path, self.space, self.spill, self.files, self._mutex)
         self._total = 0
         self.pool = Pool(path)
+        self._collapser = Collapser()
         self._lingering = Lingering(self.space, self.pool)
         self.grants = Grants(path, self.space, self._lingering, self.arenas, self.largest)
         # the process that wrote a payload which is large enough for the pool
@@ -265,10 +267,11 @@ class SegmentDirectory:
         """
         with self._mutex:
             try:  # with the lock: what is dropped meanwhile is not recorded then
-                size = footprint(os.stat(self.path_of(name, attempt)).st_size)
+                stat = os.stat(self.path_of(name, attempt))
             except FileNotFoundError:
                 self.space.release(reserved)
                 return False
+            size = footprint(stat.st_size)
             before = self.files.get((name, attempt), 0)
             self._note((name, attempt), size)
             self._newest = max(self._newest, attempt)
@@ -278,6 +281,7 @@ class SegmentDirectory:
                 self._writers[name, attempt] = writer
         if reserved + before != size:
             self.space.release(reserved + before - size)
+        self._collapser.add(self.path_of(name, attempt), stat)
         return True
 
     def drop(self, name: str, attempt: int, *, recycle: bool = True) -> bool:
@@ -526,6 +530,7 @@ class SegmentDirectory:
         if self._lock_fd < 0:
             return
         _living.discard(self)
+        self._collapser.close()
         self.spill.close(remove=remove)
         self.touched.close()
         if remove:

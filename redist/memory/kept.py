@@ -10,12 +10,14 @@ file's memory back punches it out, so that what is kept here holds nothing.
 from __future__ import annotations
 
 import fcntl
-import mmap
 import os
 import threading
 import time
 from collections import OrderedDict
 from typing import Any
+
+from redist.memory import huge_pages
+from redist.memory.huge_pages import map_file
 
 __all__ = ["MAPPED_FROM", "Kept", "keeper"]
 
@@ -36,19 +38,25 @@ class Kept:
     ----------
     fd : int
         Its descriptor; belongs to this object, also if the mapping fails.
+    new : int
+        How many bytes to make a new file, which has no memory yet.
     """
 
+    #: the whole file, to be written
+    view: memoryview
     #: size of the file in bytes
     size: int
     inode: int
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, *, new: int = 0) -> None:
         self.fd = fd
+        if new:
+            os.ftruncate(fd, new)
         stat = os.fstat(fd)
         self.size = stat.st_size
         self.inode = stat.st_ino
         # populated here, in one call: a page at a time while it is written costs twice as much
-        self._mapping = mmap.mmap(fd, self.size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+        self.view = map_file(fd, self.size, writable=True, populate=not new)
 
     def __del__(self) -> None:
         # after an interrupt, or a mapping that failed
@@ -56,19 +64,14 @@ class Kept:
         if fd >= 0:
             os.close(fd)
 
-    @property
-    def view(self) -> memoryview:
-        """The whole file, to be written."""
-        return memoryview(self._mapping)
-
     def copy(self, offset: int, chunk: memoryview) -> None:
         """Write `chunk` (plain bytes) at `offset`; other threads of the process run meanwhile."""
         if chunk.nbytes < _COPIED:
-            self._mapping[offset : offset + chunk.nbytes] = chunk
+            self.view[offset : offset + chunk.nbytes] = chunk
             return
         import numpy as np  # whose copies release the GIL
 
-        target: Any = np.frombuffer(self._mapping, np.uint8, chunk.nbytes, offset)
+        target: Any = np.frombuffer(self.view, np.uint8, chunk.nbytes, offset)
         source: Any = np.frombuffer(chunk, np.uint8)
         parts = min(copy_threads(), chunk.nbytes // _THREAD_BYTES)
         if parts < 2:
@@ -111,10 +114,7 @@ class Kept:
         fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)
-            try:
-                self._mapping.close()
-            except BufferError:
-                pass
+        self.view = memoryview(b"")
 
 
 class _Keeper:
@@ -148,6 +148,26 @@ class _Keeper:
             return kept
         kept.close()
         return None
+
+    def make(self, path: str, size: int) -> Kept | None:
+        """Make a new file of `size` bytes whose pages are huge, mapped and locked; None, and no file, if there are none.
+
+        Raises
+        ------
+        OSError
+            If it cannot be made, or there is no memory for it.
+        """
+        if size < huge_pages.LEAST or not huge_pages.are_ready(os.stat(os.path.dirname(path)).st_dev):
+            return None
+        kept = Kept(os.open(path, _OPEN | os.O_CREAT | os.O_EXCL, 0o600), new=size)
+        done = False
+        try:
+            done = huge_pages.allocate(kept.fd, kept.view) and kept.lock()
+        finally:
+            if not done:
+                kept.close()
+                os.unlink(path)
+        return kept if done else None
 
     def keep(self, kept: Kept) -> None:
         """Keep a file that was written."""

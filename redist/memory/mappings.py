@@ -9,7 +9,6 @@ file's memory back punches it out.
 
 from __future__ import annotations
 
-import mmap
 import os
 import threading
 from collections import OrderedDict
@@ -17,6 +16,7 @@ from functools import cache
 from typing import Any
 
 from redist.memory.descriptors import Descriptor, open_owned
+from redist.memory.huge_pages import map_file
 from redist.memory.kept import keeper
 
 __all__ = ["mappings"]
@@ -31,7 +31,7 @@ class _Mapped:
     def __init__(self, file: Descriptor, size: int) -> None:
         self.file: Descriptor | None = file
         self.size = size
-        self.mapping = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+        self.mapping = map_file(file.fileno(), size)
 
     @property
     def gone(self) -> bool:

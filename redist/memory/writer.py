@@ -88,7 +88,9 @@ class SegmentWriter:
 
     def _open(self) -> None:
         try:
-            self._fd = os.open(self.path, _OPEN | os.O_CREAT | os.O_EXCL, 0o600)
+            self._kept = keeper.make(self.path, self.size)
+            if self._kept is None:
+                self._fd = os.open(self.path, _OPEN | os.O_CREAT | os.O_EXCL, 0o600)
             return
         except FileExistsError:
             pass

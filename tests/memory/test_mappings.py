@@ -145,6 +145,25 @@ def test_a_removed_file_gives_its_memory_back_unless_it_is_read(parent: str) -> 
         os.close(kept)
 
 
+@pytest.mark.parametrize("size", [MIB, 5 * MIB])
+def test_every_kind_of_array_keeps_the_lock(directory: SegmentDirectory, size: int) -> None:
+    path = store(directory, "x", 1, b"a" * size)
+    kinds = [
+        lambda view: np.frombuffer(view, "u1"),
+        lambda view: np.ndarray(view.nbytes, "u1", view),
+        lambda view: np.ndarray(view.nbytes, "u1", view)[1:].view("i1").reshape(1, -1),
+        lambda view: np.asarray(view),
+        lambda view: memoryview(view)[5:9],
+        lambda view: np.asarray(memoryview(np.asarray(view))[5:9]),
+    ]
+    for kind in kinds:
+        value = kind(open_segment(path).view)
+        gc.collect()
+        assert is_read(path)
+        del value
+        assert not is_read(path)
+
+
 def test_a_mapping_that_fails_closes_its_descriptor_once(
     directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,7 +173,7 @@ def test_a_mapping_that_fails_closes_its_descriptor_once(
         raise OSError(errno.ENOMEM, "no address space")
 
     with monkeypatch.context() as patched:
-        patched.setattr("redist.memory.mappings.mmap.mmap", fails)
+        patched.setattr("redist.memory.mappings.map_file", fails)
         with pytest.raises(SegmentError, match="address space") as caught:
             open_segment(path)
     others = [os.open(path, os.O_RDONLY) for _ in range(4)]  # they get the numbers that are free now

@@ -307,7 +307,8 @@ _READER = textwrap.dedent("""
     kept = []
     print("ready", flush=True)
     reads = places = 0
-    for n in range(1500):
+    while reads < 1500 or not places:
+        reads += 1
         i = rng.randrange(count)
         mapping = open_segment(path_of(directory, f"x{i}", i), writable=rng.random() < 0.1)
         places += "/spill/" in mapping.path
@@ -356,7 +357,7 @@ def test_readers_never_see_wrong_bytes(spilling: SegmentDirectory, seed: int) ->
     thread = threading.Thread(target=move)
     thread.start()
     try:
-        outputs = [reader.communicate()[0].split() for reader in readers]
+        outputs = [reader.communicate(timeout=60)[0].split() for reader in readers]
     finally:
         stop.set()
         thread.join()

@@ -1,0 +1,258 @@
+"""Files in shared memory whose pages are huge, on any tmpfs: they are written and summed up as fast as private memory.
+
+A processor that walks through pages of 4 KiB spends a third of its time on finding them, and a kernel that hands them
+out one by one spends more than it takes to fill them. tmpfs gives huge pages only where it is mounted for it, which takes
+an administrator; but since Linux 6.1 a process may ask for them (``MADV_COLLAPSE``, see `madvise(2)`), one extent after
+another of a file that it has mapped at an address of the same alignment. So a new file is made as long as its payload,
+gets one page in each extent, and the kernel puts a huge page in its place.
+
+Whoever maps such a file has to map it at such an address, too, to see huge pages: `map_file` does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import time
+from functools import cache, partial
+from typing import Any
+
+__all__ = ["LEAST", "allocate", "are_given", "are_ready", "collapse", "map_file"]
+
+LEAST = 4 << 20
+"""Smallest file, in bytes, that is given huge pages: for smaller ones the call takes longer than what it saves."""
+
+_MADV_COLLAPSE = 25
+_FAILED = ctypes.c_void_p(-1).value
+_MAP_FIXED = 0x10
+#: private, anonymous, counted nowhere
+_RESERVE = 0x4022
+_MOST_ALIGNED = 2 << 20
+#: Bytes in the first call, which shows how long it takes, and in others: each waits for all processors and cannot be
+#: interrupted.
+_FIRST_CALL, _A_CALL = 4 << 20, 64 << 20
+#: s that a huge page may take: 0.0002 to 0.0005 where memory lies ready. It is more if the kernel has to tidy up for it,
+#: and 0.005 in a virtual machine whose host takes free memory back: single pages are ready then, and huge ones are not.
+_SLOW = 0.0015
+#: s until the kernel is asked again after that, and after it refused: for now, or for what the file system is.
+_PAUSE, _LONG_PAUSE, _LONGEST_PAUSE = 2.0, 10.0, 60.0
+
+
+class _Region:
+    """An aligned mapping, unmapped when nothing views it any more; of numpy's array interface.
+
+    ``__del__`` is a slot that holds a function in C: in Python an interrupt could come in between.
+    """
+
+    __slots__ = ("__array_interface__", "__del__")
+
+    def __init__(self, address: int, size: int, writable: bool) -> None:
+        self.__del__ = partial(_libc().munmap, address, size)
+        self.__array_interface__ = {
+            "data": (address, not writable),
+            "shape": (size,),
+            "typestr": "|u1",
+            "version": 3,
+        }
+
+
+@cache
+def _mapped_class() -> Any:
+    import numpy as np
+
+    class Mapped(np.ndarray[Any, Any]):
+        """The bytes of a region."""
+
+    return Mapped
+
+
+def map_file(fd: int, size: int, *, writable: bool = False, populate: bool = False) -> memoryview:
+    """Map the first bytes of a file, shared; the mapping lives as long as a view of it.
+
+    Parameters
+    ----------
+    fd : int
+        The file. It may be closed; its lock stays for as long as the mapping.
+    size : int
+        How many bytes, at most the file's size.
+    writable : bool
+        Whether the view may be written to.
+    populate : bool
+        Touch all pages in one call.
+
+    Raises
+    ------
+    OSError
+        If it cannot be mapped.
+    """
+    extent = _extent()
+    if not extent or size < extent:
+        flags = mmap.MAP_SHARED | (getattr(mmap, "MAP_POPULATE", 0) if populate else 0)
+        prot = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        return memoryview(mmap.mmap(fd, size, flags=flags, prot=prot))
+    import numpy as np
+
+    # Not of the plain class: an array that views an object which in turn views a plain array refers to that alone.
+    view: memoryview = (
+        np.asarray(_map_aligned(fd, size, extent, writable, populate)).view(_mapped_class()).data
+    )
+    return view
+
+
+def are_given() -> bool:
+    """Whether files may have huge pages here at all."""
+    from redist import config
+
+    return _extent() > 0 and bool(config.get("payloads.huge-pages"))
+
+
+def are_ready(device: int) -> bool:
+    """Whether the kernel probably has huge pages for a device that it need not tidy up for."""
+    return are_given() and time.monotonic() >= _not_before.get(device, 0.0)
+
+
+def allocate(fd: int, view: memoryview) -> bool:
+    """Give a new file memory for all of its bytes, in huge pages as far as there are any.
+
+    Parameters
+    ----------
+    fd : int
+        The file, as long as it is to be, and empty.
+    view : memoryview
+        All of it, from `map_file`, writable; nobody else maps it.
+
+    Returns
+    -------
+    bool
+        False where there are no huge pages now; the file may have memory in some places then.
+
+    Raises
+    ------
+    OSError
+        If there is no memory; ENOSPC if the file system is full.
+    """
+    extent = _extent()
+    device = os.fstat(fd).st_dev
+    address = _address(view)
+    end = len(view) // extent * extent
+    at, length = 0, min(_FIRST_CALL, end)
+    while at < end:
+        begun = time.monotonic()
+        for start in range(at, at + length, extent):
+            os.pwrite(fd, b"\0", start)
+        error = _collapse(address + at, length)
+        if error:
+            _put_off(device, error)
+            if not at:
+                return False
+            break
+        at += length
+        if time.monotonic() - begun > _SLOW * length / extent:
+            _put_off(device)
+            if at < end / 2:
+                return False
+        length = min(_A_CALL, end - at)
+    if at < len(view):
+        os.posix_fallocate(fd, at, len(view) - at)
+    return True
+
+
+def collapse(view: memoryview, at: int, length: int) -> bool:
+    """Have the kernel put huge pages in the place of the small ones of a part of a file.
+
+    Others may read and write it meanwhile. Where the kernel cannot take a page away just then, the part stays as it is.
+
+    Parameters
+    ----------
+    view : memoryview
+        All of the file, from `map_file`.
+    at, length : int
+        The part.
+
+    Returns
+    -------
+    bool
+        False if there are none, or the file has no memory there any more.
+    """
+    return _collapse(_address(view) + at, length) not in (errno.EINVAL, errno.ENOMEM)
+
+
+# --- the kernel's side --------------------------------------------------------------------------------------------------
+
+#: device -> when it may be asked again
+_not_before: dict[int, float] = {}
+
+
+def _put_off(device: int, error: int | None = None) -> None:
+    """Note that huge pages take long, or that there was none, for the reason that the error gives."""
+    pause = _PAUSE if error is None else _LONGEST_PAUSE if error == errno.EINVAL else _LONG_PAUSE
+    _not_before[device] = time.monotonic() + pause
+
+
+def _address(view: memoryview) -> int:
+    import numpy as np
+
+    return int(np.frombuffer(view, np.uint8).ctypes.data)
+
+
+def _collapse(address: int, length: int) -> int:
+    """Return the error's number, 0 for none."""
+    return ctypes.get_errno() if _libc().madvise(address, length, _MADV_COLLAPSE) else 0
+
+
+def _map_aligned(fd: int, size: int, extent: int, writable: bool, populate: bool) -> _Region:
+    libc = _libc()
+    room = libc.mmap(None, size + extent, 0, _RESERVE, -1, 0)
+    if room == _FAILED:
+        raise _error()
+    address = -(-room // extent) * extent
+    prot = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+    flags = mmap.MAP_SHARED | _MAP_FIXED | (mmap.MAP_POPULATE if populate else 0)
+    if libc.mmap(address, size, prot, flags, fd, 0) == _FAILED:
+        error = _error()
+        libc.munmap(room, size + extent)
+        raise error
+    region = _Region(address, size, writable)
+    end = -(-(address + size) // mmap.PAGESIZE) * mmap.PAGESIZE
+    if address > room:
+        libc.munmap(room, address - room)
+    if room + size + extent > end:
+        libc.munmap(end, room + size + extent - end)
+    return region
+
+
+def _error() -> OSError:
+    code = ctypes.get_errno()
+    return OSError(code, os.strerror(code))
+
+
+@cache
+def _extent() -> int:
+    """Return the size of a huge page; 0 where there are none, or only such that few payloads would fill one."""
+    if not hasattr(mmap, "MAP_POPULATE"):  # not Linux
+        return 0
+    try:
+        with open("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size") as file:
+            size = int(file.read())
+    except (OSError, ValueError):
+        return 0
+    return size if size <= _MOST_ALIGNED else 0
+
+
+@cache
+def _libc() -> Any:
+    libc = ctypes.CDLL(None, use_errno=True)  # whose calls let other threads run
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = (
+        ctypes.c_void_p,
+        ctypes.c_size_t,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_long,
+    )
+    libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+    libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    return libc
