@@ -15,6 +15,8 @@ Numbers = dict[str, float]
 LARGE = 200
 #: how often the large ones are put or read, the first ones not counted
 REPEATS = 10
+#: how often each value is read singly
+GETS = 200
 SMALL = 100_000
 SMALL_BYTES = 8_192
 # As many as a slow peer puts in a second or two; a rate hardly depends on it.
@@ -65,7 +67,7 @@ def get_each(system: System) -> Numbers:
 
         reference = system.put(np.ones(nbytes, np.uint8))
         times = []
-        for _ in range(REPEATS + 3):
+        for _ in range(GETS + 3):
             began = time.perf_counter()
             value = system.get(reference)
             times.append((time.perf_counter() - began) * 1e3)
