@@ -30,12 +30,11 @@ _MAP_FIXED = 0x10
 #: private, anonymous, counted nowhere
 _RESERVE = 0x4022
 _MOST_ALIGNED = 2 << 20
-#: Bytes in the first call, which shows how long it takes, and in others: each waits for all processors and cannot be
-#: interrupted.
-_FIRST_CALL, _A_CALL = 4 << 20, 64 << 20
-#: s that a huge page may take: 0.0002 to 0.0005 where memory lies ready. It is more if the kernel has to tidy up for it,
-#: and 0.005 in a virtual machine whose host takes free memory back: single pages are ready then, and huge ones are not.
-_SLOW = 0.0015
+#: Bytes in the first call, which shows how long it takes, and in others.
+_FIRST_CALL, _A_CALL = 2 << 20, 8 << 20
+#: s that a huge page may take, and how much more all may: 0.0003 where memory lies ready. It is more if the kernel has to
+#: tidy up for it, and 0.005 in a virtual machine whose host takes free memory back: single pages are ready then.
+_SLOW, _SLACK = 0.0015, 0.003
 #: s until the kernel is asked again after that, and after it refused: for now, or for what the file system is.
 _PAUSE, _LONG_PAUSE, _LONGEST_PAUSE = 2.0, 10.0, 60.0
 
@@ -138,8 +137,8 @@ def allocate(fd: int, view: memoryview) -> bool:
     address = _address(view)
     end = len(view) // extent * extent
     at, length = 0, min(_FIRST_CALL, end)
+    begun = time.monotonic()
     while at < end:
-        begun = time.monotonic()
         for start in range(at, at + length, extent):
             os.pwrite(fd, b"\0", start)
         error = _collapse(address + at, length)
@@ -149,10 +148,9 @@ def allocate(fd: int, view: memoryview) -> bool:
                 return False
             break
         at += length
-        if time.monotonic() - begun > _SLOW * length / extent:
+        if at < end / 2 and time.monotonic() - begun > _SLOW * at / extent + _SLACK:
             _put_off(device)
-            if at < end / 2:
-                return False
+            return False
         length = min(_A_CALL, end - at)
     if at < len(view):
         os.posix_fallocate(fd, at, len(view) - at)
@@ -187,7 +185,7 @@ _not_before: dict[int, float] = {}
 
 def _put_off(device: int, error: int | None = None) -> None:
     """Note that huge pages take long, or that there was none, for the reason that the error gives."""
-    pause = _PAUSE if error is None else _LONGEST_PAUSE if error == errno.EINVAL else _LONG_PAUSE
+    pause = {errno.EINVAL: _LONGEST_PAUSE, errno.ENOMEM: _LONG_PAUSE}.get(error or 0, _PAUSE)
     _not_before[device] = time.monotonic() + pause
 
 

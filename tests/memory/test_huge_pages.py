@@ -72,7 +72,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 def slow(kernel: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel that takes longer for huge pages than a writer waits."""
     monkeypatch.setattr(huge_pages, "_SLOW", 0.0)
-    monkeypatch.setattr(huge_pages, "_FIRST_CALL", 2 * MIB)
+    monkeypatch.setattr(huge_pages, "_SLACK", 0.0)
 
 
 def huge_bytes(view: memoryview) -> int:
@@ -173,7 +173,7 @@ def test_the_rest_of_a_file_for_which_there_are_no_more(
     path = store(directory, "x", 1, DATA)
     assert len(calls) == 2
     view = open_segment(path).view
-    assert huge_bytes(view) == 4 * MIB
+    assert huge_bytes(view) == 2 * MIB
     assert bytes(view) == DATA
     assert os.stat(path).st_blocks * 512 == directory.files["x", 1]
 
