@@ -4,6 +4,9 @@ Pages in which nothing lives are punched out, and a sealed arena in which nothin
 whole, to the spill directory and back (`redist.memory.moving`): number, index and offsets stay as they are, and only pages
 in which something lives are copied. The copy is complete in the new place before the old file loses its name, and readers
 are told (`Index.note_move`) before it loses its bytes. What dies on disk waits for `ArenaFiles.tidy`, which may block.
+
+Values may view a sealed arena in memory (`redist.memory.arena_views`); its readers have a shared lock on it for as long.
+So whoever takes bytes from a file in memory has the exclusive lock; what cannot be taken now lingers until a `look` later.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import itertools
 import os
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterable
 
 from redist.errors import SegmentError
@@ -21,10 +25,14 @@ from redist.memory.arena_state import ArenaState, runs
 from redist.memory.headers import PAGE
 from redist.memory.holes import punch
 from redist.memory.index import Index
+from redist.memory.locks import try_lock
 from redist.memory.space import Space
 from redist.memory.spill import SpillDirectory
 
 __all__ = ["ArenaFiles"]
+
+#: So few arenas that somebody views are always looked at; a look at more is due once it took a small part of the time.
+_FEW, _PART = 16, 50
 
 
 class ArenaFiles:
@@ -71,6 +79,9 @@ class ArenaFiles:
         self._numbers = itertools.count((secrets.randbits(31) << 32) + 1)
         #: those on disk in which something died
         self._untidy: dict[int, ArenaState] = {}
+        #: those in memory that would give something back if nobody viewed them
+        self._viewed: dict[int, ArenaState] = {}
+        self._not_before = 0.0
 
     def make(self, owner: object) -> int:
         """Make an arena for which space is reserved, and return its number."""
@@ -112,13 +123,46 @@ class ArenaFiles:
     def give_back(self, arenas: Iterable[ArenaState]) -> None:
         """Give back the memory of pages, and of whole arenas, in which nothing lives; what lies on disk waits for `tidy`."""
         for arena in arenas:
+            self._viewed.pop(arena.number, None)
             if arena.spilled:
                 self._untidy[arena.number] = arena
             elif arena.sealed and not arena.living:
-                del self.arenas[arena.number]
+                self.arenas.pop(arena.number, None)
                 self.remove(arena)
             else:
                 self.punch(arena)
+
+    @property
+    def due(self) -> bool:
+        """Whether a look at what somebody viewed is worth its time: thousands take milliseconds."""
+        count = len(self._viewed)
+        return 0 < count <= _FEW or (count > 0 and time.monotonic() >= self._not_before)
+
+    @property
+    def lingering(self) -> int:
+        """Bytes of memory of pages in which nothing lives, in arenas that somebody views."""
+        with self._mutex:
+            return PAGE * sum(len(arena.free_pages()) for arena in self._viewed.values())
+
+    @property
+    def abandoned(self) -> int:
+        """Pages of arenas in which nothing lives any more, and that somebody views."""
+        return sum(sum(arena.taken) for arena in self._viewed.values() if arena.number not in self.arenas)
+
+    def look_at(self, number: int) -> None:
+        """Give back what nobody views any more of one arena."""
+        with self._mutex:
+            if (arena := self._viewed.get(number)) is not None:
+                self.give_back([arena])
+
+    def look(self) -> None:
+        """Give back what nobody views any more."""
+        with self._mutex:
+            began = time.monotonic()
+            viewed, self._viewed = self._viewed, {}
+            self.give_back(viewed.values())
+            now = time.monotonic()
+            self._not_before = now + _PART * (now - began)
 
     @property
     def untidy(self) -> bool:
@@ -145,8 +189,8 @@ class ArenaFiles:
         with self._mutex:
             taken, free = arena.taken, arena.free_pages()
             fd = self.open(arena) if free else None
-        if fd is None:
-            return
+            if fd is None or not self._lock(arena, fd):
+                return
         try:
             # Nothing is ever written there again, also not if the arena is moved just now.
             punched = [
@@ -165,11 +209,25 @@ class ArenaFiles:
 
     def remove(self, arena: ArenaState) -> None:
         """Remove the file of an arena in which nothing lives, and which is not noted any more."""
+        fd = self.open(arena)
+        if fd is not None:
+            if not self._lock(arena, fd):
+                return
+            with contextlib.suppress(OSError):
+                os.ftruncate(fd, 0)  # readers may have it open for long
+            os.close(fd)
         with contextlib.suppress(OSError):
-            os.truncate(self.path(arena), 0)  # readers may have it open for long
             os.unlink(self.path(arena))
         with self._mutex:
             self._release(arena, sum(arena.taken))
+
+    def _lock(self, arena: ArenaState, fd: int) -> bool:
+        """Lock an arena, so that bytes may be taken from it; else it is closed, and looked at again later."""
+        if arena.spilled or try_lock(fd):
+            return True
+        os.close(fd)
+        self._viewed[arena.number] = arena
+        return False
 
     def _release(self, arena: ArenaState, pages: int) -> None:
         """Count pages of an arena as free."""
@@ -199,7 +257,7 @@ class ArenaFiles:
             return arena.living_pages()
 
     def leave_memory(self, number: int, written: str, pages: bytearray) -> int:
-        """Let an arena's memory go for its copy on disk.
+        """Let an arena's memory go for its copy on disk. The caller has the lock of its file in memory.
 
         Parameters
         ----------

@@ -118,7 +118,7 @@ class Arenas:
     @property
     def due(self) -> bool:
         """Whether there is something to be given back by `seal_idle` or by `ArenaFiles.tidy`."""
-        return self.files.untidy or bool(self._late or self.open)
+        return self.files.untidy or self.files.due or bool(self._late or self.open)
 
     @property
     def open(self) -> int:
@@ -236,7 +236,13 @@ class Arenas:
                     self._seal(arena)
 
     def seal_idle(self, idle: float | None = None) -> int:
-        """Seal arenas that nothing was written to for `idle` seconds; return how many bytes of space that gave back."""
+        """Seal arenas that nothing was written to for `idle` seconds, and look whether others are viewed no more.
+
+        Returns
+        -------
+        int
+            How many bytes of space that gave back.
+        """
         idle = self.idle if idle is None else idle
         with self._mutex:
             before = self.files.given_back
@@ -245,6 +251,8 @@ class Arenas:
                 if not arena.sealed and (arena.leaving or arena.touched <= until):
                     self._seal(arena)
             self._forget_late()
+            if self.files.due or not idle:
+                self.files.look()
             return self.files.given_back - before
 
     def _seal(self, arena: ArenaState) -> None:
@@ -396,7 +404,7 @@ class Arenas:
                 self.files.remove(arena)
         self._index_bytes = self.index.extra
         taken = sum(sum(arena.taken) for arena in self._arenas.values() if not arena.spilled)
-        return taken * PAGE + self._index_bytes
+        return (taken + self.files.abandoned) * PAGE + self._index_bytes
 
 
 class _OwnArenas:

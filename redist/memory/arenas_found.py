@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from redist.errors import SegmentCorrupt, SegmentError
-from redist.memory.arena import ARENA_SIZE, arena_path, header_at, number_in, scan, seal
+from redist.memory.arena import ARENA_SIZE, arena_path, header_at, is_open, number_in, scan, seal
 from redist.memory.arena_state import ArenaState
 from redist.memory.headers import Header
 from redist.memory.index import MAKING, Entry, Index, digest_of, hash_of, make_index
@@ -74,6 +74,8 @@ def _seal(segments: str, number: int, until: float) -> None:
     with contextlib.suppress(OSError):
         fd = os.open(arena_path(segments, number), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
+            if not is_open(fd, number):  # values may view it
+                return
             while not try_lock(fd) and time.monotonic() < until:
                 time.sleep(0.001)
             seal(fd)

@@ -463,7 +463,7 @@ class SegmentDirectory:
     @property
     def lingering(self) -> int:
         """Bytes of dropped payloads that somebody still maps."""
-        return self._lingering.total
+        return self._lingering.total + self.arenas.files.lingering
 
     def largest(self, count: int = 3) -> list[tuple[str, int]]:
         """Return names and sizes of the largest payloads in memory."""

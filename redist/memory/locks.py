@@ -65,10 +65,20 @@ def remove_tree(path: str) -> None:
             # a file that a client removes meanwhile must not spare the others
             with contextlib.suppress(OSError):
                 if number_in(entry.name) is not None:
-                    os.truncate(entry.path, 0)
+                    _empty(entry.path)
                 elif entry.is_file(follow_symlinks=False) and entry.stat().st_size >= KEPT_FROM:
                     remove_file(entry.path)
     rmtree(path, ignore_errors=True)
+
+
+def _empty(path: str) -> None:
+    """Give back the memory of an arena, which readers may have open for long, unless a value views it."""
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        if try_lock(fd):
+            os.ftruncate(fd, 0)
+    finally:
+        os.close(fd)
 
 
 def remove_file(path: str, *, if_mapped: bool = True) -> bool:

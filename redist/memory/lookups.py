@@ -6,6 +6,7 @@ the records were read.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,6 +33,34 @@ class Piece(NamedTuple):
     records: list[tuple[int, int, int]]
 
 
+class InArena(NamedTuple):
+    """The records in an arena, as arrays: which of those wanted each is, where it begins and ends."""
+
+    number: int
+    which: Any
+    starts: Any
+    ends: Any
+
+    @property
+    def nbytes(self) -> int:
+        """What they take."""
+        return int(self.ends.sum() - self.starts.sum())
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield what to read: records that lie side by side in one piece."""
+        first = last = 0
+        records: list[tuple[int, int, int]] = []
+        for at, start, end in zip(self.which.tolist(), self.starts.tolist(), self.ends.tolist()):
+            if end - first > _TOGETHER or start - last > _TOGETHER // 16:
+                if records:
+                    yield Piece(self.number, first, last - first, records)
+                first, records = start, []
+            records.append((at, start - first, end - first))
+            last = end
+        if records:
+            yield Piece(self.number, first, last - first, records)
+
+
 class Many:
     """What was found.
 
@@ -55,25 +84,18 @@ class Many:
         self._arenas = words[slots + 2]
         self._places = words[slots + 3]
 
-    def pieces(self) -> Iterator[Piece]:
-        """Yield what to read: records that lie side by side in one piece."""
+    def arenas(self) -> Iterator[InArena]:
+        """Yield where to read."""
         wanted = np.flatnonzero(self._slots)
+        if not len(wanted):
+            return
         order = wanted[np.lexsort((self._places[wanted], self._arenas[wanted]))]
-        arenas = self._arenas[order].tolist()
-        places = self._places[order].tolist()
-        arena = first = last = 0
-        records: list[tuple[int, int, int]] = []
-        for at, number, place in zip(order.tolist(), arenas, places):
-            start = place >> 32
-            end = start + (place & 0xFFFFFFFF)
-            if number != arena or end - first > _TOGETHER or start - last > _TOGETHER // 16:
-                if records:
-                    yield Piece(arena, first, last - first, records)
-                arena, first, records = number, start, []
-            records.append((at, start - first, end - first))
-            last = end
-        if records:
-            yield Piece(arena, first, last - first, records)
+        arenas, places = self._arenas[order], self._places[order]
+        starts = places >> np.uint64(32)
+        ends = starts + (places & np.uint64(0xFFFFFFFF))
+        bounds = [0, *(np.flatnonzero(np.diff(arenas)) + 1).tolist(), len(order)]
+        for first, last in itertools.pairwise(bounds):
+            yield InArena(int(arenas[first]), order[first:last], starts[first:last], ends[first:last])
 
     @property
     def moves(self) -> bool:

@@ -138,7 +138,7 @@ class Mover:
             os.close(fd)
 
     def move_arena_out(self, number: int) -> int:
-        """Move one arena to disk; return the bytes of memory that are free now, 0 if it went.
+        """Move one arena to disk unless a value views it; return the bytes of memory that are free now, 0 if it went.
 
         Raises
         ------
@@ -154,12 +154,16 @@ class Mover:
         except OSError:
             return 0
         try:
+            # Exclusive until it has moved: readers copy meanwhile.
+            if not try_lock(fd):
+                return 0
             written = directory.spill.write(fd, os.fstat(fd).st_size, file_of(number), ranges(pages))
+            freed = directory.arenas.files.leave_memory(number, written, pages)
+            if not freed:
+                directory.spill.discard(written)
         finally:
             os.close(fd)
-        freed = directory.arenas.files.leave_memory(number, written, pages)
-        if not freed:
-            directory.spill.discard(written)
+            directory.arenas.files.look_at(number)  # what died meanwhile met that lock
         self.moved_out += freed
         return freed
 

@@ -1,6 +1,7 @@
 """Reading a payload of this host, wherever it lies: a small one is copied out of its arena, any other one is mapped.
 
-No lock, and no lifetime, ties a copy to its arena. The record is read first, and then the index is looked at once more: if
+Where many are read at once that take much of their arena, that is mapped (`redist.memory.arena_views`). No lock, and no
+lifetime, ties a copy to its arena. The record is read first, and then the index is looked at once more: if
 it still names the record then nothing of it had been given back when it was read. An arena may lie on disk, and moves as a
 whole: one that is kept open here is looked at again whenever the index says that some arena was moved.
 """
@@ -24,6 +25,7 @@ from redist.memory.arena import (
     header_at,
     payload_size,
 )
+from redist.memory.arena_views import view_arena
 from redist.memory.headers import Header, file_name, spilled_path
 from redist.memory.index import Entry, Found, Index, digest_of, hash_of
 from redist.memory.mappings import mappings
@@ -31,13 +33,19 @@ from redist.memory.reader import Mapping, open_segment
 from redist.memory.touched import touch_arena
 
 if TYPE_CHECKING:
-    from redist.memory.lookups import Piece
+    from mmap import mmap
+
+    from redist.memory.lookups import InArena, Piece
+
+    Place = tuple[bytes | mmap, int, int]
 
 __all__ = ["let_go", "list_payloads", "open_payload", "read_small"]
 
 _MOST_ARENAS = 64
 _MOST_INDICES = 64
 _LOOKS = 100
+#: An arena is mapped for payloads that take so much of it: a value that stays keeps all of it.
+_WORTH_A_VIEW = ARENA_SIZE // 4
 
 
 class _Arena:
@@ -155,8 +163,8 @@ def _read(
     return Mapping(memoryview(record)[RECORD_HEAD : RECORD_HEAD + nbytes], nbytes, file)
 
 
-def read_small(segments: str, wanted: Sequence[tuple[str, int]]) -> list[tuple[bytes, int, int] | None]:
-    """Copy many small payloads at once, several in one system call where they lie side by side.
+def read_small(segments: str, wanted: Sequence[tuple[str, int]]) -> list[Place | None]:
+    """Read many small payloads at once: a sealed arena of which they take much is mapped, of others they are copied.
 
     Parameters
     ----------
@@ -167,13 +175,13 @@ def read_small(segments: str, wanted: Sequence[tuple[str, int]]) -> list[tuple[b
 
     Returns
     -------
-    list of (bytes, int, int) or None
-        Up to 64 KiB that several share, and where the payload begins and ends in them. None: `open_payload` has to look
-        for it.
+    list of (bytes or mmap, int, int) or None
+        Bytes that several share, and where the payload begins and ends in them: up to 64 KiB of a copy, or a mapped arena,
+        which its worker keeps for as long. None: `open_payload` has to look for it.
     """
     from redist.memory.lookups import find_many
 
-    places: list[tuple[bytes, int, int] | None] = [None] * len(wanted)
+    places: list[Place | None] = [None] * len(wanted)
     index = _indices.get(segments) or _open_index(segments)
     if index is None:
         return places
@@ -183,14 +191,27 @@ def read_small(segments: str, wanted: Sequence[tuple[str, int]]) -> list[tuple[b
         _forget(segments)
         return places
     pieces: list[tuple[Piece, _Arena, bytes]] = []
-    for piece in found.pieces():
-        try:
-            arena = _arena_at(segments, piece.arena, found.stamp)
-            pieces.append((piece, arena, os.pread(arena.fd, min(piece.length, ARENA_SIZE), piece.offset)))
-        except (OSError, SegmentError):  # who looks for it alone says why
+    views: list[tuple[InArena, mmap]] = []
+    for place in found.arenas():
+        touch_arena(segments, place.number)
+        if place.nbytes >= _WORTH_A_VIEW and (view := view_arena(segments, place.number)) is not None:
+            views.append((place, view))
             continue
-        touch_arena(segments, piece.arena)
+        for piece in place.pieces():
+            try:
+                arena = _arena_at(segments, piece.arena, found.stamp)
+                pieces.append((piece, arena, os.pread(arena.fd, min(piece.length, ARENA_SIZE), piece.offset)))
+            except (OSError, SegmentError):  # who looks for it alone says why
+                continue
     standing, moves = found.standing(), found.moves
+    for place, view in views:
+        number = place.number
+        for at, start, end in zip(place.which.tolist(), place.starts.tolist(), place.ends.tolist()):
+            # not even looked at if it is gone: there may be a hole
+            if standing[at] and end <= len(view):
+                nbytes = payload_size(view, start, end, number, found.digests[at], wanted[at][1])
+                if nbytes >= 0:
+                    places[at] = view, start + RECORD_HEAD, start + RECORD_HEAD + nbytes
     for piece, arena, data in pieces:
         # one that has its name still had its bytes when they were read
         if len(data) < piece.length or (moves and not arena.is_there(found.stamp)):

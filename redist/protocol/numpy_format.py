@@ -29,6 +29,8 @@ from redist.protocol.header import (
 from redist.protocol.sizes import GATHERED_FROM, padding
 
 if TYPE_CHECKING:
+    from mmap import mmap
+
     import numpy as np
 
     from redist.protocol.gathered import Gathered
@@ -146,7 +148,7 @@ def from_stream(schema: bytes, buffer: memoryview) -> Array:
     return array
 
 
-def array_in(buffer: memoryview | bytes, layout: Layout, at: int = 0) -> Array:
+def array_in(buffer: memoryview | bytes | mmap, layout: Layout, at: int = 0) -> Array:
     """Return the array in the stream that begins `at` that byte; it views `buffer`."""
     import numpy as np
 

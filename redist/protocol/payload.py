@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import pickle
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from redist.errors import DeserializationError, RedistError, SerializationError
 from redist.imported import imported
@@ -30,6 +30,9 @@ from redist.protocol.pickling import BufferSink, pickle_object
 from redist.protocol.plain import is_plain
 from redist.protocol.signing import open_signed, sign_blob
 from redist.protocol.sizes import INLINE_LIMIT, OUT_OF_BAND
+
+if TYPE_CHECKING:
+    from mmap import mmap
 
 __all__ = ["Loader", "Payload", "dumps", "loads", "loads_inline"]
 
@@ -240,10 +243,14 @@ class Loader:
         self._head = b""
         self._layout: numpy_format.Layout | None = None
 
-    def load(self, data: bytes, start: int, end: int) -> Any:
+    def load(self, data: bytes | mmap, start: int, end: int) -> Any:
         """Return the value of the stream from `start` to `end`; raises what `loads` does."""
         layout = self._layout
-        if layout is not None and data.startswith(self._head, start) and layout.end <= end - start:
+        if (
+            layout is not None
+            and data[start : start + layout.start] == self._head
+            and layout.end <= end - start
+        ):
             array = numpy_format.array_in(data, layout, start)
             return array.copy(layout.order) if self._copy or self._writable else array
         view = memoryview(data)[start:end]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import mmap
 import os
 from collections.abc import Iterator
+from functools import partial
 from threading import Event, Timer
 from typing import Any
 
@@ -15,6 +17,7 @@ from redist import Client, LocalCluster, scattering
 from redist.belonging import Borrowing
 from redist.diagnostics.doctor import examine
 from redist.errors import ConnectionLost, SegmentsFull, TransferError
+from redist.memory.arena import ARENA_SIZE
 from redist.memory.headers import is_file_name
 from redist.memory.space import Space
 from redist.scattering import prepare, store
@@ -81,6 +84,36 @@ def test_what_is_read_is_read_only_or_a_copy(client: Client) -> None:
         value += 1
         assert value.sum() == 1024
     assert future.result().sum() == 0
+
+
+def viewed(client: Client, futures: list[Any]) -> list[Any] | None:
+    found = client.gather(futures)
+    return found if all(isinstance(each.base, mmap.mmap) for each in found) else None
+
+
+def test_a_value_keeps_its_arena_and_no_more(client: Client) -> None:
+    futures = client.scatter(values(1000), hash=False)
+    # once the writer's last arena is sealed as well
+    found = wait_until(partial(viewed, client, futures))
+    del futures
+    check(found, 1000)
+    one = found[500]
+    del found
+    wait_until(lambda: 0 < used(client) <= ARENA_SIZE)
+    assert (one == 500).all()
+    assert not one.flags.writeable
+    wait_until(lambda: client.memory().total.lingering == used(client))
+    del one
+    wait_until(lambda: used(client) == 0 and listed(client) == (0, 0))
+
+
+def test_copies_keep_nothing(client: Client) -> None:
+    futures = client.scatter(values(1000), hash=False)
+    found = client.gather(futures, copy=True)
+    del futures
+    wait_until(lambda: used(client) == 0 and listed(client) == (0, 0))
+    check(found, 1000)
+    found[3] += 1
 
 
 def test_a_client_that_cannot_map_anything(

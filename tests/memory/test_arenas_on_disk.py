@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import random
 import signal
@@ -22,6 +23,7 @@ from redist.memory.headers import Header
 from redist.memory.index import Index
 from redist.memory.moving import Mover
 from redist.memory.payloads import list_payloads, open_payload, read_small
+from servers import wait_until
 
 SIZE = 8192
 
@@ -302,14 +304,10 @@ def test_readers_never_see_wrong_bytes(spilling: SegmentDirectory, seed: int) ->
 
     def look(number: int) -> None:
         chance = random.Random(f"{seed} {number}")
-        seen = gone = together = 0
+        seen = gone = together = viewed = 0
         while not os.path.exists(f"{spilling.path}/stop"):
-            some = chance.sample(names, 30)
-            for name, found in zip(some, read_small(spilling.path, [(name, 1) for name in some])):
-                if found is not None:
-                    data, start, end = found
-                    assert data[start:end] == value(name), name
-                    together += 1
+            some = chance.sample(names, chance.choice((30, 400)))  # copied, and viewed
+            places = read_small(spilling.path, [(name, 1) for name in some])
             name = chance.choice(names)
             try:
                 assert read(spilling.path, name) == value(name), name
@@ -317,7 +315,14 @@ def test_readers_never_see_wrong_bytes(spilling: SegmentDirectory, seed: int) ->
             except SegmentGone:
                 assert name not in stay, name
                 gone += 1
-        sys.exit(0 if seen > 50 and gone > 10 and together > 300 else 3)
+            for name, found in zip(some, places):
+                if found is not None:
+                    data, start, end = found
+                    assert data[start:end] == value(name), name
+                    together += 1
+                    viewed += isinstance(data, mmap.mmap)
+            places.clear()
+        sys.exit(0 if seen > 50 and gone > 10 and together > 300 and viewed > 300 else 3)
 
     readers = [forked(lambda number=number: look(number)) for number in range(2)]
     mover, chance = Mover(spilling), random.Random(seed)
@@ -336,7 +341,8 @@ def test_readers_never_see_wrong_bytes(spilling: SegmentDirectory, seed: int) ->
     dropping.start()
     for _ in range(150):
         number = chance.choice(numbers)
-        assert mover.move_arena_out(number) or mover.move_arena_in(number)
+        # while it is viewed, or given back to, it stays where it is
+        wait_until(lambda number=number: mover.move_arena_out(number) or mover.move_arena_in(number))
     done.set()
     dropping.join()
     Path(f"{spilling.path}/stop").touch()
