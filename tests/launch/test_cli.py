@@ -313,7 +313,7 @@ def test_the_address_may_be_configured(cluster: LocalCluster) -> None:
         assert "Missing argument 'URL', and REDIST_ADDRESS is not set either." in error
 
 
-def test_worker_says_at_once_that_it_waits_for_its_server() -> None:
+def test_worker_says_soon_that_it_waits_for_its_server() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and nobody listens
         url = f"redis://127.0.0.1:{taken.getsockname()[1]}"

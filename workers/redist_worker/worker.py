@@ -47,6 +47,7 @@ __all__ = ["Worker"]
 
 logger = logging.getLogger("redist.worker")
 
+_STARTS = 0.5  # s that a server has which is started together with its workers
 _GOODBYE = 1.0  # s that the server has to answer the last call
 _HAND_OVER = 3.0  # s that others get to bring payloads, at least
 _ANSWER = 5.0  # s that it has to answer
@@ -247,7 +248,7 @@ class Worker:
                     raise ConnectionLost(
                         f"{error}. Gave up after {patience:g} s (--connect-timeout)"
                     ) from error
-                if not said:
+                if not said and loop.time() - began >= _STARTS:
                     said = True
                     logger.warning("%s. Trying again for %g s (--connect-timeout)", error, patience)
             else:
