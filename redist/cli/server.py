@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from types import FrameType
@@ -14,9 +15,11 @@ from redist.memory.amounts import parse_bytes
 
 __all__ = ["command"]
 
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
-class _Told(Exception):
-    """A signal told the command to end."""
+
+class _Told(BaseException):
+    """A signal told the command to end; no Exception, which a library on the way may take for one of its own."""
 
 
 @click.command("server", short_help="Run the embedded server in the foreground.")
@@ -47,8 +50,6 @@ def command(
     Without --bind and --port it listens on a socket only. The first line on standard output is its address. The password
     of REDIST_PASSWORD, if set, is taken.
     """
-    import os
-
     from redist.errors import RedistError
     from redist.sizing import configured_maxmemory
     from redist.store.server import EmbeddedServer
@@ -66,19 +67,21 @@ def command(
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(signum, _tell)
-    status: int | None = 0
+    came = _heed_signals()
+    status = 0
     try:
         server.start()
-        click.echo(server.url)
+        # The address comes last: who has read it may end the command, and nothing is left to be said then.
         if not quiet:
             click.echo(
                 f"connect with  redist.Client({server.url!r})  or  redist worker '{server.url}'", err=True
             )
-        status = server.wait()
-        said = f": {server.log_causes()}" if quiet else ""  # else it has been seen
-        click.echo(f"redist: the server ended with status {status}{said}", err=True)
+        click.echo(server.url)
+        ended = server.wait_unless(came)
+        if ended is not None:
+            status = ended
+            said = f": {server.log_causes()}" if quiet else ""  # else it has been seen
+            click.echo(f"redist: the server ended with status {status}{said}", err=True)
     except _Told:
         pass
     except RedistError as error:
@@ -86,11 +89,29 @@ def command(
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     finally:
-        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for signum in _ENDING:
             signal.signal(signum, signal.SIG_IGN)
         server.stop()
     sys.exit(0 if status == 0 else 1)
 
 
-def _tell(signum: int, frame: FrameType | None) -> None:
-    raise _Told
+def _heed_signals() -> int:
+    """Have the first signal raise `_Told`; return a descriptor that can be read once one has come.
+
+    The exception alone can be lost: in a finalizer, or where the signal comes just before a wait begins.
+    """
+    came, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    told = False
+
+    def tell(signum: int, frame: FrameType | None) -> None:
+        nonlocal told
+        # A terminal or service manager sends several: the next would strike where the first is dealt with.
+        if not told:
+            told = True
+            raise _Told
+
+    for signum in _ENDING:
+        signal.signal(signum, tell)
+    return came

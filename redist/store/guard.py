@@ -23,6 +23,8 @@ from typing import IO, Any
 __all__ = ["Guard", "pidfd", "wait_for_end"]
 
 _STOP_TIMEOUT = 15.0
+#: ms between looks at a program, where there is no descriptor that tells of its end
+_LOOK = 500
 # Above what the shell uses for itself: it can name 0 to 9 only, and keeps copies from 10 on.
 _FIRST_PASSED_FD = 64
 
@@ -143,6 +145,22 @@ class Guard:
             return self._process.wait(timeout)
         except subprocess.TimeoutExpired:
             return None
+
+    def wait_unless(self, wake: int) -> int | None:
+        """Wait for the program to end by itself and return its status; None as soon as `wake` can be read."""
+        poll = select.poll()
+        poll.register(wake, select.POLLIN)
+        fd = pidfd(self._process.pid) if self.running else -1
+        try:
+            if fd >= 0:
+                poll.register(fd, select.POLLIN)
+            while self.running:
+                if any(ready == wake for ready, _ in poll.poll(None if fd >= 0 else _LOOK)):
+                    return None
+        finally:
+            if fd >= 0:
+                os.close(fd)
+        return self.status
 
     def release(self) -> None:
         """Stop the program and wait until it, its guard and the directory are gone; does nothing in a forked child."""

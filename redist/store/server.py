@@ -217,6 +217,10 @@ class EmbeddedServer:
         """Wait until the server ends by itself; return its exit status, None if it has not within `timeout` seconds."""
         return self._guard.wait(timeout) if self._guard is not None else None
 
+    def wait_unless(self, wake: int) -> int | None:
+        """As `wait`, but return None as soon as the descriptor `wake` can be read."""
+        return self._guard.wait_unless(wake) if self._guard is not None else None
+
     def why_ended(self) -> str:
         """Return what ended the server by itself, empty while it runs and once it was stopped."""
         guard = self._guard

@@ -20,6 +20,7 @@ _LINE = re.compile(r"\d+:[\w-]+ (?:.*?\d\d:\d\d:\d\d\.\d+|\([\d.]+\)) ([.\-*#]) 
 _NOISE = re.compile(
     r"overcommit_memory|Transparent Huge Page|TCP backlog setting|oO0OoO0|is starting|(?:Redis|Valkey) version="
     r"|Configuration loaded|Server initialized|monotonic clock|Running mode=|Ready to accept connections"
+    r"|Static Module '\w+' successfully loaded"
 )
 _TAIL = 4000
 _LINES = 200

@@ -37,9 +37,9 @@ def cluster() -> Iterator[LocalCluster]:
 class Started:
     """A command that runs."""
 
-    def __init__(self, *args: str, **environment: str) -> None:
+    def __init__(self, *args: str, before: str = "", **environment: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", "from redist.cli import main; main()", *args],
+            [sys.executable, "-c", f"{before}\nfrom redist.cli import main; main()", *args],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -110,6 +110,52 @@ def test_server(signum: signal.Signals) -> None:
         assert noise not in error
     assert not alive(pid)
     assert not Path(url.removeprefix("unix://")).exists()
+
+
+#: A command that does more, in `struck`, when it has written a line.
+STRUCK = """
+import signal, sys
+
+class Struck:
+    def __init__(self, file): self.file = file
+    def __getattr__(self, name): return getattr(self.file, name)
+    def write(self, text):
+        self.file.write(text)
+        self.file.flush()
+        if text:
+            struck()
+
+sys.stdout = Struck(sys.stdout)
+"""
+
+
+def test_server_that_is_ended_as_soon_as_its_address_is_read() -> None:
+    """It has said how to connect by then, and a second signal does no more than the first."""
+    before = """
+def struck():
+    signal.raise_signal(signal.SIGTERM)
+
+def ignore(signum, handler, change=signal.signal):
+    if handler is signal.SIG_IGN:
+        signal.signal = change
+        signal.raise_signal(signal.SIGINT)
+    return change(signum, handler)
+
+signal.signal = ignore
+"""
+    command = Started("server", before=STRUCK + before)
+    url = command.line()
+    code, error = command.end(None)
+    assert error.splitlines() == [f"connect with  redist.Client({url!r})  or  redist worker '{url}'"]
+    assert code == 0
+
+
+def test_server_that_is_ended_just_before_it_waits() -> None:
+    """The signal interrupts no wait: here because another thread is given it."""
+    before = "def struck(): signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])"
+    command = Started("server", before=f"{STRUCK}\n{before}")
+    assert command.line()
+    assert command.end()[0] == 0
 
 
 def test_server_with_data_and_tcp(tmp_path: Path) -> None:
