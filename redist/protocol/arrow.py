@@ -41,6 +41,8 @@ def has_stream(obj: Any) -> bool:
     import pyarrow as pa
 
     if kind is pa.Table or kind is pa.RecordBatch:
+        if _MARK in (obj.schema.metadata or {}):  # as in a payload that was read by other means
+            return False
         return not any(is_foreign(column.type) for column in obj.schema)
     return (kind is pa.ChunkedArray or isinstance(obj, pa.Array)) and not is_foreign(obj.type)
 

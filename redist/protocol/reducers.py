@@ -24,11 +24,22 @@ Returns what ``__reduce__`` returns, or NotImplemented for the object's own redu
 
 
 def _reduce_memoryview(view: memoryview, sink: Any) -> Any:
-    if not view.c_contiguous:
-        view = memoryview(view.tobytes()).cast("B").cast(view.format, view.shape)  # type: ignore[call-overload]
+    if not (view.c_contiguous and _can_be_cast(view)):
+        import numpy as np
+
+        return memoryview, (np.asarray(view),)
     if sink is not None and view.readonly and view.nbytes >= OUT_OF_BAND:
         return _memoryview, (sink.stand_in(view.cast("B")), view.format, view.shape)
     return _memoryview, (pickle.PickleBuffer(view), view.format, view.shape)
+
+
+def _can_be_cast(view: memoryview) -> bool:
+    """Return whether bytes can be cast to the format and shape: not to big-endian numbers, structures, or to no items."""
+    try:
+        memoryview(b"").cast(view.format)  # type: ignore[call-overload]
+    except ValueError:
+        return False
+    return view.ndim == 1 or view.nbytes > 0
 
 
 def _memoryview(buffer: Any, form: Any, shape: Any) -> memoryview:
@@ -38,7 +49,7 @@ def _memoryview(buffer: Any, form: Any, shape: Any) -> memoryview:
 
 _reducers: dict[type, Reducer] = {memoryview: _reduce_memoryview}
 #: libraries that were not imported when `register_imported` looked last
-waiting = ["numpy", "pandas", "pyarrow", "polars"]
+waiting = ["numpy", "pandas", "pyarrow", "polars", "torch"]
 
 #: the reducer for instances of exactly a class, or None
 reducer_of = _reducers.get
@@ -67,6 +78,8 @@ def _load(library: str) -> dict[type, Reducer]:
         from redist.protocol.reducers_pandas import reducers
     elif library == "polars":
         from redist.protocol.reducers_polars import reducers
+    elif library == "torch":
+        from redist.protocol.reducers_torch import reducers
     else:
         from redist.protocol.reducers_arrow import reducers
     return reducers()

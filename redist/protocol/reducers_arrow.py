@@ -1,4 +1,8 @@
-"""Reducers for pyarrow: a slice is pickled without what it was cut from, which pyarrow would bring along."""
+"""Reducers for pyarrow: a slice is pickled without what it was cut from, which pyarrow would bring along.
+
+A scalar is pickled as an array of one: pyarrow takes it through Python, which has not all that Arrow has (nanoseconds, years
+past 9999, unions).
+"""
 
 from __future__ import annotations
 
@@ -12,15 +16,16 @@ __all__ = ["reducers"]
 
 
 def reducers() -> dict[type, Reducer]:
-    """Return the reducers by class: one for every class of arrays."""
+    """Return the reducers by class: one for every class of arrays, and one for every class of scalars."""
     import pyarrow as pa
 
     classes: dict[type, Reducer] = {}
-    todo: list[type] = [pa.Array]
-    while todo:
-        kind = todo.pop()
-        classes[kind] = _reduce_array
-        todo += kind.__subclasses__()
+    for base, reducer in (pa.Array, _reduce_array), (pa.Scalar, _reduce_scalar):
+        todo: list[type] = [base]
+        while todo:
+            kind = todo.pop()
+            classes[kind] = reducer
+            todo += kind.__subclasses__()
     return classes
 
 
@@ -45,6 +50,21 @@ def _reduce_array(array: Any, _sink: Any) -> Any:
     except (pa.ArrowException, NotImplementedError):
         return NotImplemented
     return _array, (pickle.PickleBuffer(sink.getvalue()),)
+
+
+def _reduce_scalar(scalar: Any, _sink: Any) -> Any:
+    import pyarrow as pa
+
+    if scalar is pa.NA:  # there is one
+        return NotImplemented
+    try:
+        return _scalar, (pa.repeat(scalar, 1),)
+    except (pa.ArrowException, NotImplementedError):
+        return NotImplemented
+
+
+def _scalar(array: Any) -> Any:
+    return array[0]
 
 
 def _array(stream: Any) -> Any:

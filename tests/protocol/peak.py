@@ -61,6 +61,14 @@ def sparse(name):
     return coo.asformat(name)
 
 
+def tensor(name):
+    import torch
+
+    if name == "channels last":
+        return torch.ones(2, 10, 10, N // 100).to(memory_format=torch.channels_last)
+    return torch.ones(2 * N, 2)[:, 0] if name else torch.ones(2 * N)
+
+
 KINDS = {
     "numpy": lambda: np.ones(N),
     "numpy, every second": lambda: np.ones((N, 2))[:, 0],
@@ -83,6 +91,9 @@ KINDS = {
     "polars, nested": lambda: polars_frame("nested"),
     "scipy, csr": lambda: sparse("csr"),
     "scipy, coo": lambda: sparse("coo"),
+    "torch": lambda: tensor(""),
+    "torch, strided": lambda: tensor("strided"),
+    "torch, channels last": lambda: tensor("channels last"),
 }
 
 

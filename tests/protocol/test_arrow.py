@@ -158,6 +158,56 @@ class Unregistered(pa.ExtensionType):
         return Unregistered, ()
 
 
+@pytest.mark.parametrize("n", [1, 5000])
+def test_tables_whose_metadata_are_those_of_payloads(n: int) -> None:
+    """As plain pyarrow reads them from a payload file: they are tables all the same."""
+    streams = [
+        written(dumps(value, inline_limit=0))
+        for value in (np.arange(n), {"a": np.arange(n)}, pa.array(range(n)))
+    ]
+    tables = [pa.ipc.open_stream(stream).read_all() for stream in streams]
+    for word in ("numpy", "batch", "polars", "of tomorrow"):
+        tables += [pa.table({"data": range(n)}).replace_schema_metadata({"redist": word, "k": "v"})]
+    for table in (*tables, *(table.to_batches()[0] for table in tables)):
+        for result in (round_trip(table, inline_limit=0), round_trip([table])[0]):
+            assert type(result) is type(table)
+            assert result.schema.equals(table.schema, check_metadata=True)
+            assert result.equals(table)
+
+
+#: types of which pyarrow makes no scalar of None
+UNTAKEN = {"union", "ree"}
+
+
+@pytest.mark.parametrize("name", columns())
+def test_scalars(name: str) -> None:
+    array = columns()[name]
+    for value in (array[0], array[N - 1], pa.scalar(None, array.type) if name not in UNTAKEN else array[1]):
+        for result in (round_trip(value), round_trip({"a": [value]}, inline_limit=0)["a"][0]):
+            assert type(result) is type(value)
+            assert result.type == value.type
+            assert result.equals(value)
+
+
+@pytest.mark.parametrize(
+    "scalar",
+    [
+        pa.scalar(123_456_789, pa.time64("ns")),
+        pa.scalar((1, 2, 3), pa.month_day_nano_interval()),
+        pa.scalar(5_000_000, pa.int32()).cast(pa.date32()),  # a year past 9999
+        pa.StructArray.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"])[0],
+        pa.array(["x" * 200_000] * 2).dictionary_encode()[1],
+        pa.array([[1, 2]], pa.list_view(pa.int8()))[0],
+        pa.UnionArray.from_sparse(pa.array([1], pa.int8()), [pa.array([1]), pa.array(["x"])])[0],
+    ],
+    ids=lambda scalar: str(scalar.type)[:20],
+)
+def test_scalars_that_are_more_than_python_has(scalar: pa.Scalar) -> None:
+    for result in (round_trip(scalar, inline_limit=0), round_trip([scalar])[0]):
+        assert result.type == scalar.type
+        assert result.equals(scalar)
+
+
 def test_an_extension_type_that_only_python_knows():
     array = pa.ExtensionArray.from_storage(Unregistered(), pa.array(range(5000)))
     for value in (

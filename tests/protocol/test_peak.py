@@ -25,9 +25,11 @@ GROUPS = {
     "pyarrow": ["pyarrow", "pyarrow, slice", "pyarrow, nested"],
     "polars": ["polars", "polars, series", "polars, nested"],
     "scipy": ["scipy, csr", "scipy, coo"],
+    "torch": ["torch", "torch, strided", "torch, channels last"],
 }
 
-OWN_MEMORY = ("bytes", "bytearray", "list of bytes")
+#: what has no read-only form
+OWN_MEMORY = ("bytes", "bytearray", "list of bytes", *GROUPS["torch"])
 
 
 @pytest.mark.parametrize("group", GROUPS)

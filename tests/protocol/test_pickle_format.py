@@ -1,4 +1,5 @@
 import collections
+import ctypes
 import dataclasses
 import pickle
 import re
@@ -258,6 +259,38 @@ def test_memoryviews(size):
             assert result.tolist() == value.tolist()
     strided = memoryview(bytes(range(100)))[::3]
     assert round_trip(strided).tolist() == strided.tolist()
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+@pytest.mark.parametrize("kind", [">f8", "f2", "c16", "g", "U2", "i4,f8", ">i4,S3"])
+def test_memoryviews_that_memoryview_itself_cannot_make(kind: str, size: int) -> None:
+    array = np.arange(size * np.dtype(kind).itemsize).astype("u1").view(kind)
+    if kind == "U2":
+        array = np.array(["a", "bc"] * (size // 2))
+    for value in (
+        memoryview(array),
+        memoryview(array)[::2],
+        memoryview(array.reshape(2, -1)),
+        memoryview(array[:0]),
+    ):
+        for result in (round_trip(value, inline_limit=0), round_trip([value])[0]):
+            assert type(result) is memoryview
+            assert (result.format, result.shape) == (value.format, value.shape)
+            assert result.tobytes() == value.tobytes()
+
+
+def test_memoryviews_of_other_shapes_and_owners() -> None:
+    numbers = (ctypes.c_int * 5)(*range(5))  # its format names a byte order
+    assert round_trip(memoryview(numbers)).tolist() == list(range(5))
+    for array in (np.zeros((0, 3)), np.array(1.5), np.asfortranarray(np.arange(40_000.0).reshape(200, 200))):
+        for result in (round_trip(array.data, inline_limit=0), round_trip([array.data])[0]):
+            assert (result.format, result.shape) == (array.data.format, array.shape)
+            assert result.tobytes() == array.tobytes()
+
+
+def test_a_memoryview_that_nobody_could_make_again() -> None:
+    with pytest.raises(SerializationError, match="memoryview"):
+        dumps(memoryview((ctypes.POINTER(ctypes.c_int) * 3)()))
 
 
 def test_a_library_that_another_thread_is_importing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,15 +127,39 @@ def test_sparse_matrices(form: str, dtype: str, n: int) -> None:
                     assert left.tobytes() == right.tobytes()
 
 
-@pytest.mark.parametrize("n", [3, 100_000])
-def test_torch(n: int) -> None:
+@pytest.mark.parametrize("n", [3, 100_000, 300_000])
+@pytest.mark.parametrize("options", [{}, {"copy": True}, {"writable": True}])
+def test_torch(n: int, options: dict[str, bool]) -> None:
     torch = pytest.importorskip("torch")
-    for tensor in (
+    loss = torch.ones(n, 3, requires_grad=True)
+    tensors = [
         torch.arange(n),
         torch.ones(n, dtype=torch.bfloat16),
+        torch.arange(n).to(torch.complex128),
         torch.ones(n, 2)[:, 0],
         torch.ones(n).bool(),
-    ):
-        for result in (round_trip(tensor), round_trip({"t": [tensor]})["t"][0]):
+        torch.arange(3 * n).reshape(3, n).T,
+        torch.arange(24 * n).reshape(2, 3, 4, n).to(memory_format=torch.channels_last),
+        torch.arange(n).expand(3, n),
+        torch.arange(n)[None].expand(3, n)[:, ::2],
+        torch.zeros(0, 3),
+        loss,
+        torch.nn.Parameter(torch.ones(n, 3)),
+        torch.ones(n, dtype=torch.complex64).conj(),
+    ]
+    for tensor in tensors:
+        values = (
+            round_trip(tensor, **options),
+            round_trip({"t": [tensor]}, inline_limit=0, **options)["t"][0],
+        )
+        for result in values:
+            assert type(result) is type(tensor)
             assert result.dtype == tensor.dtype
             assert torch.equal(result, tensor)
+            assert result.requires_grad == tensor.requires_grad
+            if tensor.ndim == 4:
+                assert result.stride() == tensor.stride()
+            if 0 not in tensor.stride():
+                result.detach().zero_()  # what is read-only would end the process
+    linear = round_trip(torch.nn.Linear(100, n // 100 + 1))
+    assert [parameter.requires_grad for parameter in linear.parameters()] == [True, True]
