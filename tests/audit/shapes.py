@@ -9,7 +9,9 @@ import asyncio
 import inspect
 import json
 import logging
+import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,6 +19,8 @@ from typing import Any, TypeAlias
 
 Outcome: TypeAlias = "dict[str, str]"
 DEPTH = 3
+#: s in which what was submitted begins, or ends
+PATIENCE = 30.0
 
 
 def inc(x: int) -> int:
@@ -25,6 +29,12 @@ def inc(x: int) -> int:
 
 def nothing() -> None:
     pass
+
+
+def hold(path: str) -> None:
+    """Run until there is a file."""
+    while not os.path.exists(path):
+        time.sleep(0.01)
 
 
 def shape(value: Any, depth: int = DEPTH) -> str:
@@ -81,6 +91,13 @@ def of_client(lib: Any, client: Any, path: Path) -> Iterator[tuple[str, Callable
     yield "get_dataset", lambda: client.get_dataset("published")
     yield "unpublish_dataset", lambda: client.unpublish_dataset("published")
     yield "register_worker_callbacks", lambda: client.register_worker_callbacks(setup=nothing)
+    done = path / "done"
+    done.unlink(missing_ok=True)
+    held = client.submit(hold, str(done))
+    for name in ("processing", "call_stack"):
+        yield f"{name}() at work", getattr(client, name)
+    done.touch()
+    yield "result of what was at work", held.result
     for name in ("asynchronous", "futures", "status", "refcount", "dashboard_link"):
         yield f"client.{name}", lambda name=name: getattr(client, name)
 
@@ -129,10 +146,24 @@ def of_coordination(lib: Any, client: Any, path: Path) -> Iterator[tuple[str, Ca
 
 
 PARTS = (of_client, of_futures, of_coordination)
+#: What tells of tasks that run, and whether it is to find some: called too early, or too late, it gives other types.
+AT_WORK = {
+    "processing()": False,
+    "call_stack()": False,
+    "processing() at work": True,
+    "call_stack() at work": True,
+}
 
 
 def described(error: Exception) -> str:
     return f"raises {type(error).__name__}"
+
+
+def settled(name: str, found: Mapping[str, Any], began: float) -> bool:
+    """Tell whether as much runs as the call is to find."""
+    if time.monotonic() - began > PATIENCE:
+        raise TimeoutError(f"{name}: finds {dict(found)}")
+    return any(found.values()) == AT_WORK[name]
 
 
 def outcomes(lib: Any, address: Any, path: Path) -> Outcome:
@@ -141,6 +172,9 @@ def outcomes(lib: Any, address: Any, path: Path) -> Outcome:
     with lib.Client(address) as client:
         for part in PARTS:
             for name, call in part(lib, client, path):
+                began = time.monotonic()
+                while name in AT_WORK and not settled(name, call(), began):
+                    time.sleep(0.01)
                 try:
                     found[name] = shape(call())
                 except Exception as error:
@@ -154,6 +188,9 @@ async def async_outcomes(lib: Any, address: Any, path: Path) -> Outcome:
     async with lib.Client(address, asynchronous=True) as client:
         for part in PARTS:
             for name, call in part(lib, client, path):
+                began = time.monotonic()
+                while name in AT_WORK and not settled(name, await call(), began):
+                    await asyncio.sleep(0.01)
                 try:
                     came = call()
                     awaited = inspect.isawaitable(came) and type(came).__name__ not in ("Future", "Client")
