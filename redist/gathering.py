@@ -173,7 +173,7 @@ def values_of(
     while rest:
         fetch = [i for i in rest if not states[i].where]
         found = {i: states[i].where for i in rest if states[i].where}
-        done: set[int] = set()
+        rest = []
         if fetch:
             replies = yield from ask_by(
                 deadline,
@@ -190,7 +190,8 @@ def values_of(
                             found[i] = told.where
                         else:
                             values[i] = load_inline(told.value, told.name)
-                            done.add(i)
+                    else:
+                        rest.append(i)
         far: list[tuple[int, str]] = []
         with as_current(client):
             wanted_here = [(states[i].name, where, states[i].nbytes) for i, where in found.items()]
@@ -198,7 +199,6 @@ def values_of(
             for (i, where), (here, value) in zip(found.items(), loaded):
                 if here:
                     values[i] = value
-                    done.add(i)
                 else:
                     far.append((i, where))
         if far:
@@ -207,11 +207,11 @@ def values_of(
             for (i, _), outcome in zip(far, outcomes):
                 if isinstance(outcome, Trouble):
                     trouble = outcome.error
+                    rest.append(i)
                 else:
                     values[i] = outcome[0]
-                    done.add(i)
-        rest = [i for i in rest if i not in done]
         if rest:
+            rest.sort()
             # Evicted, moved or being computed again: ask how it stands.
             now, name = time.monotonic(), decode_key(states[rest[0]].name)
             if until is None:

@@ -94,12 +94,10 @@ def load_small(
     from redist.memory.payloads import read_small
 
     values: list[tuple[bool, Any] | None] = []
-    loader = Loader(copy=copy, writable=writable)
-    for place, (name, _) in zip(read_small(segments, wanted), wanted):
-        try:
-            values.append(None if place is None else (True, loader.load(*place)))
-        except DeserializationError as error:
-            _raise(error, name, segments)
+    try:
+        Loader(copy=copy, writable=writable).load_all(read_small(segments, wanted), values)
+    except DeserializationError as error:
+        _raise(error, wanted[len(values)][0], segments)
     return values
 
 

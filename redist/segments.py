@@ -94,23 +94,40 @@ class Segments:
     ) -> list[tuple[bool, Any]]:
         """Return for each what `load_here` would: many small ones in less time."""
         outcomes: list[tuple[bool, Any] | None] = [None] * len(wanted)
-        small: dict[str, list[tuple[int, str, int]]] = {}
         if len(wanted) >= _MANY:
-            for i, (name, where, nbytes) in enumerate(wanted):
-                if 0 < nbytes <= LARGEST:
-                    for segments, attempt in self._peers.here(where)[:1]:
-                        small.setdefault(segments, []).append((i, name, attempt))
-        for segments, group in small.items():
-            if len(group) >= _MANY:
-                values = load_small(
-                    segments, [(name, attempt) for _, name, attempt in group], copy=copy, writable=writable
-                )
-                for (i, _, _), outcome in zip(group, values):
-                    outcomes[i] = outcome
+            for segments, (which, payloads) in self._small_ones(wanted).items():
+                if len(which) >= _MANY:
+                    loaded = load_small(segments, payloads, copy=copy, writable=writable)
+                    for i, outcome in zip(which, loaded):
+                        outcomes[i] = outcome
         return [
             outcome if outcome is not None else self.load_here(*item, copy, writable)
             for item, outcome in zip(wanted, outcomes)
         ]
+
+    def _small_ones(
+        self, wanted: Sequence[tuple[str, str, int]]
+    ) -> dict[str, tuple[list[int], list[tuple[str, int]]]]:
+        """Return the small payloads on this host by segment directory: which they are, and name and attempt of each."""
+        small: dict[str, tuple[list[int], list[tuple[str, int]]]] = {}
+        # by ordinal: whoever has one, and no other worker, has many
+        of_worker: dict[str, tuple[list[int], list[tuple[str, int]]]] = {}
+        for i, (name, where, nbytes) in enumerate(wanted):
+            if not 0 < nbytes <= LARGEST:
+                continue
+            ordinal, _, attempt = where.partition(".")
+            alone = attempt.isdigit()
+            if alone and (group := of_worker.get(ordinal)) is not None:
+                group[0].append(i)
+                group[1].append((name, int(attempt)))
+                continue
+            for segments, number in self._peers.here(where)[:1]:
+                group = small.setdefault(segments, ([], []))
+                group[0].append(i)
+                group[1].append((name, number))
+                if alone:
+                    of_worker[ordinal] = group
+        return small
 
     def fetch(
         self, client: Client, wanted: Sequence[tuple[str, str]], copy: bool, writable: bool

@@ -33,6 +33,8 @@ __all__ = [
     "ARENA_SIZE",
     "LARGEST",
     "RECORD_HEAD",
+    "RECORD_MAGIC",
+    "SUMMED",
     "arena_path",
     "check_record",
     "extent",
@@ -55,11 +57,13 @@ LARGEST = 36 * 1024
 
 _PREFIX = "arena-"
 _ARENA_MAGIC = b"redistA\x01"
-_RECORD_MAGIC = b"redistR\x01"
+RECORD_MAGIC = b"redistR\x01"
 _ARENA = struct.Struct("<8sQ")
 _RECORD = struct.Struct("<8sQQ16sQI")
 _CRC = struct.Struct("<I")
 _CHECKED = struct.Struct(_RECORD.format + "I")
+#: bytes of a record's head that its checksum is of
+SUMMED = _RECORD.size
 _PADDING = bytes(RECORD_HEAD - _RECORD.size - _CRC.size)
 
 
@@ -110,7 +114,7 @@ def extent(length: int) -> int:
 
 def record_head(arena: int, digest: bytes, attempt: int, nbytes: int, rest: int) -> bytes:
     """Return what stands ahead of a payload; `digest` is the hash of its key's name, `rest` the length of its footer."""
-    packed = _RECORD.pack(_RECORD_MAGIC, arena, attempt, digest, nbytes, rest)
+    packed = _RECORD.pack(RECORD_MAGIC, arena, attempt, digest, nbytes, rest)
     return packed + _CRC.pack(zlib.crc32(packed)) + _PADDING
 
 
@@ -125,7 +129,7 @@ def check_record(record: bytes | memoryview, arena: int, digest: bytes, attempt:
     if len(record) < RECORD_HEAD + TRAILER_BYTES:
         raise SegmentCorrupt(f"{len(record)} bytes are too few for a record")
     magic, number, its_attempt, its_digest, nbytes, rest = _RECORD.unpack_from(record)
-    if magic != _RECORD_MAGIC or _CRC.unpack_from(record, _RECORD.size)[0] != zlib.crc32(
+    if magic != RECORD_MAGIC or _CRC.unpack_from(record, _RECORD.size)[0] != zlib.crc32(
         record[: _RECORD.size]
     ):
         raise SegmentCorrupt("no record of this version of redist begins here, or it is damaged")
@@ -145,7 +149,7 @@ def payload_size(data: bytes | mmap, start: int, end: int, arena: int, digest: b
         its_digest != digest
         or its_attempt != attempt
         or number != arena
-        or magic != _RECORD_MAGIC
+        or magic != RECORD_MAGIC
         or RECORD_HEAD + nbytes + rest != end - start
         or rest < TRAILER_BYTES
         or crc != zlib.crc32(data[start : start + _RECORD.size])
@@ -160,7 +164,7 @@ def record_end(data: bytes, offset: int, arena: int) -> int:
         return 0
     magic, number, _, _, nbytes, rest = _RECORD.unpack_from(data, offset)
     crc = _CRC.unpack_from(data, offset + _RECORD.size)[0]
-    if magic != _RECORD_MAGIC or number != arena or crc != zlib.crc32(data[offset : offset + _RECORD.size]):
+    if magic != RECORD_MAGIC or number != arena or crc != zlib.crc32(data[offset : offset + _RECORD.size]):
         return 0
     end = offset + RECORD_HEAD + int(nbytes) + int(rest)
     return end if end <= ARENA_SIZE else 0
@@ -182,7 +186,7 @@ def walk(data: bytes, arena: int, start: int) -> Iterator[tuple[int, int]]:
 def scan(data: bytes, arena: int) -> Iterator[tuple[int, int]]:
     """Yield offset and length of every record in an arena with holes."""
     at = ARENA_HEAD
-    while (at := data.find(_RECORD_MAGIC, at)) >= 0:
+    while (at := data.find(RECORD_MAGIC, at)) >= 0:
         end = 0 if at % RECORD_HEAD else record_end(data, at, arena)
         if end:
             yield at, end - at

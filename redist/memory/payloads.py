@@ -205,20 +205,16 @@ def read_small(segments: str, wanted: Sequence[tuple[str, int]]) -> list[Place |
                 continue
     standing, moves = found.standing(), found.moves
     for place, view in views:
-        number = place.number
-        for at, start, end in zip(place.which.tolist(), place.starts.tolist(), place.ends.tolist()):
-            # not even looked at if it is gone: there may be a hole
-            if standing[at] and end <= len(view):
-                nbytes = payload_size(view, start, end, number, found.digests[at], wanted[at][1])
-                if nbytes >= 0:
-                    places[at] = view, start + RECORD_HEAD, start + RECORD_HEAD + nbytes
+        for at, start, end in found.payloads_in(view, place, standing):
+            places[at] = view, start, end
+    stands: list[bool] = standing.tolist() if pieces else []
     for piece, arena, data in pieces:
         # one that has its name still had its bytes when they were read
         if len(data) < piece.length or (moves and not arena.is_there(found.stamp)):
             continue
         for at, start, end in piece.records:
             # one that is damaged is named when it is looked for alone
-            if standing[at]:
+            if stands[at]:
                 nbytes = payload_size(data, start, end, piece.arena, found.digests[at], wanted[at][1])
                 if nbytes >= 0:
                     places[at] = data, start + RECORD_HEAD, start + RECORD_HEAD + nbytes

@@ -43,6 +43,7 @@ __all__ = [
     "Layout",
     "array_in",
     "from_stream",
+    "is_plain",
     "known",
     "memory_of",
     "to_stream",
@@ -164,6 +165,11 @@ def array_in(buffer: memoryview | bytes | mmap, layout: Layout, at: int = 0) -> 
         raise DeserializationError(
             f"the array's payload is damaged: no array of {dtype} has the shape {shape}: {error}"
         ) from error
+
+
+def is_plain(layout: Layout) -> bool:
+    """Tell whether the array in a stream is ``numpy.ndarray(layout.shape, layout.dtype, stream, layout.start)``."""
+    return layout.order == "C" and layout.stored == layout.shape and layout.dtype.names is None
 
 
 def _damaged(size: int) -> DeserializationError:

@@ -19,6 +19,7 @@ from redist.memory.arena import ARENA_SIZE, arena_path, number_in
 from redist.memory.arena_views import view_arena
 from redist.memory.directory import SegmentDirectory
 from redist.memory.headers import PAGE, Header
+from redist.memory.index import Index, digest_of, hash_of
 from redist.memory.moving import Mover
 from redist.memory.payloads import read_small
 from servers import wait_until
@@ -252,6 +253,40 @@ def test_a_process_with_few_files_left_copies(
     assert views == [value(name) for name in NAMES]
     monkeypatch.setattr(resource, "getrlimit", lambda which: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert all(map(is_mapped, view(full.path, *NAMES)))
+
+
+@pytest.mark.parametrize("offset", range(0, 56, 4))
+def test_one_that_is_damaged_is_left_out(full: SegmentDirectory, offset: int) -> None:
+    found = full.arenas.index.find(*hash_of(digest_of("k7"), 1))
+    assert found is not None
+    with open(arena_path(full.path, found.arena), "r+b") as file:
+        at = (found.place >> 32) + offset
+        file.seek(at)
+        word = file.read(4)
+        file.seek(at)
+        file.write(bytes(byte ^ 0x55 for byte in word))
+    views = view(full.path, *NAMES)
+    assert [name for name, data in zip(NAMES, views, strict=True) if not is_mapped(data)] == ["k7"]
+    assert views[7] is None
+
+
+def test_an_index_that_points_beyond_the_end(full: SegmentDirectory) -> None:
+    found = full.arenas.index.find(*hash_of(digest_of("k7"), 1))
+    assert found is not None
+    length = found.place & 0xFFFFFFFF
+    places = [
+        ARENA_SIZE << 32 | length,
+        (ARENA_SIZE - 64) << 32 | length,
+        found.place + (8 << 32),
+        64 << 32 | 64,
+    ]
+    for place in [*places, 2**64 - 1]:
+        writable = Index(full.path, writable=True)
+        writable._table.words[found.at + 3] = place
+        views = view(full.path, *NAMES)
+        assert [name for name, data in zip(NAMES, views, strict=True) if data is None] == ["k7"]
+    writable._table.words[found.at + 3] = found.place
+    assert view(full.path, *NAMES) == [value(name) for name in NAMES]
 
 
 def test_one_that_is_not_there(directory: SegmentDirectory) -> None:
