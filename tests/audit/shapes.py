@@ -63,6 +63,8 @@ def of_client(lib: Any, client: Any, path: Path) -> Iterator[tuple[str, Callable
     class Plugin(lib.WorkerPlugin):  # type: ignore[misc]
         pass
 
+    # before any task: a worker's metrics that tell of one cannot be written by Dask, and come with its next heartbeat
+    yield "write_scheduler_file(str)", lambda: client.write_scheduler_file(str(path / "file"))
     future = client.submit(bytes, 100_000)  # not so small that the server would have it
     lazy = dask.delayed(inc)(2)
     module = path / "uploaded_for_its_shape.py"
@@ -78,7 +80,7 @@ def of_client(lib: Any, client: Any, path: Path) -> Iterator[tuple[str, Callable
         ("compute", [lazy]), ("persist", lazy), ("persist", [lazy]), ("get", {"x": 1}, "x"), ("get", {"x": 1}, ["x"]),
         ("normalize_collection", lazy), ("futures_of", [future]), ("get_executor",), ("register_plugin", Plugin(), "plugin"),
         ("unregister_worker_plugin", "plugin"), ("upload_file", str(module)), ("forward_logging",), ("unforward_logging",),
-        ("replicate", [future]), ("rebalance",), ("rebalance", [future]), ("write_scheduler_file", str(path / "file")),
+        ("replicate", [future]), ("rebalance",), ("rebalance", [future]),
         ("dump_cluster_state", str(path / "dump")), ("retire_workers", []), ("restart_workers", []), ("as_current",),
         ("cancel", [client.submit(inc, 99)]),
     ):  # fmt: skip
