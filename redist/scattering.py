@@ -210,8 +210,11 @@ class _Writing:
             self._running.release()
 
 
-def _drop_soon(client: Client, writing: _Writing, placed: Sequence[tuple[str, int, int]]) -> None:
-    """Have workers drop payloads (name, attempt, worker) that nobody will make known, in a thread of its own."""
+def _drop_soon(client: Client, writing: _Writing | None, placed: Sequence[tuple[str, int, int]]) -> None:
+    """Have workers drop payloads (name, attempt, worker) that nobody will make known, in a thread of its own.
+
+    `writing` is given up before; without it nothing writes them any more.
+    """
     if placed:
         drop = Thread(target=_drop, args=(client, writing, placed), name="redist-drop", daemon=True)
         client._drops.add(drop)
@@ -225,10 +228,11 @@ def wait_for_drops(client: Client, timeout: float) -> None:
         drop.join(max(0.0, until - time.monotonic()))
 
 
-def _drop(client: Client, writing: _Writing, placed: Sequence[tuple[str, int, int]]) -> None:
+def _drop(client: Client, writing: _Writing | None, placed: Sequence[tuple[str, int, int]]) -> None:
     try:
-        # A worker forgets at once what it is told to drop: told before it is written, it would keep it.
-        writing.give_up()
+        if writing is not None:
+            # A worker forgets at once what it is told to drop: told before it is written, it would keep it.
+            writing.give_up()
         _drop_placed(client, placed)
     finally:
         client._drops.discard(current_thread())
@@ -286,12 +290,19 @@ class _Part(NamedTuple):
                 yield Run(self.put, (written,))
             except TransferError:
                 attempts -= 1
-                self.client._peers.forget()
+                self.give_up(written)
                 if attempts == 0:
                     raise
                 yield Until(Waiter(1), 0.2)
             else:
                 return written
+
+    def give_up(self, written: list[Written]) -> None:
+        """Have workers drop what was to be written and did not all arrive: one got its part, or could not say so."""
+        given_up = {(state.name, attempt, worker) for state, _, attempt, worker in written}
+        self.placed[:] = [item for item in self.placed if item not in given_up]
+        self.client._peers.forget()
+        _drop_soon(self.client, None, [*given_up])
 
 
 class _Ahead:
@@ -324,7 +335,7 @@ class _Ahead:
                 raise error
             finally:
                 del error  # else it would keep this frame, and this frame it, and both the Futures
-        self._part.client._peers.forget()
+        self._part.give_up(self._written)
         return (yield from self._part.write())
 
 

@@ -281,6 +281,7 @@ class DataServer:
 
     def _receive(self, connection: _Connection, headers: list[Header]) -> None:
         targets: list[Target] = []
+        taken: list[Header] = []
         refused: RedistError | None = None
         try:
             for header in headers:
@@ -309,14 +310,21 @@ class DataServer:
                     outcomes.append(error_fields(error_met))
                 else:
                     outcomes.append(None)
+                    taken.append(header)
                     self.received += header.nbytes
-                    if self._on_committed is not None:
-                        size = header.file_size
-                        self._call_in_loop(self._on_committed, header.name, header.attempt, size)
+            if connection.ended:
+                raise TransferError("the peer left before it was told that its payloads are here")
             connection.socket.sendall(pack_frame(outcomes))
+        except BaseException:
+            # Who put them does not know that they are here, and has them written elsewhere, or not at all.
+            self.directory.drop_all([(header.name, header.attempt) for header in taken])
+            raise
         finally:
             for target in targets:
                 target.abort()
+        if self._on_committed is not None:
+            for header in taken:
+                self._call_in_loop(self._on_committed, header.name, header.attempt, header.file_size)
 
     def _start(self, header: Header) -> Target:
         """Return where a payload goes, once there is room for it."""
@@ -364,6 +372,13 @@ class _Connection:
                 raise _Ended if deadline is None else TransferError("the peer left before its hello")
             self._parser.feed(data)
         return items
+
+    @property
+    def ended(self) -> bool:
+        """Whether the peer has closed its end, as far as the system tells."""
+        poll = select.poll()
+        poll.register(self.socket, getattr(select, "POLLRDHUP", 0))  # with TLS nothing else says so
+        return bool(poll.poll(0))
 
     def more_within(self, seconds: float) -> bool:
         if isinstance(self.socket, ssl.SSLSocket) and self.socket.pending():

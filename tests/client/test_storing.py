@@ -12,8 +12,8 @@ import pytest
 
 from redist import Client, Future, LocalCluster, scattering
 from redist.belonging import Borrowing
-from redist.errors import SegmentsFull
-from redist.scattering import prepare, store
+from redist.errors import SegmentsFull, TransferError
+from redist.scattering import prepare, store, wait_for_drops
 from servers import wait_until
 
 
@@ -74,6 +74,65 @@ def test_while_it_is_written(
     beat(cluster, client)
     wait_until(lambda: beats)
     assert beats[-1].agree
+
+
+def here(client: Client) -> int:
+    """How many payloads the workers have."""
+    return sum(client._broker_of(peer).stat().files for peer in client._peers.workers())
+
+
+@pytest.mark.parametrize("afar", [False, True], ids=["on this host", "on another host"])
+@pytest.mark.parametrize("took", [False, True], ids=["refused", "took it and could not say so"])
+def test_what_a_worker_got_goes_when_it_is_stored_elsewhere(
+    client: Client, monkeypatch: pytest.MonkeyPatch, afar: bool, took: bool
+) -> None:
+    """One worker has taken its value when the other cannot be reached: both are placed once more."""
+    put, times = scattering._put, 0
+    assert here(client) == 0
+
+    def fails(client: Client, worker: int, batch: Any) -> None:
+        nonlocal times
+        times += 1
+        if took or times != 2:
+            put(client, worker, batch)
+        if times == 2:
+            raise TransferError("it does not answer")
+
+    monkeypatch.setattr(scattering, "_put", fails)
+    with monkeypatch.context() as patch:
+        if afar:
+            patch.setattr("redist.peers.same_host", lambda segments, hostid: False)
+            client._peers.forget()
+        futures = client.scatter([bytes(100_000), bytes(200_000)], hash=False)
+        assert times == 4
+        wait_for_drops(client, 10)
+    client._peers.forget()
+    wait_until(lambda: here(client) == 2, what="each is there once")
+    assert list(map(len, client.gather(futures))) == [100_000, 200_000]
+    del futures
+    wait_until(lambda: here(client) == 0)
+
+
+def test_what_a_worker_got_goes_when_it_is_stored_elsewhere_ahead(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same for a part that is written while the one before it is made known."""
+    put, times = scattering._put, 0
+
+    def fails(client: Client, worker: int, batch: Any) -> None:
+        nonlocal times
+        times += 1
+        put(client, worker, batch)
+        if times == 4:
+            raise TransferError("it does not answer")
+
+    monkeypatch.setattr(scattering, "_put", fails)
+    monkeypatch.setattr(scattering, "_PART", 2)
+    futures = client.scatter([bytes(100_000) for _ in range(4)], hash=False)
+    assert times == 6
+    wait_until(lambda: here(client) == 4, what="each is there once")
+    del futures
+    wait_until(lambda: here(client) == 0)
 
 
 def test_under_a_key_that_has_just_been_cancelled(

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -31,6 +32,7 @@ from redist.memory.hello import VERSION
 from redist.memory.holders import HolderPlan, split_address
 from redist.memory.reader import open_segment
 from redist.memory.receive import FrameReceiver, PrivateSink, Received, SegmentSink
+from servers import wait_until
 
 
 class Worker:
@@ -223,6 +225,56 @@ def test_put_that_breaks_off(worker: Worker, client: DataClient) -> None:
         time.sleep(0.01)
     assert worker.directory.space.used == 0
     assert len(os.listdir(worker.directory.path)) == 5
+
+
+def _nothing_is_left(worker: Worker) -> None:
+    wait_until(lambda: not worker.directory.files and worker.directory.total == 0, what="all was dropped")
+    worker.loop.settle()
+    assert not worker.committed
+
+
+@pytest.mark.parametrize("size", [1_000_000, 1000])
+def test_put_of_which_the_client_does_not_hear(
+    worker: Worker, client: DataClient, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """It would put it again elsewhere, or not at all: nobody would drop what is here."""
+    taken, gone = threading.Event(), threading.Event()
+    start = SegmentSink.start
+
+    def slow(sink: SegmentSink, header: Header) -> Any:
+        target = start(sink, header)
+        finish = target.finish
+
+        def finish_late() -> Received | None:
+            try:
+                return finish()
+            finally:
+                taken.set()
+                assert gone.wait(10)
+
+        monkeypatch.setattr(type(target), "finish", lambda _: finish_late())
+        return target
+
+    monkeypatch.setattr(SegmentSink, "start", slow)
+    impatient = DataClient(TOKEN, timeout=0.5)
+    with pytest.raises(TransferError, match="in time"):
+        impatient.put(worker.address, [("x", 1, Bytes(bytes(size)))])
+    assert taken.wait(10)
+    assert worker.directory.files
+    gone.set()
+    _nothing_is_left(worker)
+
+
+def test_put_of_two_that_breaks_off_in_the_second(worker: Worker, client: DataClient) -> None:
+    class Breaks(Bytes):
+        def chunks(self) -> Iterator[bytes]:
+            yield b"x" * 100_000
+            wait_until(lambda: worker.directory.files, what="the first is there")
+            raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError):
+        client.put(worker.address, [("x", 1, Bytes(bytes(100_000))), ("y", 2, Breaks(bytes(1_000_000)))])
+    _nothing_is_left(worker)
 
 
 # --- who is let in ----------------------------------------------------------------------------------------------------
