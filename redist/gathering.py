@@ -169,7 +169,7 @@ def values_of(
                 rest.append(i)
     until: float | None = None
     pause = _FIRST_PAUSE
-    trouble: RedistError | None = None
+    troubles: dict[int, RedistError] = {}
     while rest:
         fetch = [i for i in rest if not states[i].where]
         found = {i: states[i].where for i in rest if states[i].where}
@@ -206,18 +206,20 @@ def values_of(
             outcomes = yield Run(client._segments.fetch, (client, wanted, copy, writable))
             for (i, _), outcome in zip(far, outcomes):
                 if isinstance(outcome, Trouble):
-                    trouble = outcome.error
+                    troubles[i] = outcome.error
                     rest.append(i)
                 else:
                     values[i] = outcome[0]
         if rest:
             rest.sort()
             # Evicted, moved or being computed again: ask how it stands.
-            now, name = time.monotonic(), decode_key(states[rest[0]].name)
+            now, name, trouble = time.monotonic(), decode_key(states[rest[0]].name), troubles.get(rest[0])
             if until is None:
                 until = now + (seconds(config.get("client.copies-timeout")) or 0.0)
             if now > until:
-                raise trouble or TransferError(f"no copy of {name!r} can be reached")
+                if trouble is not None:
+                    raise type(trouble)(f"key {name!r}: {trouble}") from trouble
+                raise TransferError(f"no copy of {name!r} can be reached")
             if deadline is not None and now >= deadline:
                 raise TimeoutError(f"no copy of {name!r} could be reached in time") from trouble
             yield Until(Waiter(1), pause if deadline is None else min(pause, deadline - now))

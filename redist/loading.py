@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from redist.errors import DeserializationError, SegmentCorrupt
+from redist.errors import DeserializationError, SegmentError, SegmentGone
 from redist.protocol.payload import Loader, loads, loads_inline
 from redist.store.keys import decode_key
 
@@ -61,14 +61,16 @@ def load_payload(
     ------
     SegmentGone
         If it was evicted meanwhile.
-    SegmentCorrupt, DeserializationError
-        If the file is damaged, not signed, or cannot be loaded here; names key and file.
+    SegmentError, DeserializationError
+        If the file cannot be read, is damaged, not signed, or cannot be loaded here; names key and file.
     """
     mapping = None
     try:
         mapping = (_open_payload or _opener())(segments, name, attempt, writable=writable, nbytes=nbytes)
         return loads(mapping.view, copy=copy, writable=writable)
-    except (DeserializationError, SegmentCorrupt) as error:
+    except SegmentGone:
+        raise
+    except (DeserializationError, SegmentError) as error:
         _raise(error, name, segments if mapping is None else mapping.path)
 
 
@@ -128,7 +130,7 @@ def load_received(received: Received, *, writable: bool = False) -> Any:
         _raise(error, received.header.name, "fetched from another host")
 
 
-def _raise(error: DeserializationError | SegmentCorrupt, name: str, where: str) -> NoReturn:
+def _raise(error: DeserializationError | SegmentError, name: str, where: str) -> NoReturn:
     text = str(error)
     place = "" if where in text else f" ({where})"
     raise type(error)(f"key {decode_key(name)!r:.200}{place}: {text}") from error.__cause__ or error

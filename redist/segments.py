@@ -10,6 +10,7 @@ from redist.current import as_current
 from redist.errors import RedistError, SegmentGone
 from redist.loading import load_payload, load_received, load_small
 from redist.memory.arena import LARGEST
+from redist.memory.headers import path_of
 
 if TYPE_CHECKING:
     from redist.client import Client
@@ -166,8 +167,13 @@ class Segments:
                         outcomes[name] = (loading.value(name),)
         if any(isinstance(outcome, Trouble) for outcome in outcomes.values()):
             self._peers.forget()
-        gone = Trouble(SegmentGone("it is on no worker that is known"))
-        return [outcomes.get(name, gone) for name, _ in wanted]
+        return [outcomes.get(name) or self._gone(name, where) for name, where in wanted]
+
+    def _gone(self, name: str, where: str) -> Trouble:
+        """Return what there is to say of a payload that no other host has."""
+        for segments, attempt in self._peers.here(where):
+            return Trouble(SegmentGone(f"{path_of(segments, name, attempt)}: the payload's file is gone"))
+        return Trouble(SegmentGone("it is on no worker that is known"))
 
     def data_client(self, client: Client) -> DataClient:
         """Return the client of data servers."""

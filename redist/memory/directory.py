@@ -213,7 +213,7 @@ class SegmentDirectory:
             if isinstance(error, SegmentGone):
                 return
             logger.warning("removing a damaged segment: %s", error)
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):  # a directory stays
                 os.unlink(path)
             return
         except FileNotFoundError:

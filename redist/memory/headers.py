@@ -160,7 +160,7 @@ def read_header(path: str) -> Header:
         If it is no segment, is truncated, or belongs under another name.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         raise SegmentGone(f"{path}: the payload's file is gone") from None
     except OSError as error:
@@ -171,6 +171,8 @@ def read_header(path: str) -> Header:
         need = TRAILER_BYTES + _check_trailer(tail[-TRAILER_BYTES:], size, path)[1]
         if need > len(tail):
             tail = os.pread(fd, need, size - need)
+    except OSError as error:  # no regular file
+        raise SegmentCorrupt(f"{path}: cannot be read: {error.strerror}") from error
     finally:
         os.close(fd)
     return header_in(tail, size, path)

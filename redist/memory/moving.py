@@ -114,9 +114,10 @@ class Mover:
             if not try_lock(fd):
                 return 0
             fcntl.flock(fd, fcntl.LOCK_SH)
-            if not is_file_at(fd, path):
+            size = os.fstat(fd).st_size
+            if not size or not is_file_at(fd, path):  # one that somebody has emptied has nothing to give
                 return 0
-            written = directory.spill.write(fd, os.fstat(fd).st_size, os.path.basename(path))
+            written = directory.spill.write(fd, size, os.path.basename(path))
             freed = directory.leave_memory(name, attempt, fd, written)
             if not freed:
                 directory.spill.discard(written)

@@ -36,7 +36,8 @@ _LOOK_EVERY = 16
 _MOVES = 3
 _PATIENCE, _PAUSE = 1.0, 0.0002  # s that a file may be locked against readers, and between two tries
 _READ_AHEAD = 256 << 20
-_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+#: without O_NONBLOCK a pipe of that name, which somebody has put there, would hold the reader up for ever
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 @dataclass(slots=True, eq=False)

@@ -364,7 +364,7 @@ class SpillDirectory:
             If it is gone, or one of the two disks fails.
         """
         path = os.path.join(self.path, file)
-        source = self._open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        source = self._open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             size = os.fstat(source).st_size
             with mmap.mmap(-1, min(_PIECE, footprint(size))) as buffer, memoryview(buffer) as view:

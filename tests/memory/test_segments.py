@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from memory_helpers import store
 
-from redist.errors import SegmentCorrupt, SegmentError, SegmentGone, SegmentsFull
+from redist.errors import DeserializationError, SegmentCorrupt, SegmentError, SegmentGone, SegmentsFull
+from redist.loading import load_payload
 from redist.memory import reader
 from redist.memory.descriptors import Descriptor, open_owned
 from redist.memory.directory import SegmentDirectory
@@ -199,9 +201,9 @@ def test_damaged_files(directory: SegmentDirectory) -> None:
     whole = Path(path).read_bytes()
     for damaged in (b"", b"x", whole[:-1], whole[1:], whole[:200], b"\0" * 5000, whole[:-24] + b"\xff" * 24):
         Path(path).write_bytes(damaged)
-        with pytest.raises(SegmentCorrupt, match=os.path.basename(path)):
-            read_header(path)
-            open_segment(path)
+        for read in (read_header, open_segment):
+            with pytest.raises(SegmentCorrupt, match=os.path.basename(path)):
+                read(path)
     flipped = bytearray(whole)
     flipped[303] ^= 0xFF
     Path(path).write_bytes(flipped)
@@ -218,6 +220,25 @@ def test_damaged_files(directory: SegmentDirectory) -> None:
         open_segment(other)
 
 
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: os.symlink("/dev/zero", path)])
+def test_what_is_no_file(parent: str, caplog: pytest.LogCaptureFixture, make: Callable[[str], None]) -> None:
+    """Nobody waits for a pipe, and who takes over the directory leaves it out."""
+    directory = SegmentDirectory.create(parent)
+    path = store(directory, "k", 1, b"abc" * 100)
+    os.unlink(path)
+    make(path)
+    for read in (read_header, open_segment):
+        with pytest.raises(SegmentError, match=path):
+            read(path)
+    directory.close(remove=False)
+    adopted = SegmentDirectory.adopt(directory.path)
+    assert adopted.files == {}
+    assert adopted.space.used == 0
+    assert f"removing a damaged segment: {path}" in caplog.text
+    adopted.close()
+    assert os.listdir(parent) == []
+
+
 @given(st.binary(max_size=300))
 def test_any_trailer_is_refused_or_right(tail: bytes) -> None:
     from redist.memory.headers import header_in, payload_bytes
@@ -228,6 +249,43 @@ def test_any_trailer_is_refused_or_right(tail: bytes) -> None:
 
 
 def test_without_rights(directory: SegmentDirectory) -> None:
+    path = store(directory, "k", 1, b"abc")
+
+    def read() -> str:
+        try:
+            load_payload(directory.path, "k", 1)
+        except (SegmentError, DeserializationError) as error:
+            return f"{type(error).__name__}: {error}"
+        return ""
+
+    assert "key 'k'" in read()  # the payload is none that `loads` takes
+    os.chmod(directory.path, 0)
+    try:
+        text = as_nobody(read) if os.getuid() == 0 else read()
+    finally:
+        os.chmod(directory.path, 0o700)
+    assert text == f"SegmentError: key 'k': {path}: cannot be read: Permission denied"
+
+
+def as_nobody(function: Callable[[], str]) -> str:
+    """Call a function in a forked child that has no rights of root."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setresuid(65534, 65534, 65534)
+            os.write(writer, function().encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as answer:
+        text = answer.read().decode()
+    os.waitpid(child, 0)
+    return text
+
+
+def test_where_nothing_is(directory: SegmentDirectory) -> None:
     missing = os.path.join(directory.path, "sub", "file")
     with pytest.raises(SegmentError, match="cannot be written"):
         SegmentWriter(missing, Header("k", 1, 3))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import gc
+import mmap
 import os
 import random
 import signal
@@ -12,7 +14,7 @@ import sys
 import textwrap
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -167,6 +169,60 @@ def test_the_disk_is_full(spilling: SegmentDirectory) -> None:
         mover.make_room(1)
     assert spilling.total == 2 * 102400
     assert len(on_disk(spilling)) == 2
+
+
+def cached(path: str) -> int:
+    """Return how many pages of a file lie in the page cache."""
+    with open(path, "rb") as file:
+        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    pages = (ctypes.c_ubyte * -(-len(mapping) // mmap.PAGESIZE))()
+    start = ctypes.c_char.from_buffer(mapping)
+    assert ctypes.CDLL(None).mincore(ctypes.byref(start), ctypes.c_size_t(len(mapping)), pages) == 0
+    return sum(page & 1 for page in pages)
+
+
+def test_the_disk_is_written_and_read_past_the_page_cache(spilling: SegmentDirectory, tmp_path: Path) -> None:
+    try:
+        os.close(os.open(tmp_path / "direct", os.O_RDWR | os.O_CREAT | os.O_DIRECT))
+    except OSError:
+        pytest.skip("this file system has no direct writes")
+    mover = Mover(spilling)
+    path = store(spilling, "x", 1, os.urandom(4 << 20))
+    mover.make_room(1)
+    assert cached(spilled_path(path)) == 0
+    with open(tmp_path / "back", "wb") as back:
+        spilling.spill.read_into(os.path.basename(path), back.fileno())
+    assert cached(str(tmp_path / "back")) > 1000  # what is written as usual is there
+    assert cached(spilled_path(path)) == 0
+
+
+def emptied(path: str) -> None:
+    os.truncate(path, 0)
+
+
+def a_pipe(path: str) -> None:
+    os.unlink(path)
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("damage", [os.unlink, emptied, a_pipe])
+@pytest.mark.parametrize("spilled", [False, True])
+def test_a_damaged_file_keeps_no_other_from_being_moved(
+    spilling: SegmentDirectory, damage: Callable[[str], None], spilled: bool
+) -> None:
+    mover = Mover(spilling)
+    path = store(spilling, "x", 1, bytes(100_000))
+    store(spilling, "y", 2, bytes(100_000))
+    if spilled:
+        mover.make_room(1 << 30)
+        damage(os.path.join(spilling.spill.path, os.path.basename(path)))
+        assert mover.move_in("x", 1) == 0
+        assert mover.move_in("y", 2) == 102400
+    else:
+        damage(path)
+        assert mover.make_room(1 << 30) == 102400
+        assert len(on_disk(spilling)) == 1
+    assert spilling.space.used == 102400
 
 
 def test_a_spill_directory_that_cannot_be_made(spilling: SegmentDirectory, tmp_path: Path) -> None:
