@@ -320,6 +320,9 @@ class SegmentDirectory:
                 return True
             self.arenas.drop([(name, attempt)])  # written, and not told of yet
             return False
+        # what somebody has put in its place, or cut off, is not written again
+        stat = os.fstat(fd)
+        recycle = recycle and statmode.S_ISREG(stat.st_mode) and footprint(stat.st_size) == size
         file = Dropped(fd, path, size, writer, recycle)
         mapped = not try_lock(fd)
         try:

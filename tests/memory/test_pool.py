@@ -72,6 +72,27 @@ def test_a_small_recycled_file_is_as_large_as_its_payload(directory: SegmentDire
     assert directory.space.used == directory.total == taken(directory)
 
 
+def cut_off(path: str) -> None:
+    os.truncate(path, 4096)
+
+
+def a_pipe(path: str) -> None:
+    os.unlink(path)
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("damage", [cut_off, a_pipe])
+def test_no_file_that_was_damaged(directory: SegmentDirectory, damage: Callable[[str], None]) -> None:
+    put(directory, "x", 1, b"a" * MIB)
+    damage(directory.path_of("x", 1))
+    directory.drop("x", 1)
+    assert directory.pool.take(directory.pool.total, 0) is None
+    put(directory, "y", 2, b"b" * MIB)
+    assert bytes(open_segment(directory.path_of("y", 2)).view) == b"b" * MIB
+    directory.trim(1 << 40)
+    assert directory.space.used == directory.total == taken(directory)
+
+
 @pytest.mark.parametrize("nbytes", [5 * MIB, 3 * MIB, 100_000])
 def test_no_file_that_is_too_small_or_wastes_much(directory: SegmentDirectory, nbytes: int) -> None:
     put(directory, "x", 1, b"a" * (4 * MIB))
