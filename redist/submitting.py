@@ -14,6 +14,7 @@ from redist.errors import KeyTaken
 from redist.future import Future
 from redist.protocol import INLINE_LIMIT, Function, function_of, key_of_call, pack_arguments, pack_spec
 from redist.session.states import CANCELLED, FutureState, Site
+from redist.session.submissions import LINKS
 from redist.store.calls import FRESH, EligibilityClass, Task
 from redist.store.keys import Key, decode_key, encode_key
 
@@ -204,6 +205,11 @@ def _amount(name: Any, value: Any) -> str:
     return f"{amount:.6f}".rstrip("0").rstrip(".")
 
 
+def _needs(deps: Sequence[str], records: Mapping[str, FutureState]) -> list[FutureState]:
+    """Return what a task that is told of in parts needs: it has to come again if another tells of it first, and goes."""
+    return [records[name] for name in deps if name in records]
+
+
 class Submitter:
     """Makes tasks for one client.
 
@@ -255,6 +261,8 @@ class Submitter:
                 state = FutureState(name, session.lane.generation, function.hash)
                 state.sites = (call_site(),)
                 state.count = 1  # told with the submission
+                if len(deps) > LINKS:
+                    state.needs = _needs(deps, session.states.records)
                 if borrowing.kept:
                     session.submissions.kept[state] = borrowing.kept
                 session.submit(state, task)
@@ -383,6 +391,8 @@ class Submitter:
                         state.count = 1  # told with the submission
                         # A NamedTuple's own constructor costs twice as much.
                         state.task = task = make(Task, (name, fn, spec, deps, *tail))
+                        if len(deps) > LINKS:
+                            state.needs = _needs(deps, records)
                         if borrowed_by and name in borrowed_by:
                             session.submissions.kept[state] = borrowed_by.pop(name)
                         tasks.append((state, task))

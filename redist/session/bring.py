@@ -17,9 +17,9 @@ from redist.store.portions import portions
 
 if TYPE_CHECKING:
     from redist.session.session import Session
-    from redist.store.calls import Call
+    from redist.store.calls import Call, Task
 
-__all__ = ["bring", "take_up"]
+__all__ = ["bring", "take_up", "tell_again"]
 
 _BRINGS_COUNTS = ("submit", "commit", "cancel")
 
@@ -52,15 +52,7 @@ def bring(session: Session, kept: list[Entry]) -> None:
         elif state.status != PENDING or not storing:  # else it is said behind what may store it
             counts.append((name, count))
     every = with_needs([*pending, *submissions.unsent()], session.states.records)
-    lent = [state for state in every if state.count <= 0 and is_known_here(state)]
-    for state in lent:
-        values.append(_value(session, state, 1))
-        ledger.settled(state, 1)
-    tasks = submissions.again(every)
-    for state, _ in tasks:
-        if state.count <= 0:
-            state.unfinished()
-            lent.append(state)
+    lent, tasks = _lend(session, every, values)
     for some, following in in_turns(values, tasks):
         for part in portions(some, SLICE, lambda value: 1 + len(value.contains)):
             enqueue(calls.commit(part))
@@ -84,6 +76,42 @@ def bring(session: Session, kept: list[Entry]) -> None:
     enqueue(calls.registered())
     if lent:
         session.dirty()
+
+
+def tell_again(session: Session, state: FutureState) -> None:
+    """Submit a task that the server has given up again, unless it has not left yet, with what it needs.
+
+    Who told of it first has gone. As only he was heard, nothing kept there what we have let go of since.
+    """
+    if not session.submissions.again([state]):
+        return
+    values: list[calls.Value] = []
+    lent, tasks = _lend(session, with_needs([state], session.states.records), values)
+    for some, following in in_turns(values, tasks):
+        for part in portions(some, SLICE, lambda value: 1 + len(value.contains)):
+            session.lane.enqueue(calls.commit(part))
+        session.submissions.send_again(following)
+    if lent:
+        session.dirty()
+
+
+def _lend(
+    session: Session, states: list[FutureState], values: list[calls.Value]
+) -> tuple[list[FutureState], list[tuple[FutureState, Task]]]:
+    """Return those of `states` that nobody refers to, which are counted for this moment, and the tasks among `states`.
+
+    `values` gets the values that have come.
+    """
+    lent = [state for state in states if state.count <= 0 and is_known_here(state)]
+    for state in lent:
+        values.append(_value(session, state, 1))
+        session.ledger.settled(state, 1)
+    tasks = session.submissions.again(states)
+    for state, _ in tasks:
+        if state.count <= 0:
+            state.unfinished()
+            lent.append(state)
+    return lent, tasks
 
 
 def _copies(session: Session) -> Iterator[Call]:

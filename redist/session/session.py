@@ -15,11 +15,12 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from redist.errors import ClientClosed, NameTaken, SchemaMismatch, ServerFull, ServerRefused
-from redist.session.bring import bring, take_up
+from redist.session.bring import bring, take_up, tell_again
 from redist.session.heart import Heart
 from redist.session.lane import Entry, Lane, OnError, OnReply, Refused
 from redist.session.ledger import Ledger
@@ -134,7 +135,7 @@ class Session:
         self.reads = Reads(self.lane, self.states, self.submissions)
         self.waits = Waits()
         self.notifications = Notifications(
-            self.states, self.ledger.forfeit, self.submissions.tell_again, self._missed
+            self.states, self.ledger.forfeit, partial(tell_again, self), self._missed
         )
         self.reads.apply = self.notifications.read
         self.strays = Strays(self.ledger)

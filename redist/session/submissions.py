@@ -197,10 +197,6 @@ class Submissions:
         while source:
             self._send_slice(source, known=known)
 
-    def tell_again(self, state: FutureState) -> None:
-        """Send a task again that the server has given up, unless it has not left yet."""
-        self.send_again(self.again([state]))
-
     def send_entry_again(self, entry: Entry) -> None:
         """Put a submission that was unanswered on the lane anew."""
         self.unanswered += 1

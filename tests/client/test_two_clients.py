@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from redist import Client, Future, LocalCluster
+from redist import Client, Future, LocalCluster, wait
+from redist.store import calls
 from servers import keys_of, wait_until
 
 MANY = 4000
@@ -175,3 +178,43 @@ def test_of_a_loop_in_another_thread(client: Client, cluster: LocalCluster) -> N
     finally:
         enough.set()
         thread.join(30)
+
+
+def at_last(number: int, gate: str) -> int:
+    while not os.path.exists(gate):
+        time.sleep(0.01)
+    return number
+
+
+@pytest.mark.parametrize("needs", ["values", "tasks", "tasks that are done"])
+def test_a_task_of_many_parts_of_which_another_told_that_went(
+    cluster: LocalCluster,
+    new_client: Callable[..., Client],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    needs: str,
+) -> None:
+    """What only the second client brought and has let go of since comes again with the task."""
+    first, second = new_client(set_as_default=False), new_client(set_as_default=False)
+    count, gate = 1100, tmp_path / "gate"
+    if needs == "values":
+        made = list(second.scatter({f"d{i}": i for i in range(count)}).values())
+    else:
+        if needs == "tasks that are done":
+            gate.touch()
+        made = second.map(at_last, range(count), gate=str(gate), key=[f"d{i}" for i in range(count)])
+        if needs == "tasks that are done":
+            wait(made)
+    theirs = [Future(f"d{i}", first) for i in range(count)]
+    with monkeypatch.context() as patch:  # what it would tell further does not come
+        patch.setattr(calls, "link", lambda *args, **options: calls.noop())
+        begun = first.submit(sum, theirs, key="all")
+        first.list_datasets()
+    result = second.submit(sum, made, key="all")
+    second.list_datasets()
+    del made, theirs
+    wait_until(lambda: len(keys_of(cluster)) < count, what="what was not told is gone")
+    del begun
+    first.close()
+    gate.touch()
+    assert result.result(30) == sum(range(count))
