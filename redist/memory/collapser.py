@@ -17,6 +17,7 @@ from collections import OrderedDict, deque
 from redist.memory import huge_pages
 from redist.memory.descriptors import Descriptor, open_owned
 from redist.memory.holes import punch
+from redist.memory.locks import try_lock
 
 __all__ = ["Collapser"]
 
@@ -30,6 +31,8 @@ _MOST_WAITING = 256
 _MOST_SEEN = 4096
 #: s that the thread waits for more
 _LINGERS = 2.0
+#: How often, and after how many s again, it looks whether somebody reads a file that is gone.
+_LOOKS, _PAUSE = 5, 0.01
 
 
 class Collapser:
@@ -64,10 +67,17 @@ class Collapser:
             if self._runs:
                 return
             self._runs = True
+        started = False
         try:
             threading.Thread(target=self._main, name="redist-pages", daemon=True).start()
+            started = True
         except RuntimeError:  # no more threads, or the interpreter ends
-            self._runs = False
+            pass
+        finally:
+            if not started:
+                with self._changed:
+                    self._runs = False
+                    self._waiting.clear()
 
     def close(self) -> None:
         """Look at nothing more."""
@@ -76,11 +86,17 @@ class Collapser:
             self._waiting.clear()
             self._changed.notify()
 
+    def forked(self) -> None:
+        """Keep no file open in a forked child, where there is no thread to look at them."""
+        self._changed = threading.Condition()
+        self._waiting.clear()
+        self._closed = True
+
     def _main(self) -> None:
         while (file := self._next()) is not None:
             try:
                 self._collapse(file)
-            except OSError as error:
+            except (OSError, MemoryError) as error:
                 logger.debug("a file keeps its small pages: %s", error)
             del file
 
@@ -112,8 +128,20 @@ class Collapser:
                 return
             more = huge_pages.collapse(view, at, min(_PIECE, stat.st_size - at))
             if not os.fstat(fd).st_nlink:
-                punch(fd)  # its memory went back while a part was replaced, which may have come again
+                _give_back(fd)
                 return
             if not more:
                 return
             time.sleep(time.monotonic() - begun)
+
+
+def _give_back(fd: int) -> None:
+    """Give the memory of a file that is gone back once more, of which a part may have come again with huge pages.
+
+    Not while somebody reads it: a file also goes with its directory, and arrays that view it stay valid.
+    """
+    for _ in range(_LOOKS):
+        if try_lock(fd):
+            punch(fd)
+            return
+        time.sleep(_PAUSE)  # its worker may have locked it just then

@@ -558,6 +558,7 @@ def _forked() -> None:
         os.close(directory._lock_fd)
         directory._lock_fd = -1
         directory.spill.forked()
+        directory._collapser.forked()
         directory._lingering.close()
     _living.clear()
 

@@ -42,15 +42,21 @@ def punch(fd: int, offset: int = 0, length: int = 0) -> bool:
 
 
 def give_back(path: str) -> None:
-    """Unlink a file that nobody reads, and give its memory back at once."""
+    """Unlink a file that nobody reads, and give its memory back at once.
+
+    In this order: who replaces its pages just then (`redist.memory.collapser`) looks whether it is gone.
+    """
+    fd = -1
     with contextlib.suppress(OSError):
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        try:
+    try:
+        with contextlib.suppress(OSError):  # also where no more files can be opened
+            os.unlink(path)
+        if fd >= 0:
             punch(fd)
-        finally:
+    finally:
+        if fd >= 0:
             os.close(fd)
-    with contextlib.suppress(OSError):  # also where no more files can be opened
-        os.unlink(path)
 
 
 @cache

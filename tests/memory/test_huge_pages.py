@@ -8,7 +8,6 @@ import gc
 import os
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,49 +29,7 @@ MIB = 1 << 20
 SIZE = 9 * MIB + 12_345
 DATA = np.random.default_rng(0).integers(0, 256, SIZE, np.uint8).tobytes()
 
-
-def given(parent: str) -> bool:
-    """Whether this kernel gives huge pages at all, to whoever is patient."""
-    path = f"{parent}/probe"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        os.ftruncate(fd, 4 * MIB)
-        view = huge_pages.map_file(fd, 4 * MIB, writable=True)
-        for at in (0, 2 * MIB):
-            view[at] = 1
-        return huge_pages.are_given() and huge_pages.collapse(view, 0, 4 * MIB)
-    finally:
-        os.close(fd)
-        os.unlink(path)
-
-
-@pytest.fixture
-def kernel(parent: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kernel that gives huge pages, and is given the time for it."""
-    if not given(parent):
-        pytest.skip("this kernel gives no huge pages: Linux 6.1, and tmpfs without `deny`")
-    monkeypatch.setattr(huge_pages, "_SLOW", 10.0)
-
-
-@pytest.fixture(autouse=True)
-def asked_anew() -> Iterator[None]:
-    huge_pages._not_before.clear()
-    yield
-    huge_pages._not_before.clear()
-    keeper.look()
-
-
-@pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody replaces pages in the background."""
-    monkeypatch.setattr(collapser, "_SETTLES", 1e6)
-
-
-@pytest.fixture
-def slow(kernel: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kernel that takes longer for huge pages than a writer waits."""
-    monkeypatch.setattr(huge_pages, "_SLOW", 0.0)
-    monkeypatch.setattr(huge_pages, "_SLACK", 0.0)
+pytestmark = pytest.mark.usefixtures("asked_anew")
 
 
 def huge_bytes(view: memoryview) -> int:
