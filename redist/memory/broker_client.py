@@ -42,6 +42,7 @@ from redist.memory.broker_messages import (
 from redist.memory.frames import pack_frame
 from redist.memory.headers import Header, footer_of
 from redist.memory.index import Index
+from redist.memory.kept import keeper
 from redist.memory.local_sockets import address_of
 from redist.memory.writer import PayloadLike, SegmentWriter, header_for
 
@@ -136,6 +137,7 @@ class BrokerClient(GrantHolder):
     ) -> None:
         """Give back what `put` reserved and wrote; never raises in place of `error`."""
         take_back(published)
+        keeper.look()  # what it keeps of them for the next payloads would hold their memory
         if not grants:
             if not isinstance(error, Exception):
                 # What was granted is not known: it returns with the connection.

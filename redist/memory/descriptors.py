@@ -49,11 +49,11 @@ _own = cast("Callable[[int], Descriptor]", select.epoll.fromfd if hasattr(select
 
 
 def open_owned(path: str, flags: int) -> Descriptor:
-    """Open a file whose descriptor closes with the object that is returned.
+    """Open a file whose descriptor closes with the object that is returned; one that is made is its user's alone.
 
     Raises
     ------
     OSError
         As `os.open` does.
     """
-    return _own(os.open(path, flags))
+    return _own(os.open(path, flags, 0o600))

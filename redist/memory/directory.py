@@ -333,6 +333,8 @@ class SegmentDirectory:
                 if size >= KEPT_FROM:
                     punch(fd)
                 os.unlink(path)
+                if not size and not mapped:
+                    punch(fd)  # not told of yet: its writer keeps a mapping
                 file.path = ""
         except FileNotFoundError:
             file.path = ""

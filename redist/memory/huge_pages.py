@@ -16,7 +16,7 @@ import errno
 import mmap
 import os
 import time
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 __all__ = ["LEAST", "allocate", "are_given", "are_ready", "collapse", "map_file"]
@@ -27,8 +27,6 @@ LEAST = 4 << 20
 _MADV_COLLAPSE = 25
 _FAILED = ctypes.c_void_p(-1).value
 _MAP_FIXED = 0x10
-#: private, anonymous, counted nowhere
-_RESERVE = 0x4022
 _MOST_ALIGNED = 2 << 20
 #: Bytes in the first call, which shows how long it takes, and in others.
 _FIRST_CALL, _A_CALL = 2 << 20, 8 << 20
@@ -40,15 +38,15 @@ _PAUSE, _LONG_PAUSE, _LONGEST_PAUSE = 2.0, 10.0, 60.0
 
 
 class _Region:
-    """An aligned mapping, unmapped when nothing views it any more; of numpy's array interface.
+    """An aligned mapping in a room that unmaps it when nothing views it any more; of numpy's array interface.
 
-    ``__del__`` is a slot that holds a function in C: in Python an interrupt could come in between.
+    The room is owned by a type written in C from the first moment: an interrupt at any line leaves nothing mapped.
     """
 
-    __slots__ = ("__array_interface__", "__del__")
+    __slots__ = ("__array_interface__", "_room")
 
-    def __init__(self, address: int, size: int, writable: bool) -> None:
-        self.__del__ = partial(_libc().munmap, address, size)
+    def __init__(self, room: mmap.mmap, address: int, size: int, writable: bool) -> None:
+        self._room = room
         self.__array_interface__ = {
             "data": (address, not writable),
             "shape": (size,),
@@ -142,6 +140,8 @@ def allocate(fd: int, view: memoryview) -> bool:
         for start in range(at, at + length, extent):
             os.pwrite(fd, b"\0", start)
         error = _collapse(address + at, length)
+        if not error and os.fstat(fd).st_blocks * 512 < at + length:
+            error = errno.EINVAL  # ignored, as an emulator does: to write there might be SIGBUS
         if error:
             _put_off(device, error)
             if not at:
@@ -201,24 +201,16 @@ def _collapse(address: int, length: int) -> int:
 
 
 def _map_aligned(fd: int, size: int, extent: int, writable: bool, populate: bool) -> _Region:
-    libc = _libc()
-    room = libc.mmap(None, size + extent, 0, _RESERVE, -1, 0)
-    if room == _FAILED:
-        raise _error()
-    address = -(-room // extent) * extent
+    import numpy as np
+
+    # Without access, so that it counts nowhere. What is too much of it stays: only the whole of it has an owner.
+    room = mmap.mmap(-1, size + extent, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=0)
+    address = -(-int(np.frombuffer(room, np.uint8).ctypes.data) // extent) * extent
     prot = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
     flags = mmap.MAP_SHARED | _MAP_FIXED | (mmap.MAP_POPULATE if populate else 0)
-    if libc.mmap(address, size, prot, flags, fd, 0) == _FAILED:
-        error = _error()
-        libc.munmap(room, size + extent)
-        raise error
-    region = _Region(address, size, writable)
-    end = -(-(address + size) // mmap.PAGESIZE) * mmap.PAGESIZE
-    if address > room:
-        libc.munmap(room, address - room)
-    if room + size + extent > end:
-        libc.munmap(end, room + size + extent - end)
-    return region
+    if _libc().mmap(address, size, prot, flags, fd, 0) == _FAILED:
+        raise _error()
+    return _Region(room, address, size, writable)
 
 
 def _error() -> OSError:
@@ -251,6 +243,5 @@ def _libc() -> Any:
         ctypes.c_int,
         ctypes.c_long,
     )
-    libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
     libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     return libc

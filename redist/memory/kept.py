@@ -17,6 +17,8 @@ from collections import OrderedDict
 from typing import Any
 
 from redist.memory import huge_pages
+from redist.memory.descriptors import open_owned
+from redist.memory.holes import punch
 from redist.memory.huge_pages import map_file
 
 __all__ = ["MAPPED_FROM", "Kept", "keeper"]
@@ -32,14 +34,14 @@ _COPIED = 64 << 10
 
 
 class Kept:
-    """A file that this process has open and mapped for writing.
+    """A file that this process has open, and mapped for writing by `map`.
 
     Parameters
     ----------
-    fd : int
-        Its descriptor; belongs to this object, also if the mapping fails.
-    new : int
-        How many bytes to make a new file, which has no memory yet.
+    path : str
+        Where it is.
+    new : bool
+        Whether to make it.
     """
 
     #: the whole file, to be written
@@ -48,21 +50,27 @@ class Kept:
     size: int
     inode: int
 
-    def __init__(self, fd: int, *, new: int = 0) -> None:
-        self.fd = fd
+    def __init__(self, path: str, *, new: bool = False) -> None:
+        self._file = open_owned(path, _OPEN | (os.O_CREAT | os.O_EXCL if new else 0))
+
+    @property
+    def fd(self) -> int:
+        """Its descriptor."""
+        return self._file.fileno()
+
+    def map(self, new: int = 0) -> bool:
+        """Map it, a new one with `new` bytes and no memory yet; False if there is no address space for it."""
         if new:
-            os.ftruncate(fd, new)
-        stat = os.fstat(fd)
+            os.ftruncate(self.fd, new)
+        stat = os.fstat(self.fd)
         self.size = stat.st_size
         self.inode = stat.st_ino
-        # populated here, in one call: a page at a time while it is written costs twice as much
-        self.view = map_file(fd, self.size, writable=True, populate=not new)
-
-    def __del__(self) -> None:
-        # after an interrupt, or a mapping that failed
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
+        try:
+            # populated here, in one call: a page at a time while it is written costs twice as much
+            self.view = map_file(self.fd, self.size, writable=True, populate=not new)
+        except OSError:
+            return False
+        return True
 
     def copy(self, offset: int, chunk: memoryview) -> None:
         """Write `chunk` (plain bytes) at `offset`; other threads of the process run meanwhile."""
@@ -110,11 +118,17 @@ class Kept:
 
     def close(self) -> None:
         """Let go of it; a view that is still there keeps the mapping."""
-        # in this order: an interrupt between the two must not have it closed twice
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
+        self._file.close()
         self.view = memoryview(b"")
+
+    def discard(self) -> None:
+        """Let go of it, and of its memory if it has no path any more and nobody reads it.
+
+        A view that is still there would keep that: the traceback of an error refers to some.
+        """
+        if not os.fstat(self.fd).st_nlink and self.lock():
+            punch(self.fd)
+        self.close()
 
 
 class _Keeper:
@@ -128,7 +142,9 @@ class _Keeper:
         self._files: OrderedDict[tuple[int, int], Kept] = OrderedDict()
 
     def open(self, path: str) -> Kept | None:
-        """Return the granted file at `path`, mapped and locked; None if somebody reads it, or it is too small.
+        """Return the granted file at `path`, mapped and locked.
+
+        None if somebody reads it, it is too small, or there is no address space for it.
 
         Raises
         ------
@@ -143,14 +159,19 @@ class _Keeper:
         if kept is None or kept.size != stat.st_size:
             if kept is not None:
                 kept.close()
-            kept = Kept(os.open(path, _OPEN))
+            kept = Kept(path)
+            if not kept.map():
+                kept.close()
+                return None
         if kept.lock():
             return kept
         kept.close()
         return None
 
     def make(self, path: str, size: int) -> Kept | None:
-        """Make a new file of `size` bytes whose pages are huge, mapped and locked; None, and no file, if there are none.
+        """Make a new file of `size` bytes whose pages are huge, mapped and locked.
+
+        None, and no file, if there are none, or no address space.
 
         Raises
         ------
@@ -159,14 +180,14 @@ class _Keeper:
         """
         if size < huge_pages.LEAST or not huge_pages.are_ready(os.stat(os.path.dirname(path)).st_dev):
             return None
-        kept = Kept(os.open(path, _OPEN | os.O_CREAT | os.O_EXCL, 0o600), new=size)
+        kept = Kept(path, new=True)
         done = False
         try:
-            done = huge_pages.allocate(kept.fd, kept.view) and kept.lock()
+            done = kept.map(new=size) and huge_pages.allocate(kept.fd, kept.view) and kept.lock()
         finally:
             if not done:
-                kept.close()
                 os.unlink(path)
+                kept.discard()
         return kept if done else None
 
     def keep(self, kept: Kept) -> None:

@@ -189,11 +189,14 @@ class SegmentWriter:
     def discard(self) -> None:
         """Remove the unpublished file; nothing happens after `publish`."""
         if self._fd >= 0 or self._kept is not None:
+            kept, self._kept = self._kept, None
             self._close()
             try:
                 os.unlink(self.path)
             except FileNotFoundError:
                 pass
+            if kept is not None:
+                kept.discard()
 
     def __enter__(self) -> SegmentWriter:
         return self
@@ -224,9 +227,6 @@ class SegmentWriter:
 
     def _close(self) -> None:
         # in this order: an interrupt between the two must not have it closed twice
-        kept, self._kept = self._kept, None
-        if kept is not None:
-            kept.close()
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)

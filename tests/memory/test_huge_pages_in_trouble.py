@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
+import resource
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import pytest
-from memory_helpers import forked, store
+from memory_helpers import Bytes, Loop, forked, store
 
-from redist.memory import collapser, holes, huge_pages
+from redist.errors import SegmentsFull
+from redist.memory import collapser, holes, huge_pages, kept
+from redist.memory.broker import Broker
+from redist.memory.broker_client import BrokerClient
 from redist.memory.directory import SegmentDirectory
+from redist.memory.headers import Header
 from redist.memory.kept import keeper
 from redist.memory.reader import open_segment
+from redist.memory.writer import SegmentWriter
 from servers import wait_until
 
 MIB = 1 << 20
@@ -73,6 +86,194 @@ def test_memory_goes_back_behind_the_path(parent: str, monkeypatch: pytest.Monke
     holes.give_back(path)
     assert had_path == [False]
     assert blocks(fd) == 0
+
+
+# --- memory that nobody counts --------------------------------------------------------------------------------------------
+
+
+def test_an_error_holds_no_memory(
+    kernel: None, directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its traceback refers to the mapping, and a shell keeps the last one."""
+    fds = []
+
+    def full(fd: int, offset: int, length: int) -> None:
+        fds.append(os.dup(fd))
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(SegmentsFull) as caught:
+        SegmentWriter(directory.grants.new_path(), Header("x", 1, SIZE, "bytes"))
+    assert blocks(fds[0]) == 0
+    assert caught.value
+
+
+@pytest.mark.parametrize("recycled", [False, True])
+def test_an_interrupt_holds_no_memory(kernel: None, directory: SegmentDirectory, recycled: bool) -> None:
+    header = Header("x", 1, SIZE, "bytes")
+    if recycled:
+        store(directory, "x", 1, DATA)
+        directory.drop("x", 1)
+    ((path, reserved),) = directory.grants.grant([header.file_size], 1)
+    assert os.path.exists(path) is recycled
+    with pytest.raises(KeyboardInterrupt), SegmentWriter(path, header) as segment:
+        view = segment.view
+        assert view is not None
+        fd = os.dup(segment._kept.fd)
+        raise KeyboardInterrupt
+    assert blocks(fd) == 0
+    directory.grants.cancel(path, reserved)
+    assert not directory.space.used
+
+
+def test_a_published_payload_survives_an_interrupt_of_its_writer(
+    kernel: None, directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header = Header("x", 1, SIZE, "bytes")
+    ((grant, reserved),) = directory.grants.grant([header.file_size], 1)
+    path = directory.path_of("x", 1)
+    rename = os.rename
+
+    def interrupted(source: str, target: str) -> None:
+        rename(source, target)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), SegmentWriter(grant, header) as segment:
+        segment.write([DATA])
+        monkeypatch.setattr(os, "rename", interrupted)
+        segment.publish(path)
+    monkeypatch.undo()
+    assert directory.add("x", 1, reserved)
+    assert bytes(open_segment(path).view) == DATA
+
+
+def test_a_dropped_payload_that_was_not_told_of(kernel: None, directory: SegmentDirectory) -> None:
+    """Its writer has kept a mapping, and may write nothing more."""
+    header = Header("x", 1, SIZE, "bytes")
+    ((grant, reserved),) = directory.grants.grant([header.file_size], 1)
+    path = directory.path_of("x", 1)
+    with SegmentWriter(grant, header) as segment:
+        segment.write([DATA])
+        segment.publish(path)
+    fd = os.open(path, os.O_RDONLY)
+    directory.drop("x", 1)
+    assert not directory.add("x", 1, reserved)
+    assert blocks(fd) == 0
+    assert not directory.space.used
+
+
+def test_a_put_that_fails_keeps_nothing(kernel: None, directory: SegmentDirectory, loop: Loop) -> None:
+    class Fails(Bytes):
+        def chunks(self) -> Iterator[bytes]:
+            yield self.data[: 4 * MIB]
+            raise KeyboardInterrupt
+
+    broker = Broker(directory)
+    loop.run(broker.start())
+    keeper.look()
+    before = len(keeper._files)
+    with BrokerClient(broker.address) as client, pytest.raises(KeyboardInterrupt):
+        client.put([("x", 1, Bytes(DATA)), ("y", 1, Fails(DATA))])
+    assert len(keeper._files) == before
+    wait_until(lambda: not broker.granted and directory.space.used == 0)
+    loop.run(broker.close())
+
+
+def test_advice_that_is_ignored(directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An emulator may know it as a hint only: then there are holes, and writing there could be SIGBUS."""
+    asked = []
+
+    def ignore(address: int, length: int) -> int:
+        asked.append(length)
+        return 0
+
+    monkeypatch.setattr(huge_pages, "_collapse", ignore)
+    monkeypatch.setattr(huge_pages, "_extent", lambda: 2 * MIB)
+    monkeypatch.setattr(huge_pages, "_SLOW", 10.0)
+    monkeypatch.setattr(collapser, "_SETTLES", 1e6)
+    for attempt in (1, 2):
+        header = Header("x", attempt, SIZE, "bytes")
+        ((grant, reserved),) = directory.grants.grant([header.file_size], 1)
+        with SegmentWriter(grant, header) as segment:
+            assert segment.view is None
+        directory.grants.cancel(grant, reserved)
+    assert len(asked) == 1
+
+
+# --- no address space -----------------------------------------------------------------------------------------------------
+
+
+def test_a_payload_needs_no_address_space(directory: SegmentDirectory) -> None:
+    """It is written without a mapping where there is none for it; also into a recycled file that somebody else wrote."""
+    code = os.waitstatus_to_exitcode(os.waitpid(forked(lambda: _write_without(directory)), 0)[1])
+    assert code == 0
+
+
+def _write_without(directory: SegmentDirectory) -> None:
+    with open("/proc/self/statm") as file:
+        taken = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + SIZE - MIB, resource.RLIM_INFINITY))
+    path = f"{directory.path}/written"
+    for _ in ("new", "recycled"):
+        with SegmentWriter(path, Header("x", 1, SIZE, "bytes")) as segment:
+            assert segment.view is None
+            segment.write([DATA])
+            segment.publish(path)
+    os.unlink(path)
+
+
+# --- interrupts -----------------------------------------------------------------------------------------------------------
+
+
+def reservations() -> set[str]:
+    """Mappings of this process without access or of files of ours, by their places."""
+    with open("/proc/self/maps") as file:
+        return {line.split()[0] for line in file if " ---p " in line or "/redist-test-" in line}
+
+
+def interrupter(at: int) -> Any:
+    """A trace function that interrupts before the line number `at` of those that make and map files."""
+    files = huge_pages.__file__, kept.__file__
+    spared = "keep", "look", "__del__"  # with a mutex, which an interrupt before its end would not free
+    lines = itertools.count(1)
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        if frame.f_code.co_filename not in files or frame.f_code.co_name in spared:
+            return None
+        if event == "line" and next(lines) == at:
+            raise KeyboardInterrupt
+        return trace
+
+    return trace
+
+
+def test_an_interrupt_at_any_line_leaves_nothing(kernel: None, directory: SegmentDirectory) -> None:
+    def write() -> None:
+        header = Header("x", 1, SIZE, "bytes")
+        path = directory.grants.new_path()
+        huge_pages._not_before.clear()
+        try:
+            with SegmentWriter(path, header) as segment:
+                segment.write([DATA])
+        finally:
+            sys.settrace(before)
+            if os.path.exists(path):
+                directory.grants.cancel(path, 0)
+
+    before = sys.gettrace()
+    write()
+    mapped, fds = reservations(), len(os.listdir("/proc/self/fd"))
+    for at in itertools.count(1):
+        done = False
+        sys.settrace(interrupter(at))
+        with suppress(KeyboardInterrupt):
+            write()
+            done = True
+        assert len(os.listdir("/proc/self/fd")) == fds, at
+        assert len(reservations()) == len(mapped), at
+        if done:
+            break
+    assert at > 50
 
 
 # --- the thread -----------------------------------------------------------------------------------------------------------
