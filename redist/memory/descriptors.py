@@ -56,4 +56,5 @@ def open_owned(path: str, flags: int) -> Descriptor:
     OSError
         As `os.open` does.
     """
-    return _own(os.open(path, flags, 0o600))
+    # One call after the other in C: an interrupt that comes while a file is opened is raised when it has its owner.
+    return next(map(_own, map(os.open, (path,), (flags,), (0o600,))))

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Protocol
 
 from redist.errors import SegmentError, SegmentsFull
+from redist.memory.descriptors import Descriptor, open_owned
 from redist.memory.headers import Header
 from redist.memory.kept import Kept, keeper
 from redist.memory.locks import try_lock
@@ -75,7 +76,7 @@ class SegmentWriter:
         self._footer = header.footer()
         self.size = header.file_size
         self._offset = 0
-        self._fd = -1
+        self._file: Descriptor | None = None
         self._recycled = False
         self._kept: Kept | None = None
         try:
@@ -90,7 +91,7 @@ class SegmentWriter:
         try:
             self._kept = keeper.make(self.path, self.size)
             if self._kept is None:
-                self._fd = os.open(self.path, _OPEN | os.O_CREAT | os.O_EXCL, 0o600)
+                self._file = open_owned(self.path, _OPEN | os.O_CREAT | os.O_EXCL)
             return
         except FileExistsError:
             pass
@@ -99,15 +100,15 @@ class SegmentWriter:
             self._kept.close()
             self._kept = None
         if self._kept is None:
-            self._fd = os.open(self.path, _OPEN)
-            self._recycled = try_lock(self._fd)
+            self._file = open_owned(self.path, _OPEN)
+            self._recycled = try_lock(self._file.fileno())
             if self._recycled:
-                fcntl.flock(self._fd, fcntl.LOCK_UN)
+                fcntl.flock(self._file, fcntl.LOCK_UN)
             else:  # somebody reads it still: it is theirs
-                fd, self._fd = self._fd, -1
-                os.close(fd)
+                self._file.close()
+                self._file = None
                 os.unlink(self.path)
-                self._fd = os.open(self.path, _OPEN | os.O_CREAT | os.O_EXCL, 0o600)
+                self._file = open_owned(self.path, _OPEN | os.O_CREAT | os.O_EXCL)
 
     @property
     def view(self) -> memoryview | None:
@@ -172,8 +173,8 @@ class SegmentWriter:
                 )
             self._flush([self._footer], len(self._footer))
         try:
-            if self._recycled:
-                os.ftruncate(self._fd, self.size)
+            if self._file is not None and self._recycled:
+                os.ftruncate(self._file.fileno(), self.size)
             if self._kept is not None:
                 self._kept.unlock()  # a reader that finds it locked takes it for evicted
             os.rename(self.path, path)
@@ -183,14 +184,17 @@ class SegmentWriter:
         kept, self._kept = self._kept, None
         if kept is not None:
             keeper.keep(kept)
-        else:
-            self._close()
+        elif self._file is not None:
+            self._file.close()
+            self._file = None
 
     def discard(self) -> None:
         """Remove the unpublished file; nothing happens after `publish`."""
-        if self._fd >= 0 or self._kept is not None:
+        if self._file is not None or self._kept is not None:
+            file, self._file = self._file, None
             kept, self._kept = self._kept, None
-            self._close()
+            if file is not None:
+                file.close()
             try:
                 os.unlink(self.path)
             except FileNotFoundError:
@@ -214,9 +218,11 @@ class SegmentWriter:
 
     def _flush(self, batch: list[memoryview | bytes], nbytes: int) -> None:
         self._check(nbytes)
+        assert self._file is not None
+        fd = self._file.fileno()
         try:
             while True:
-                written = os.pwritev(self._fd, batch, self._offset)
+                written = os.pwritev(fd, batch, self._offset)
                 self._offset += written
                 nbytes -= written
                 if not nbytes:
@@ -224,12 +230,6 @@ class SegmentWriter:
                 batch = _rest_of(batch, written)
         except OSError as error:
             raise self._failed(error) from error
-
-    def _close(self) -> None:
-        # in this order: an interrupt between the two must not have it closed twice
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
 
     def _failed(self, error: OSError) -> SegmentError:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG):
