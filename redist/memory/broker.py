@@ -125,8 +125,9 @@ class Broker:
 
     @property
     def granted(self) -> int:
-        """Bytes granted and neither committed nor returned."""
-        return sum(grant.reserved for peer in self._peers for grant in peer.grants.values())
+        """Bytes granted and neither committed nor returned, to others and to this process itself."""
+        others = sum(grant.reserved for peer in self._peers for grant in peer.grants.values())
+        return others + self.directory.grants.own
 
     @property
     def peers(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import secrets
+import threading
 from collections.abc import Callable, Sequence
 
 from redist.errors import SegmentsFull
@@ -57,6 +58,18 @@ class Grants:
         # a client may still write into a grant of the dead worker whose directory this was
         self._prefix = f"{path}/{GRANT_FILE}{secrets.token_hex(4)}-"
         self._numbers = itertools.count(1)
+        self._mutex = threading.Lock()
+        self._own = 0
+
+    @property
+    def own(self) -> int:
+        """Bytes reserved for what this process itself is writing: from other hosts, and back from disk."""
+        return self._own
+
+    def writing(self, nbytes: int) -> None:
+        """Count `nbytes` more that this process is writing; fewer, if negative, once they are recorded or given up."""
+        with self._mutex:
+            self._own += nbytes
 
     def grant(self, sizes: Sequence[int], writer: int = 0) -> list[tuple[str, int]]:
         """Reserve memory for files of `sizes` bytes, all or none, and give each a path.

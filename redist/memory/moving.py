@@ -243,6 +243,7 @@ class Mover:
             reserved = directory.grants.reserve(nbytes)
         except SegmentsFull:
             return 0
+        directory.grants.writing(reserved)
         path = directory.grants.new_path()
         done = False
         try:
@@ -259,6 +260,7 @@ class Mover:
                 with contextlib.suppress(OSError):
                     os.unlink(path)
                 directory.space.release(reserved)
+            directory.grants.writing(-reserved)
         self._seen.pop(what, None)
         self.moved_in += reserved if done else 0
         return reserved if done else 0

@@ -245,6 +245,7 @@ class _SegmentTarget:
         except BaseException:
             directory.grants.cancel(self._path, self._reserved)
             raise
+        directory.grants.writing(self._reserved)
 
     @property
     def view(self) -> memoryview | None:
@@ -259,11 +260,13 @@ class _SegmentTarget:
             self._writer.filled()
         self._writer.publish(self._directory.path_of(header.name, header.attempt))
         self._directory.add(header.name, header.attempt, self._reserved, os.getpid())
+        self._directory.grants.writing(-self._reserved)
         return Received(header, None)
 
     def abort(self) -> None:
         self._writer.discard()
         self._directory.grants.cancel(self._path, self._reserved)
+        self._directory.grants.writing(-self._reserved)
 
 
 class FrameReceiver:

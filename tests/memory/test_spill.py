@@ -16,6 +16,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from memory_helpers import store
@@ -169,6 +170,24 @@ def test_the_disk_is_full(spilling: SegmentDirectory) -> None:
         mover.make_room(1)
     assert spilling.total == 2 * 102400
     assert len(on_disk(spilling)) == 2
+
+
+def test_what_comes_back_counts_as_being_written(
+    spilling: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mover = Mover(spilling)
+    store(spilling, "x", 1, bytes(100_000))
+    mover.make_room(1)
+    read_into, seen = spilling.spill.read_into, []
+
+    def look(*args: Any) -> int:
+        seen.append((spilling.grants.own, spilling.space.used, spilling.total))
+        return read_into(*args)
+
+    monkeypatch.setattr(spilling.spill, "read_into", look)
+    assert mover.move_in("x", 1) == 102400
+    assert seen == [(102400, 102400, 0)]
+    assert spilling.grants.own == 0
 
 
 def cached(path: str) -> int:

@@ -21,13 +21,14 @@ from hypothesis import strategies as st
 from memory_helpers import TOKEN, Bytes, Loop, store
 
 from redist.errors import RedistError, SegmentCorrupt, SegmentGone, SegmentsFull, TransferError
+from redist.memory.broker import Broker
 from redist.memory.data_client import DataClient
 from redist.memory.data_messages import send_all
 from redist.memory.data_server import DataServer, ip_towards
 from redist.memory.directory import SegmentDirectory
 from redist.memory.fetcher import Fetcher
 from redist.memory.frames import pack_frame
-from redist.memory.headers import Header
+from redist.memory.headers import Header, footprint
 from redist.memory.hello import VERSION
 from redist.memory.holders import HolderPlan, split_address
 from redist.memory.reader import open_segment
@@ -161,6 +162,19 @@ def test_into_segments(worker: Worker, client: DataClient, receiver: SegmentDire
         assert bytes(mapping.view) == bytes([index]) * size
         assert mapping.header().contains == ("c",)
     assert receiver.total == receiver.space.used == worker.directory.total
+
+
+@pytest.mark.parametrize("end", ["finish", "abort"])
+def test_what_is_on_its_way_here_counts_as_granted(receiver: SegmentDirectory, end: str) -> None:
+    directory, broker = receiver, Broker(receiver)
+    header = Header("x", 1, 5_000_000)
+    target = SegmentSink(directory).start(header)
+    assert broker.granted == directory.space.used == footprint(header.file_size)
+    if target.view is None:
+        target.write(memoryview(bytes(header.nbytes)))
+    getattr(target, end)()
+    assert broker.granted == 0
+    assert directory.space.used == (footprint(header.file_size) if end == "finish" else 0)
 
 
 def test_receiver_without_space_gets_the_others(worker: Worker, client: DataClient, parent: str) -> None:

@@ -64,6 +64,25 @@ def spilled(client: Client) -> dict[str, int]:
     return payloads(f"{worker(client)['local_directory']}/spill")
 
 
+def about(said: int, found: int) -> bool:
+    return abs(said - found) <= 0.02 * found
+
+
+def own_pages(pid: int) -> int:
+    """Return the bytes of a process that are of no file; of what it shares with the process it was forked from its part."""
+    maps = psutil.Process(pid).memory_maps(grouped=False)
+    return sum(each.pss * each.anonymous // each.rss for each in maps if each.rss)
+
+
+def files_in(path: str) -> int:
+    """Return the bytes that all files in a directory take, whatever they are for."""
+    found = 0
+    for name in os.listdir(path):
+        with suppress(FileNotFoundError):  # it goes just now
+            found += os.lstat(f"{path}/{name}").st_blocks * 512
+    return found
+
+
 def in_memory(client: Client) -> dict[str, int]:
     return payloads(worker(client)["local_directory"])
 
@@ -112,16 +131,14 @@ def test_what_the_worker_says_is_so(tmp_path: Path) -> None:
             info = psutil.Process(executor["pid"]).memory_info()
             return int(info.rss - info.shared)
 
-        def about(said: int, found: int) -> bool:
-            return abs(said - found) <= 0.02 * found
-
         def agrees() -> bool:
             (said,) = client.memory().workers
             return (
                 said.use == client.memory().total == client.memory().hosts[said.host]
                 and about(said.use.managed, sum(in_memory(client).values()))
                 and about(said.use.spilled, sum(spilled(client).values()))
-                and said.use.unmanaged == sum(said.executors.values()) < own()
+                and said.use.unmanaged == sum(said.executors.values())
+                and about(said.use.unmanaged, own_pages(executor["pid"]))
                 and said.use.limit == 128 * MB
             )
 
@@ -139,6 +156,47 @@ def test_what_the_worker_says_is_so(tmp_path: Path) -> None:
         wait_until(lambda: metrics(client)["spilled"] == 0)
         del held
         wait_until(lambda: metrics(client)["lingering"] == 0)
+
+
+def test_what_workers_and_hosts_say_sums_up_to_what_there_is(tmp_path: Path) -> None:
+    """Of large payloads and small ones, on disk, pooled and mapped, and of all executors."""
+    with small(tmp_path, limit="300MB", n_workers=2, executors_per_worker=2) as client:
+        futures = client.map(make, range(50), pure=False)
+        little = client.scatter([make(i, 8_000) for i in range(2_000)], hash=False)
+        wait(futures)
+        client.run(keep, 10 * MB)
+        held = client.gather(futures[-2:])
+        del futures[-4:]
+        workers = {w["name"]: w for w in client.scheduler_info()["workers"].values()}
+
+        def there(name: str) -> tuple[int, int, int]:
+            path = workers[name]["local_directory"]
+            executors = workers[name]["metrics"]["executors"]
+            return (
+                files_in(path),
+                files_in(f"{path}/spill"),
+                sum(own_pages(each["pid"]) for each in executors),
+            )
+
+        def agree() -> bool:
+            said = client.memory()
+            found = {each.name: there(each.name) for each in said.workers}
+            return (
+                all(
+                    about(each.use.memory - each.use.unmanaged, found[each.name][0])
+                    and about(each.use.spilled, found[each.name][1])
+                    and about(each.use.unmanaged, found[each.name][2])
+                    for each in said.workers
+                )
+                and said.hosts == {said.workers[0].host: said.total}
+                and about(said.total.memory, sum(files + own for files, _, own in found.values()))
+                and about(said.total.spilled, sum(spilled for _, spilled, _ in found.values()))
+            )
+
+        wait_until(lambda: client.memory().total.spilled > 0 and agree(), 20, what="all agree")
+        assert client.memory().total.lingering >= SIZE
+        assert check(held[0]) == 48
+        assert len(little) == 2_000
 
 
 def test_what_is_mapped_on_disk_counts_until_it_is_let_go(tmp_path: Path) -> None:
