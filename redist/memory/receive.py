@@ -58,7 +58,8 @@ class Received:
     header : Header
         What it is.
     view : memoryview or None
-        Its bytes in private memory; None if they went into a segment.
+        Its bytes in private memory, which may be written to if no other payload shares it; None if they went into a
+        segment.
     """
 
     header: Header
@@ -167,7 +168,8 @@ class _PrivateTarget:
 
     def finish(self) -> Received:
         assert self.view is not None
-        received = Received(self._header, self.view.toreadonly())
+        view = self.view if self._header.nbytes > MOST_SHARED else self.view.toreadonly()
+        received = Received(self._header, view)
         if self._on_received is not None:
             self._on_received(received)
         return received

@@ -15,12 +15,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from memory_helpers import TOKEN, Bytes, Loop, store
 
 from redist.errors import RedistError, SegmentCorrupt, SegmentGone, SegmentsFull, TransferError
+from redist.loading import load_received
 from redist.memory.broker import Broker
 from redist.memory.data_client import DataClient
 from redist.memory.data_messages import send_all
@@ -32,7 +34,8 @@ from redist.memory.headers import Header, footprint
 from redist.memory.hello import VERSION
 from redist.memory.holders import HolderPlan, split_address
 from redist.memory.reader import open_segment
-from redist.memory.receive import FrameReceiver, PrivateSink, Received, SegmentSink
+from redist.memory.receive import MOST_SHARED, FrameReceiver, PrivateSink, Received, SegmentSink
+from redist.protocol import dumps
 from servers import wait_until
 
 
@@ -117,7 +120,7 @@ def test_many_small_ones_share_memory_of_bounded_size(worker: Worker, client: Da
     for outcome in outcomes:
         assert isinstance(outcome, Received)
         assert outcome.view is not None
-        assert outcome.view.readonly
+        assert outcome.view.readonly == (len(outcome.view) <= MOST_SHARED)
         whole = memoryview(outcome.view.obj)
         assert whole.nbytes <= (2 << 20 if len(outcome.view) < 300_000 else len(outcome.view) + 64)
         blocks[id(outcome.view.obj)] = whole.nbytes
@@ -127,6 +130,23 @@ def test_many_small_ones_share_memory_of_bounded_size(worker: Worker, client: Da
     assert isinstance(alone, Received)
     assert alone.view is not None
     assert memoryview(alone.view.obj).nbytes == 66_000
+
+
+@pytest.mark.parametrize("size", [1_000, 200_000])
+def test_a_copy_of_a_large_one_is_the_memory_that_it_came_into(
+    worker: Worker, client: DataClient, size: int
+) -> None:
+    for name in ("x", "y"):
+        store(worker.directory, name, 1, b"".join(dumps(np.arange(size), inline_limit=0).chunks()))
+    first, second = client.get(worker.address, [("x", 1), ("y", 1)])
+    assert isinstance(first, Received)
+    assert isinstance(second, Received)
+    array = load_received(first, writable=True)
+    there = np.frombuffer(first.view, np.uint8)  # type: ignore[arg-type]
+    assert np.shares_memory(array, there) == (size > 100_000)
+    assert load_received(first).flags.writeable is False
+    array[:] = -1
+    assert load_received(second)[-1] == size - 1
 
 
 def test_pieces_that_the_socket_takes_in_parts() -> None:
