@@ -7,7 +7,7 @@ import inspect
 import pickle
 import types
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from redist.errors import DeserializationError, RedistError, SerializationError
@@ -30,8 +30,8 @@ class Function:
 
     Parameters
     ----------
-    pickled : bytes
-        Its pickle.
+    pickled : sequence of bytes or memoryview
+        Its pickle, in pieces.
     label : str
         A short name for people.
     contains : tuple of str
@@ -54,10 +54,14 @@ class Function:
     __slots__ = ("contains", "data", "hash", "label", "stem", "token")
 
     def __init__(
-        self, pickled: bytes, label: str, contains: tuple[str, ...] = (), trailer: bytes = b""
+        self,
+        pickled: Sequence[bytes | memoryview],
+        label: str,
+        contains: tuple[str, ...] = (),
+        trailer: bytes = b"",
     ) -> None:
-        self.hash = _hash(pickled)
-        self.data = sign_blob(b"function", pickled + trailer)
+        self.hash = _hash(*pickled)
+        self.data = sign_blob(b"function", b"".join((*pickled, trailer)))  # once: a closure may be large
         self.label = label
         self.contains = contains
         self.token = self.hash.encode()
@@ -108,7 +112,7 @@ def function_of(function: Callable[..., Any], name_of: Callable[[Any], str] = na
         raise
     except Exception as error:
         raise SerializationError(f"the function {label} cannot be serialized: {error}") from error
-    made = Function(b"".join(chunks), label, tuple(collector.names), files.trailer())
+    made = Function(chunks, label, tuple(collector.names), files.trailer())
     if isinstance(function, _IMMUTABLE) and not made.contains:
         try:
             reference = weakref.ref(function, lambda _, identity=identity: _forget(identity))  # type: ignore[misc]
@@ -163,8 +167,11 @@ def may_hold_futures(data: bytes) -> bool:
     return b"redist.future" in data
 
 
-def _hash(pickled: bytes | memoryview) -> str:
-    return hashlib.blake2b(pickled, digest_size=12).hexdigest()
+def _hash(*pieces: bytes | memoryview) -> str:
+    digest = hashlib.blake2b(digest_size=12)
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def _forget(identity: int) -> None:

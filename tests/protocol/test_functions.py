@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import tracemalloc
 import types
 import weakref
 
@@ -226,5 +227,13 @@ def test_a_large_array_or_frame_in_a_closure():
     np, pd = pytest.importorskip("numpy"), pytest.importorskip("pandas")
     for large in (np.ones(50_000), np.asfortranarray(np.ones((300, 300))), np.ones(100_000)[::2]):
         assert load_function(function_of(lambda large=large: float(large.sum())).data)() == large.sum()
+    large = np.ones(1_000_000)
+    function_of(lambda: large)  # imports what it needs
+    tracemalloc.start()
+    try:
+        function = function_of(lambda: len(large))
+        assert tracemalloc.get_traced_memory()[1] < 1.2 * function.nbytes  # one copy, which is kept
+    finally:
+        tracemalloc.stop()
     frame = pd.DataFrame({"a": range(50_000), "b": "x"})
     assert load_function(function_of(lambda: frame).data)().equals(frame)
