@@ -193,7 +193,7 @@ def test_what_workers_and_hosts_say_sums_up_to_what_there_is(tmp_path: Path) -> 
                 and about(said.total.spilled, sum(spilled for _, spilled, _ in found.values()))
             )
 
-        wait_until(lambda: client.memory().total.spilled > 0 and agree(), 20, what="all agree")
+        wait_until(lambda: client.memory().total.spilled > 0 and agree(), 60, what="all agree")
         assert client.memory().total.lingering >= SIZE
         assert check(held[0]) == 48
         assert len(little) == 2_000
