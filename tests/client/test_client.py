@@ -651,10 +651,12 @@ def test_cancel_concerns_only_this_client(client: Client, new_client: NewClient)
 # --- wait, as_completed ---------------------------------------------------------------------------------------------
 
 
-def test_wait(client: Client) -> None:
-    fast, slow = client.submit(inc, 1), client.submit(slowly, 1, 1)
+def test_wait(client: Client, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    fast, slow = client.submit(inc, 1), client.submit(after, str(go), 1)
     done, not_done = wait([fast, slow], return_when="FIRST_COMPLETED")
     assert (done, not_done) == ({fast}, {slow})
+    go.touch()
     assert wait([fast, slow], 10).done == {fast, slow}
     assert wait([]).done == set()
 
