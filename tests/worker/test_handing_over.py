@@ -1,8 +1,13 @@
 """What a worker that is stopped says of payloads of which it has the only copy."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 
 from redist import Client, LocalCluster
+from servers import alive, wait_until
 from worker.harness import Key
 
 
@@ -57,3 +62,56 @@ def test_a_cluster_that_is_closed_says_nothing(capfd):
         assert "gone with" not in capfd.readouterr().err
         del futures
         client.close()
+
+
+SLOW_TO_REMOVE = """
+import os, sys, time
+from redist.memory import directory
+from redist_worker.ending import run_and_exit
+from redist_worker.main import main
+
+remove, gate = directory.remove_tree, sys.argv.pop()
+
+def slow(path):
+    while not os.path.exists(gate):
+        time.sleep(0.01)
+    remove(path)
+
+directory.remove_tree = slow
+run_and_exit(main)
+"""
+
+
+def test_its_files_go_when_everybody_knows_that_it_ends(valkey, namespace, tmp_path):
+    """Many GiB take seconds, in the worker's event loop: nothing else may have to be done by then."""
+    gate, prefix = tmp_path / "gate", f"redist:{{{namespace}}}:"
+    command = [
+        sys.executable,
+        "-c",
+        SLOW_TO_REMOVE,
+        valkey.url,
+        "--namespace",
+        namespace,
+        "--grace=0",
+        str(gate),
+    ]
+    process = subprocess.Popen(command)
+    wire = valkey.endpoint(namespace).open()
+    try:
+        wait_until(lambda: wire.call("HLEN", f"{prefix}executors") == 1)
+        (ordinal,) = wire.call("HKEYS", f"{prefix}workers")
+        segments = wire.call("HGET", f"{prefix}caller:{ordinal.decode()}", "segments")
+        (executor,) = wire.call("HKEYS", f"{prefix}executors")
+        executor = int(wire.call("HGET", f"{prefix}caller:{executor.decode()}", "pid"))
+        process.terminate()
+        wait_until(lambda: wire.call("EXISTS", f"{prefix}workers", f"{prefix}executors") == 0)
+        assert not alive(executor)
+        assert process.poll() is None
+        assert os.path.exists(segments)
+        gate.touch()
+        assert process.wait(20) == 0
+        assert not os.path.exists(segments)
+    finally:
+        process.kill()
+        process.wait()
+        wire.close()

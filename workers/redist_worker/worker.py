@@ -144,6 +144,7 @@ class Worker:
             self.endpoint, options.name, options.memory_limit, options.segments or None
         )
         self._parts.push_async_callback(self._sweep_last)
+        # Behind all that others wait for: in this loop, many GiB take seconds.
         self._parts.callback(home.directory.close)
         self.name = options.name or home.name or options.default_name()
         home.directory.spill.configure(options.spill_dir, options.max_spill)
