@@ -148,9 +148,10 @@ def allocate(fd: int, view: memoryview) -> bool:
                 return False
             break
         at += length
-        if at < end / 2 and time.monotonic() - begun > _SLOW * at / extent + _SLACK:
+        if time.monotonic() - begun > _SLOW * at / extent + _SLACK:
             _put_off(device)
-            return False
+            if at < end / 2:  # what is left takes less time than to begin anew
+                return False
         length = min(_A_CALL, end - at)
     if at < len(view):
         os.posix_fallocate(fd, at, len(view) - at)

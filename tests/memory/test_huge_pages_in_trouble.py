@@ -201,6 +201,23 @@ def test_advice_that_is_ignored(directory: SegmentDirectory, monkeypatch: pytest
     assert len(asked) == 1
 
 
+def test_a_slow_kernel_is_asked_seldom_for_files_of_two_pages(
+    slow: None, patient: None, directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of such a file has its page before anybody knows how long that took."""
+    collapse = huge_pages._collapse
+    asked = []
+
+    def count(address: int, length: int) -> int:
+        asked.append(length)
+        return collapse(address, length)
+
+    monkeypatch.setattr(huge_pages, "_collapse", count)
+    for attempt in range(1, 5):
+        store(directory, "x", attempt, DATA)
+    assert sum(asked) <= 4 * MIB
+
+
 # --- no address space -----------------------------------------------------------------------------------------------------
 
 
