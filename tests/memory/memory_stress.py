@@ -25,7 +25,7 @@ import numpy  # noqa: F401 -- an interrupt while it is imported would spoil it f
 from memory_helpers import Bytes, Loop
 
 from redist.errors import DiskFull, SegmentGone, SegmentsFull
-from redist.memory import pool
+from redist.memory import collapser, huge_pages, pool
 from redist.memory.broker import Broker
 from redist.memory.broker_client import BrokerClient
 from redist.memory.directory import SegmentDirectory
@@ -37,6 +37,9 @@ LIMIT = 24 * MIB
 CLIENTS = 3
 #: small ones share arenas; larger ones than 256 KiB are recycled, those from 1 MiB on by kept mappings
 SIZES = (5_000, 9_000, 30_000, 60_000, 300_000, MIB + 17, 2 * MIB, 2 * MIB + 5_000)
+#: From 2 MiB on they have huge pages: half of the processes wait for them, what others write gets them later.
+HUGE = {huge_pages: {"LEAST": 2 * MIB, "_PAUSE": 0.05}, collapser: {"_SETTLES": 0.0, "_PIECE": 2 * MIB}}
+SLOW = {"_SLOW": 0.0, "_SLACK": 0.0}, {"_SLOW": 10.0}
 _PAGE = random.Random(0).randbytes(1 << 16)
 #: names that may be alive: a client looks for those that it and others made last
 _WINDOW = 24
@@ -348,9 +351,16 @@ class Stress:
         assert not any(name.startswith("grant-") for name in taken), taken
 
 
+def give_huge_pages(number: int) -> None:
+    for module, values in HUGE.items():
+        vars(module).update(values)
+    vars(huge_pages).update(SLOW[number % 2])
+
+
 def main() -> None:
     if sys.argv[1] == "client":
         socket, segments, number, seed, seconds = sys.argv[2:]
+        give_huge_pages(int(number))
         client = Client(socket, segments, int(number), int(seed))
         print("ready", flush=True)
         client.run(time.monotonic() + float(seconds))
@@ -359,6 +369,7 @@ def main() -> None:
     seconds, first = float(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1
     until, seed = time.monotonic() + seconds, first
     pool.IDLE = 0.2
+    give_huge_pages(first)
     while time.monotonic() < until:
         base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
         parent, disk = tempfile.mkdtemp(prefix="redist-stress-", dir=base), tempfile.mkdtemp()
