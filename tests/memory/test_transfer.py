@@ -657,6 +657,38 @@ def test_a_source_serves_a_bounded_number(directory: SegmentDirectory, loop: Loo
     worker.close()
 
 
+def test_a_burst_asks_a_source_for_a_bounded_number_at_a_time(
+    worker: Worker, receiver: SegmentDirectory, client: DataClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"k{i}" for i in range(6)]
+    for name in names:
+        store(worker.directory, name, 1, bytes(100_000))
+    inside: set[int] = set()
+    third = threading.Event()
+    get = client.get
+
+    def counted(*args: Any) -> Any:
+        inside.add(threading.get_ident())
+        try:
+            if len(inside) > 2:
+                third.set()
+            third.wait(0.2)  # for it to come
+            return get(*args)
+        finally:
+            inside.discard(threading.get_ident())
+
+    monkeypatch.setattr(client, "get", counted)
+
+    async def main() -> None:
+        fetcher = Fetcher(receiver, client, threads=6, a_source=2)
+        wanted = [[(name, 1, [worker.address])] for name in names]
+        assert await asyncio.gather(*map(fetcher.fetch, wanted)) == [[None]] * 6
+        await fetcher.close()
+
+    asyncio.run(main())
+    assert not third.is_set()
+
+
 def test_client_in_a_forked_child(worker: Worker, client: DataClient) -> None:
     store(worker.directory, "x", 1, b"data")
     assert _received(client.get(worker.address, [("x", 1)])[0]) == b"data"
