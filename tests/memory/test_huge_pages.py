@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -193,6 +194,23 @@ def test_pages_that_would_take_long_come_later(
     directory.drop("x", 1)
     store(directory, "y", 2, DATA)  # the same file: not looked at again
     assert not directory._collapser._waiting
+
+
+def test_half_of_the_time_at_most(
+    slow: None, directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, slept = [0.0], []
+
+    def took_a_second(view: memoryview, at: int, length: int) -> bool:
+        now[0] += 1.0
+        return True
+
+    monkeypatch.setattr(collapser, "_SETTLES", 0.0)
+    monkeypatch.setattr(collapser, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=slept.append))
+    monkeypatch.setattr(huge_pages, "collapse", took_a_second)
+    store(directory, "x", 1, DATA)
+    wait_until(lambda: now[0] == len(slept) == 2)
+    assert slept == [1.0, 1.0]
 
 
 def test_what_goes_meanwhile_takes_no_memory(
