@@ -132,7 +132,7 @@ def calls(lib: Any, client: Any) -> dict[str, Callable[[], Any]]:
         "worker_client: outside": lambda: lib.worker_client().__enter__(),
         "Client: a number": lambda: lib.Client(5),
         "Client: a scheme": lambda: lib.Client("nonsense://x", timeout=1),
-        "Client: nobody there": lambda: lib.Client("127.0.0.1:1", timeout=0.2),
+        "Client: nobody there": lambda: lib.Client("127.0.0.1:1", timeout=2),
         "Client: a keyword": lambda: lib.Client(client.cluster, unknown=1),
         "Queue: maxsize": lambda: lib.Queue("q", maxsize="x").put(1, timeout=1),
         "Queue: empty": lambda: lib.Queue("empty").get(timeout=0.01),
