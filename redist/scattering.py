@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Item", "prepare", "scatter", "store", "store_soon", "wait_for_drops"]
 
-#: Values that are written together, while the ones before them are made known.
-_PART = 2000
+#: Values, and bytes of more than one, that are written together, while the ones before them are made known.
+_PART, _PART_BYTES = 2000, 64 << 20
 #: s that what was given up may go on to be written, before it is dropped
 _LONGEST_WRITE = 300.0
 
@@ -154,9 +154,14 @@ def store(
                 inside[state.name] = yield from bundles.of(payload.contains, timeout)
         inline = [(state, payload, 0, 0) for state, payload in todo if payload.inline is not None]
         large = [item for item in todo if item[1].inline is None]
+        while len(inline) > _PART:
+            before = len(told)
+            yield from tell(client, inline[:_PART], keep, told, sent, inside)
+            yield from heed(client, told, timeout, sent, leave=len(told) - before)
+            del inline[:_PART]
         written: list[Written] = inline
-        for at in range(0, len(large), _PART):
-            part = _Part(client, large[at : at + _PART], workers, deadline, timeout, placed, writing)
+        for at, values in enumerate(_parts(large)):
+            part = _Part(client, values, workers, deadline, timeout, placed, writing)
             if at == 0:
                 written = inline + (yield from part.write())
                 continue
@@ -187,6 +192,18 @@ def store(
         raise
     finally:
         bundles.release()
+
+
+def _parts(large: list[tuple[FutureState, Payload]]) -> Iterator[list[tuple[FutureState, Payload]]]:
+    """Yield values that are written together: all of them fit into a worker's memory, or none does."""
+    begin = nbytes = 0
+    for at, (_, payload) in enumerate(large):
+        nbytes += payload.nbytes
+        if at > begin and (at - begin == _PART or nbytes > _PART_BYTES):
+            yield large[begin:at]
+            begin, nbytes = at, payload.nbytes
+    if large:
+        yield large[begin:]
 
 
 class _Writing:

@@ -418,8 +418,12 @@ def _buffered(fd: int) -> None:
 
 def sweep_abandoned(parent: str, older_than: float = _ABANDONED) -> list[str]:
     """Remove what dead workers spilled whose segment directories are gone, as after the machine was started anew."""
-    removed = []
-    for entry in os.scandir(parent):
+    removed: list[str] = []
+    try:
+        entries = list(os.scandir(parent))
+    except OSError:  # without rights: nothing was spilled there
+        return removed
+    for entry in entries:
         try:
             if not entry.is_dir(follow_symlinks=False) or time.time() - entry.stat().st_mtime < older_than:
                 continue

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 
 from redist.errors import ConnectionLost, RedistError, ServerRefused, StoreError
@@ -19,6 +20,7 @@ __all__ = ["Links"]
 
 logger = logging.getLogger("redist.session")
 
+_TOGETHER = 64 << 10  # bytes of small pieces that are sent in one call
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
 #: How long nothing must go before the log says so, s.
 _QUIET = 0.2
@@ -49,7 +51,7 @@ class Links:
     ----------
     command, push : Wire or None
         The connections; None while there is none.
-    rest : bytes
+    rest : deque of memoryview
         What the command connection did not take yet.
     retry_at : float
         Not before this time (`time.monotonic`) a broken connection is to be made again.
@@ -69,7 +71,7 @@ class Links:
         self.endpoint = endpoint
         self.command: Wire | None = None
         self.push: Wire | None = None
-        self.rest = b""
+        self.rest: deque[memoryview] = deque()
         self.retry_at = 0.0
         self._pause = 0.0
         self.since: float | None = None
@@ -184,7 +186,7 @@ class Links:
     def adopt_command(self, wire: Wire) -> None:
         """Use `wire` for commands from now on."""
         self.command = wire
-        self.rest = b""
+        self.rest.clear()
         self._on_change()
         self.session.connected()
         self.transmit()
@@ -215,10 +217,10 @@ class Links:
         if out and self.command is not None:
             data = out[0] if len(out) == 1 else b"".join(out)
             out.clear()
-            if self.rest:
-                self.rest += data
-            else:
-                self._send(data)
+            waits = bool(self.rest)
+            self.rest.append(memoryview(data))
+            if not waits:
+                self._send(waits)
         subscriptions = session.subscription.outgoing
         if subscriptions and self.push is not None:
             data = b"".join(subscriptions)
@@ -231,21 +233,37 @@ class Links:
     def send_rest(self) -> None:
         """Send more of what the command connection did not take before."""
         if self.rest and self.command is not None:
-            self._send(self.rest)
+            self._send(True)
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, waited: bool) -> None:
         assert self.command is not None
+        rest = self.rest
         try:
-            sent = self.command.try_send(data)
+            while rest:
+                if len(rest) > 1 and len(rest[0]) < _TOGETHER:
+                    self._join()
+                sent = self.command.try_send(rest[0])
+                if sent < len(rest[0]):
+                    rest[0] = rest[0][sent:]
+                    break
+                rest.popleft()
         except ConnectionLost as error:
             self.lost_command(error)
             return
         except BaseException:
             self.lost_command()
             raise
-        before, self.rest = self.rest, data[sent:] if sent < len(data) else b""
-        if bool(before) != bool(self.rest):
+        if waited != bool(rest):
             self._on_change()
+
+    def _join(self) -> None:
+        """Make one piece of the first small ones."""
+        pieces = []
+        size = 0
+        while self.rest and size < _TOGETHER:
+            pieces.append(self.rest.popleft())
+            size += len(pieces[-1])
+        self.rest.appendleft(memoryview(b"".join(pieces)))
 
     # --- receiving --------------------------------------------------------------------------------------------------
 
@@ -323,7 +341,7 @@ class Links:
     def lost_command(self, error: RedistError | None = None) -> None:
         """Drop the command connection, because of `error`."""
         wire, self.command = self.command, None
-        self.rest = b""
+        self.rest.clear()
         if wire is not None:
             wire.close()
             self._note(error)
@@ -353,4 +371,4 @@ class Links:
             if wire is not None:
                 wire.close()
         self.command = self.push = None
-        self.rest = b""
+        self.rest.clear()

@@ -364,6 +364,14 @@ def test_spill_directories_without_segments_are_swept(parent: str, tmp_path: Pat
     assert not os.path.exists(spilled)
 
 
+def test_a_spill_directory_without_rights_is_not_swept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("redist.memory.spill.os.scandir", refuse)
+    assert sweep_abandoned("/somebody/elses", 0) == []
+
+
 def test_a_foreign_link_is_not_followed(directory: SegmentDirectory, parent: str, tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("")
     os.symlink(tmp_path, f"{directory.path}/spill")

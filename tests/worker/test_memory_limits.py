@@ -262,6 +262,13 @@ def test_a_remote_client_scatters_more_than_fits(tmp_path: Path) -> None:
         assert [check(future.result(30)) for future in futures] == list(range(25))
 
 
+def test_values_that_fit_one_by_one_fit_together(tmp_path: Path) -> None:
+    """Those of one call were asked for in one piece, which was larger than the limit."""
+    with small(tmp_path) as client:
+        futures = client.scatter([make(i, 40 * MB) for i in range(8)], hash=False)
+        assert [check(future.result(30)) for future in futures] == list(range(8))
+
+
 def test_too_large_is_refused_at_once(tmp_path: Path) -> None:
     with small(tmp_path, settings={"wait": "60 s"}) as client:
         began = time.monotonic()
