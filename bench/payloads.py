@@ -67,7 +67,7 @@ def get_each(system: System) -> Numbers:
         import numpy as np
 
         reference = system.put(np.ones(nbytes, np.uint8))
-        times = []
+        times: list[float] = []
         while len(times) < REPEATS + 3 or (len(times) < GETS and sum(times) < GET_SECONDS * 1e3):
             began = time.perf_counter()
             value = system.get(reference)
