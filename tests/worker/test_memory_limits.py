@@ -31,7 +31,7 @@ from redist_worker.pressure import Pressure
 from servers import set_apart, wait_until
 from worker.little_memory import MB, metrics, small, worker
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(180)
 
 SIZE = 8 * MB
 
@@ -93,14 +93,18 @@ def test_five_times_the_limit(tmp_path: Path) -> None:
         checks = client.map(check, futures)
         assert client.gather(checks) == list(range(80))
         assert sum(spilled(client).values()) > 3 * 128 * MB
-        assert sum(in_memory(client).values()) <= 0.6 * 128 * MB
+        wait_until(
+            lambda: sum(in_memory(client).values()) <= 0.6 * 128 * MB, what="the rest has gone to disk"
+        )
         for i in (0, 40, 79):
             array = futures[i].result()
             assert check(array) == i
             del array
         assert all(len(client.who_has(future)[future.key]) == 1 for future in (futures[0], futures[79]))
         del futures, checks
-        wait_until(lambda: not spilled(client) and not in_memory(client), what="the payloads are gone")
+        # On a busy machine an executor may be killed for the memory it takes: what it wrote and had not told of goes
+        # when the worker compares what it has with what the server knows, once a minute.
+        wait_until(lambda: not spilled(client) and not in_memory(client), 100, what="the payloads are gone")
 
 
 def test_tasks_that_make_data_do_not_run_ahead(tmp_path: Path) -> None:
