@@ -17,7 +17,7 @@ from redist.store.replies import parse_commit
 if TYPE_CHECKING:
     from redist.client import Client
 
-__all__ = ["Told", "Written", "commit", "give_up", "heed", "tell"]
+__all__ = ["Told", "Written", "commit", "give_up", "heed", "tell", "tell_on"]
 
 #: Values, with the keys that they contain, and bytes of inline values of one call.
 _SLICE = 500
@@ -78,6 +78,21 @@ def tell(
                 sent -= names
             raise
         told.append(Told(part, names, handle))
+
+
+def tell_on(
+    client: Client,
+    written: Sequence[Written],
+    keep: bool,
+    told: list[Told],
+    sent: set[str],
+    bundled: Mapping[str, Sequence[str]],
+    timeout: float | None,
+) -> Operation[None]:
+    """`tell`, and `heed` what was told before: more is to come, and one part at a time is on its way."""
+    before = len(told)
+    yield from tell(client, written, keep, told, sent, bundled)
+    yield from heed(client, told, timeout, sent, leave=len(told) - before)
 
 
 def heed(

@@ -19,7 +19,7 @@ from redist import replicating
 from redist.belonging import Borrowing
 from redist.bundling import Bundles
 from redist.collecting import seldom_collected
-from redist.committing import Told, Written, give_up, heed, tell
+from redist.committing import Told, Written, give_up, heed, tell, tell_on
 from redist.describing import workers_changed
 from redist.errors import KeyTaken, NoWorkers, RedistError, StoreError, TransferError
 from redist.future import Future
@@ -155,9 +155,7 @@ def store(
         inline = [(state, payload, 0, 0) for state, payload in todo if payload.inline is not None]
         large = [item for item in todo if item[1].inline is None]
         while len(inline) > _PART:
-            before = len(told)
-            yield from tell(client, inline[:_PART], keep, told, sent, inside)
-            yield from heed(client, told, timeout, sent, leave=len(told) - before)
+            yield from tell_on(client, inline[:_PART], keep, told, sent, inside, timeout)
             del inline[:_PART]
         written: list[Written] = inline
         for at, values in enumerate(_parts(large)):
@@ -166,9 +164,7 @@ def store(
                 written = inline + (yield from part.write())
                 continue
             ahead = _Ahead(part, (yield from part.place()))
-            before = len(told)
-            yield from tell(client, written, keep, told, sent, inside)
-            yield from heed(client, told, timeout, sent, leave=len(told) - before)
+            yield from tell_on(client, written, keep, told, sent, inside, timeout)
             written = yield from ahead.written()
             ahead = None
         yield from tell(client, written, keep, told, sent, inside)

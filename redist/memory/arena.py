@@ -21,13 +21,9 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from redist.errors import SegmentCorrupt
 from redist.memory.headers import TRAILER_BYTES, Header, header_in
-
-if TYPE_CHECKING:
-    from mmap import mmap
 
 __all__ = [
     "ARENA_SIZE",
@@ -140,7 +136,7 @@ def check_record(record: bytes | memoryview, arena: int, digest: bytes, attempt:
     return int(nbytes)
 
 
-def payload_size(data: bytes | mmap, start: int, end: int, arena: int, digest: bytes, attempt: int) -> int:
+def payload_size(data: bytes, start: int, end: int, arena: int, digest: bytes, attempt: int) -> int:
     """Return the size of the payload in the record from `start` to `end`; -1 if `check_record` would refuse that."""
     if end - start < RECORD_HEAD + TRAILER_BYTES:
         return -1

@@ -26,13 +26,11 @@ from redist.memory.headers import PAGE
 from redist.memory.holes import punch
 from redist.memory.index import Index
 from redist.memory.locks import try_lock
+from redist.memory.looks import Looks
 from redist.memory.space import Space
 from redist.memory.spill import SpillDirectory
 
 __all__ = ["ArenaFiles"]
-
-#: So few arenas that somebody views are always looked at; a look at more is due once it took a small part of the time.
-_FEW, _PART = 16, 50
 
 
 class ArenaFiles:
@@ -81,7 +79,7 @@ class ArenaFiles:
         self._untidy: dict[int, ArenaState] = {}
         #: those in memory that would give something back if nobody viewed them
         self._viewed: dict[int, ArenaState] = {}
-        self._not_before = 0.0
+        self._looks = Looks()
 
     def make(self, owner: object) -> int:
         """Make an arena for which space is reserved, and return its number."""
@@ -134,9 +132,8 @@ class ArenaFiles:
 
     @property
     def due(self) -> bool:
-        """Whether a look at what somebody viewed is worth its time: thousands take milliseconds."""
-        count = len(self._viewed)
-        return 0 < count <= _FEW or (count > 0 and time.monotonic() >= self._not_before)
+        """Whether a look at what somebody viewed is worth its time."""
+        return self._looks.due(len(self._viewed))
 
     @property
     def lingering(self) -> int:
@@ -161,8 +158,7 @@ class ArenaFiles:
             began = time.monotonic()
             viewed, self._viewed = self._viewed, {}
             self.give_back(viewed.values())
-            now = time.monotonic()
-            self._not_before = now + _PART * (now - began)
+            self._looks.took(began)
 
     @property
     def untidy(self) -> bool:

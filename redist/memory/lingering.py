@@ -9,13 +9,11 @@ from dataclasses import dataclass
 
 from redist.memory.holes import LARGE, give_back
 from redist.memory.locks import try_lock
+from redist.memory.looks import Looks
 from redist.memory.pool import Pool
 from redist.memory.space import Space
 
 __all__ = ["Dropped", "Lingering"]
-
-#: So few are always looked at; a look at more is not due again until it has taken a small part of the time.
-_FEW, _PART = 16, 50
 
 
 @dataclass(slots=True)
@@ -47,13 +45,12 @@ class Lingering:
         self.pool = pool
         self._mutex = threading.Lock()
         self._files: list[Dropped] = []
-        self._not_before = 0.0
+        self._looks = Looks()
 
     @property
     def due(self) -> bool:
-        """Whether a look for those that nobody maps any more is worth its time: thousands take milliseconds."""
-        count = len(self._files)
-        return 0 < count <= _FEW or (count > 0 and time.monotonic() >= self._not_before)
+        """Whether a look for those that nobody maps any more is worth its time."""
+        return self._looks.due(len(self._files))
 
     @property
     def total(self) -> int:
@@ -97,8 +94,7 @@ class Lingering:
                 kept.append(file)
         with self._mutex:
             self._files += kept
-        now = time.monotonic()
-        self._not_before = now + _PART * (now - began)
+        self._looks.took(began)
         return freed
 
     def close(self) -> None:

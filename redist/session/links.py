@@ -217,10 +217,9 @@ class Links:
         if out and self.command is not None:
             data = out[0] if len(out) == 1 else b"".join(out)
             out.clear()
-            waits = bool(self.rest)
             self.rest.append(memoryview(data))
-            if not waits:
-                self._send(waits)
+            if len(self.rest) == 1:  # else it waits behind what was not taken
+                self._send(False)
         subscriptions = session.subscription.outgoing
         if subscriptions and self.push is not None:
             data = b"".join(subscriptions)

@@ -29,7 +29,7 @@ from redist.memory.writer import SegmentWriter
 from redist_worker.memory_limits import MemoryLimits
 from redist_worker.pressure import Pressure
 from servers import set_apart, wait_until
-from worker.little_memory import MB, metrics, small, worker
+from worker.little_memory import MB, files_in, metrics, small, worker
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -72,15 +72,6 @@ def own_pages(pid: int) -> int:
     """Return the bytes of a process that are of no file; of what it shares with the process it was forked from its part."""
     maps = psutil.Process(pid).memory_maps(grouped=False)
     return sum(each.pss * each.anonymous // each.rss for each in maps if each.rss)
-
-
-def files_in(path: str) -> int:
-    """Return the bytes that all files in a directory take, whatever they are for."""
-    found = 0
-    for name in os.listdir(path):
-        with suppress(FileNotFoundError):  # it goes just now
-            found += os.lstat(f"{path}/{name}").st_blocks * 512
-    return found
 
 
 def in_memory(client: Client) -> dict[str, int]:

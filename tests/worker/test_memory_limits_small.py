@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import signal
@@ -16,7 +15,7 @@ from redist import Client
 from redist.diagnostics.doctor import examine
 from redist.memory.arena import number_in
 from servers import wait_until
-from worker.little_memory import MB, metrics, small, worker
+from worker.little_memory import MB, files_in, metrics, small, worker
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -112,10 +111,7 @@ def test_what_the_worker_says_is_so(tmp_path: Path) -> None:
 
         def agrees() -> bool:
             use = client.memory().total
-            there = 0
-            for name in os.listdir(directory):
-                with contextlib.suppress(FileNotFoundError):  # it goes to disk just now
-                    there += os.stat(f"{directory}/{name}").st_blocks * 512
+            there = files_in(directory)
             return (
                 abs(use.memory - use.unmanaged - there) <= 0.02 * there
                 and abs(use.spilled - on_disk(client)) <= 0.02 * use.spilled
