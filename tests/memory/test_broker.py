@@ -415,6 +415,8 @@ def test_a_small_payload_after_its_connection_broke(worker: Worker, client: Brok
     (peer,) = worker.broker._peers
     worker.loop.loop.call_soon_threadsafe(peer.abort)  # as when the worker was started again
     wait_until(lambda: not worker.broker._peers)
+    # its socket is closed right after that
+    wait_until(lambda: not any(connection.alive for connection in list(client._all)))
     client.put([("y", 1, Bytes(b"y" * 9000))])
     wait_until(lambda: ("y", 1) in worker.directory.files)
     client._idle[0].hang_up()  # as after an interrupt
