@@ -81,7 +81,8 @@ def test_it_cannot_go_on(
     last = caller.submit("last", deps=("all",))
     assert caller.driver.wait(lambda: not caller.session.lane.unanswered, 10, replies=True)
     first.release(first.session.states.records["v2"])
-    wait_until(lambda: not record(endpoint, "v2"))  # the others go in any order, and maybe later than it is told again
+    # the others go in any order, and maybe later than it is told again
+    wait_until(lambda: not record(endpoint, "v2"))
     first.close()
     wait_until(lambda: state.status != "pending" and last.status != "pending")
     assert state.status == "cancelled"
