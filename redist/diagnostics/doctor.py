@@ -6,13 +6,12 @@ just as it is for longer than a heartbeat, or patience ends. Nothing is written.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from redist.diagnostics.files import files
 from redist.diagnostics.invariants import Violation, check
 from redist.diagnostics.reading import Fields, Snapshot
 from redist.diagnostics.staying import what_stays
@@ -308,58 +307,6 @@ def checksums(snapshot: Snapshot) -> Iterator[Violation]:
                 f"caller:{ordinal}",
                 f"counts other references than the server: {caller['checksum']}, {ours} here",
             )
-
-
-def files(snapshot: Snapshot) -> Iterator[Violation]:
-    """Compare the payload files of living workers on this host with the keys that they are for."""
-    from redist.errors import SegmentError, SegmentGone
-    from redist.memory.headers import SPILL_LINK, file_name, find_header, is_file_name
-    from redist.memory.payloads import list_payloads
-
-    for ordinal, worker, path in _workers_here(snapshot):
-        who = f"worker {worker.get('name', '')} (caller:{ordinal})"
-        expected = {
-            file_name(name, int(attempt)): (name, attempt)
-            for name, attempt in snapshot.hgetall(f"has:{ordinal}").items()
-            if attempt.isdigit()
-        }
-        try:
-            listed = os.listdir(path)
-            if SPILL_LINK in listed:
-                with contextlib.suppress(FileNotFoundError):
-                    listed += os.listdir(f"{path}/{SPILL_LINK}")
-            there = {entry for entry in listed if is_file_name(entry)}
-            small = list_payloads(path)
-        except (OSError, SegmentGone):
-            continue
-        except SegmentError as error:
-            yield Violation("files", path, f"has a damaged arena: {error}")
-            continue
-        there |= small.keys()
-        for entry in sorted(expected.keys() - there):
-            name, _ = expected[entry]
-            yield Violation(
-                "files",
-                name,
-                f"should be on {who}, and there is no file {path}/{entry}",
-            )
-        for entry in sorted(there - expected.keys()):
-            try:
-                header = small.get(entry) or find_header(f"{path}/{entry}")
-            except SegmentError as error:
-                yield Violation("files", f"{path}/{entry}", f"is no payload: {error}")
-                continue
-            where = f"a place in an arena of {path}" if entry in small else f"the file {path}/{entry}"
-            yield Violation("files", header.name, f"has {where}, which {who} is not known to have")
-
-
-def _workers_here(snapshot: Snapshot) -> Iterator[tuple[str, Fields, str]]:
-    from redist.memory.host import same_host
-
-    for ordinal in snapshot.hgetall("workers"):
-        worker = snapshot.hgetall(f"caller:{ordinal}")
-        if same_host(worker.get("segments", ""), worker.get("hostid", "")):
-            yield ordinal, worker, worker["segments"]
 
 
 def _notes(snapshot: Snapshot, now: float) -> Iterator[str]:

@@ -18,7 +18,8 @@ from redist.diagnostics.doctor import Report, examine
 from redist.errors import ServerRefused
 from redist.memory.arena import arena_path, number_in
 from redist.memory.directory import SegmentDirectory
-from redist.memory.headers import Header
+from redist.memory.headers import Header, spilled_path
+from redist.memory.moving import Mover
 from redist.session.ledger import checksum
 from redist.session.operations import Run
 from redist.store import calls as C
@@ -195,6 +196,38 @@ def test_a_damaged_arena(world: World, point: Endpoint, directory: SegmentDirect
     (number,) = (number for entry in os.listdir(directory.path) if (number := number_in(entry)) is not None)
     os.truncate(arena_path(directory.path, number), 0)
     assert "has a damaged arena" in str(examine(point, patience=PATIENCE))
+
+
+@pytest.mark.parametrize("spilled", [False, True])
+def test_a_file_that_was_cut_off(
+    world: World, point: Endpoint, directory: SegmentDirectory, tmp_path: Path, spilled: bool
+) -> None:
+    c, w = world.client("ada"), worker_of(world, directory)
+    path = write_payload(directory, "a", 1, b"x" * 100_000)
+    c.ok(C.commit([C.Value("a", 1, 1, w.ordinal, 100_000, "bytes")]))
+    if spilled:
+        directory.spill.configure(str(tmp_path), 0)
+        assert Mover(directory).move_out("a", 1)
+        path = spilled_path(path)
+    assert examine(point, patience=PATIENCE).healthy
+    os.truncate(path, 4096)
+    (violation,) = examine(point, patience=PATIENCE).violations
+    assert (violation.rule, violation.subject) == ("files", "a")
+    assert (
+        f"has the file {path}, which is damaged: 4,096 bytes on disk for a payload of 100,000"
+        in violation.message
+    )
+
+
+def test_a_payload_of_another_size(world: World, point: Endpoint, directory: SegmentDirectory) -> None:
+    c, w = world.client("ada"), worker_of(world, directory)
+    path = write_payload(directory, "large", 1, b"x" * 100_000)
+    assert directory.put_small(Header("small", 2, 100, "bytes", ()), memoryview(b"x" * 100))
+    c.ok(C.commit([C.Value("large", 1, 1, w.ordinal, 100_001, "bytes")]))
+    c.ok(C.commit([C.Value("small", 1, 2, w.ordinal, 101, "bytes")]))
+    one, two = examine(point, patience=PATIENCE).violations
+    assert {one.subject, two.subject} == {"large", "small"}
+    assert f"has a payload of 100,000 bytes in {path}, and 100,001 are recorded" in f"{one} {two}"
 
 
 def test_a_file_that_is_no_payload(world: World, point: Endpoint, directory: SegmentDirectory) -> None:
