@@ -16,6 +16,7 @@ from redist.events import Topics
 from redist.explaining import Inbox
 from redist.missing import check_options, why_not
 from redist.peers import Peers
+from redist.placing import PlacesAhead
 from redist.printing import say
 from redist.protocol import names_inside
 from redist.quotas import quotas
@@ -162,6 +163,7 @@ class ClientBase(ClientCore):
         self._owns_cluster = False
         self._owns_session = True
         self._workers_seen = 0
+        self._places = PlacesAhead()
         self._brokers: dict[int, BrokerClient] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._drops: set[Thread] = set()

@@ -227,10 +227,10 @@ class ClientCore:
         futures = [Future._of(item.state, self._me) for item in items]
         if self.asynchronous:
             if any(item.payload is not None for item in items):
-                scattering.store_soon(self._me, items, borrowing)
+                scattering.store_soon(self._me, items, borrowing, places_ahead=not names)
         else:
             try:
-                self._driver.run(scattering.store(self._me, items, keep=True))
+                self._driver.run(scattering.store(self._me, items, keep=True, places_ahead=not names))
             except BaseException:
                 for future in futures:
                     future.release()  # not only when the traceback goes

@@ -65,7 +65,7 @@ def enclose(client: Client, value: Any) -> Operation[Enclosed]:
         stored = prepare(client, [value], [None], unique=True, borrowing=borrowing)
         future = Future._of(stored[0].state, client)
         try:
-            yield from store(client, stored)
+            yield from store(client, stored, places_ahead=True)
         except BaseException:
             future.release()  # not only when the traceback goes
             raise

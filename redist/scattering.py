@@ -10,7 +10,6 @@ import contextlib
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from math import inf
 from threading import Lock, Thread, current_thread
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -20,19 +19,16 @@ from redist.belonging import Borrowing
 from redist.bundling import Bundles
 from redist.collecting import seldom_collected
 from redist.committing import Told, Written, give_up, heed, tell, tell_on
-from redist.describing import workers_changed
-from redist.errors import KeyTaken, NoWorkers, RedistError, StoreError, TransferError
+from redist.errors import KeyTaken, RedistError, StoreError, TransferError
 from redist.future import Future
 from redist.inlining import inline_limit
+from redist.placing import place
 from redist.protocol import Payload, dumps
 from redist.protocol.plain import is_named
-from redist.session.lane import Refused
-from redist.session.operations import Ask, Operation, Run, Until
-from redist.session.states import CANCELLED, ERROR, PENDING, Condition, FutureState, Waiter
-from redist.store import calls
+from redist.session.operations import Operation, Run, Until
+from redist.session.states import CANCELLED, ERROR, PENDING, FutureState, Waiter
 from redist.store.calls import MOST_CONTAINED
 from redist.store.keys import decode_key, encode_key
-from redist.store.replies import parse_place
 from redist.submitting import call_site, integer, worker_names
 
 if TYPE_CHECKING:
@@ -132,11 +128,12 @@ def store(
     workers: Sequence[str] = (),
     deadline: float | None = None,
     timeout: float | None = None,
+    places_ahead: bool = False,
 ) -> Operation[None]:
     """Write the payloads of `items` and make them known; `keep`: they are arguments of tasks.
 
-    Workers are waited for until `deadline`, each reply for `timeout` seconds. A commit that is not answered but may be
-    applied is: the Futures that go release what it made known.
+    Workers are waited for until `deadline`, each reply for `timeout` seconds; of `places_ahead` tells `placing.place`. A
+    commit that is not answered but may be applied is: the Futures that go release what it made known.
     """
     # The very items: new tuples of a hundred thousand would have the garbage collector look through all of them.
     todo = cast("list[tuple[FutureState, Payload]]", [item for item in items if item.payload is not None])
@@ -159,7 +156,7 @@ def store(
             del inline[:_PART]
         written: list[Written] = inline
         for at, values in enumerate(_parts(large)):
-            part = _Part(client, values, workers, deadline, timeout, placed, writing)
+            part = _Part(client, values, workers, deadline, timeout, places_ahead, placed, writing)
             if at == 0:
                 written = inline + (yield from part.write())
                 continue
@@ -270,16 +267,16 @@ class _Part(NamedTuple):
     workers: Sequence[str]
     deadline: float | None
     timeout: float | None
+    places_ahead: bool
     #: What may be written is noted here before: name, attempt, worker.
     placed: list[tuple[str, int, int]]
     writing: _Writing
 
     def place(self) -> Operation[list[Written]]:
         """Choose a worker for each."""
-        client, large, workers, deadline, timeout, placed, _ = self
+        client, large, workers, deadline, timeout, places_ahead, placed, _ = self
         total = sum(payload.nbytes for _, payload in large)
-        host = yield from _host_id(client, timeout)
-        places = yield from _place(client, len(large), total, workers, host, deadline, timeout)
+        places = yield from place(client, len(large), total, workers, deadline, timeout, ahead=places_ahead)
         written = [
             (state, payload, attempt, worker) for (state, payload), (attempt, worker) in zip(large, places)
         ]
@@ -315,6 +312,7 @@ class _Part(NamedTuple):
         given_up = {(state.name, attempt, worker) for state, _, attempt, worker in written}
         self.placed[:] = [item for item in self.placed if item not in given_up]
         self.client._peers.forget()
+        self.client._places.forget()
         _drop_soon(self.client, None, [*given_up])
 
 
@@ -350,41 +348,6 @@ class _Ahead:
                 del error  # else it would keep this frame, and this frame it, and both the Futures
         self._part.give_up(self._written)
         return (yield from self._part.write())
-
-
-def _host_id(client: Client, timeout: float | None) -> Operation[str]:
-    """Return this host's id; with an infinite timeout the server is asked until it answers."""
-    while True:
-        try:
-            host: str = yield Run(client._peers.host_id)
-            return host
-        except StoreError:
-            if timeout != inf:
-                raise
-        yield Until(Waiter(1), 0.2)
-
-
-def _place(
-    client: Client,
-    count: int,
-    total: int,
-    workers: Sequence[str],
-    host: str,
-    deadline: float | None,
-    timeout: float | None,
-) -> Operation[list[tuple[int, int]]]:
-    until = time.monotonic() + client._timeout if deadline is None else deadline
-    while True:
-        seen = client._workers_seen
-        try:
-            reply = yield Ask(calls.place(count, total, workers, host), timeout)
-            return parse_place(reply)
-        except Refused as refused:
-            left = until - time.monotonic()
-            if refused.code != "workers" or left <= 0:
-                raise NoWorkers(f"{refused.message}; start one, or relax workers=") from None
-        # A worker that joins is announced; the short period is for an announcement that was lost.
-        yield Until(Condition(partial(workers_changed, client, seen)), min(left, 1.0))
 
 
 def _put(client: Client, worker: int, batch: list[tuple[str, int, Payload]]) -> None:
@@ -465,7 +428,9 @@ def _stored(
             client.session.ledger.release(state)
         raise
     try:
-        yield from store(client, items, workers=workers, deadline=deadline, timeout=timeout)
+        yield from store(
+            client, items, workers=workers, deadline=deadline, timeout=timeout, places_ahead=not any(names)
+        )
     except BaseException:
         for future in futures:
             future.release()  # not only when the traceback goes, which holds this frame
@@ -473,7 +438,7 @@ def _stored(
     return futures
 
 
-def store_soon(client: Client, items: Sequence[Item], borrowing: Borrowing) -> None:
+def store_soon(client: Client, items: Sequence[Item], borrowing: Borrowing, *, places_ahead: bool) -> None:
     """In an event loop, where `submit` cannot wait: tasks that need `items` stay behind, however long storing takes."""
     values = {item.state.name: item.payload.contains for item in items if item.payload is not None}
     client.session.submissions.holding.begin(values)
@@ -481,7 +446,9 @@ def store_soon(client: Client, items: Sequence[Item], borrowing: Borrowing) -> N
     async def run() -> None:
         try:
             with contextlib.suppress(RedistError):  # the Futures of the tasks tell
-                await client._driver.run(store(client, items, keep=True, timeout=inf))
+                await client._driver.run(
+                    store(client, items, keep=True, timeout=inf, places_ahead=places_ahead)
+                )
         finally:
             borrowing.kept.clear()
             states = [item.state for item in items]

@@ -385,12 +385,14 @@ class Value(NamedTuple):
     again: bool = False
 
 
-def place(count: int, nbytes: int, workers: Sequence[str] = (), local: str = "") -> Call:
+def place(count: int, nbytes: int, workers: Sequence[str] = (), local: str = "", ahead: int = 0) -> Call:
     """Choose workers for `count` values of about `nbytes` in all; `local` is the caller's host id, to be preferred.
+
+    `ahead` more places are for values that may follow; there are none where somebody has a quota.
 
     `workers` are names, addresses, hosts or ordinals as text. A ``NO workers`` refusal if none fits.
     """
-    return Call(load("place"), [count, nbytes, local, *workers], grows=True)
+    return Call(load("place"), [count, nbytes, local, ahead, *workers], grows=True)
 
 
 def commit(values: Sequence[Value]) -> Call:

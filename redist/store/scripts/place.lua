@@ -5,7 +5,8 @@
 -- @include quota
 -- Choose a worker for each of several values that are about to be scattered, in turn, on the caller's host where one is.
 -- KEYS[1] META
--- ARGV[1] header, values, bytes in all, host id of the caller or '', then names, addresses, hosts or ordinals of workers
+-- ARGV[1] header, values, bytes in all, host id of the caller or '', values that may follow, which are placed too where there are
+--   no quotas, then names, addresses, hosts or ordinals of workers
 -- Reply OK 0 first attempt, then a worker's ordinal for each value | NO workers message | NO quota text
 if repeated then
   local reply, kept = { 'REPEAT', 0 }, S.kept_answer()
@@ -21,9 +22,9 @@ local over = epoch[8] and S.over_quota(a[BODY + 1])
 if over then
   return S.refuse_for_good('quota', over)
 end
-local count, host = a[BODY], a[BODY + 2]
-local list = '\n' .. concat(a, '\n', BODY + 3) .. '\n'
-local any = #a < BODY + 3
+local count, host = a[BODY] + (epoch[8] and 0 or a[BODY + 3]), a[BODY + 2]
+local list = '\n' .. concat(a, '\n', BODY + 4) .. '\n'
+local any = #a < BODY + 4
 local here, all = {}, {}
 local flat = call('HGETALL', P .. 'workers')
 for i = 1, #flat, 2 do
@@ -37,7 +38,7 @@ for i = 1, #flat, 2 do
 end
 local choice = #here > 0 and any and here or all
 if #choice == 0 then
-  return S.refuse_for_good('workers', any and 'no worker is running' or 'none of these workers is running: ' .. concat(a, ', ', BODY + 3))
+  return S.refuse_for_good('workers', any and 'no worker is running' or 'none of these workers is running: ' .. concat(a, ', ', BODY + 4))
 end
 table.sort(choice)
 local turn = call('HINCRBY', META, 'placed', count)

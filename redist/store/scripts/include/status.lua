@@ -4,6 +4,9 @@
 -- What a worker says of itself: executors of one that is closing are paused, and get nothing more.
 function S.set_status(w, status)
   call('HSET', P .. 'caller:' .. w, 'status', status)
+  if status == 'closing' then
+    S.publish('all', { 'w', w }) -- nobody is to store anything there
+  end
   local c = S.caller(w)
   if c then
     c.status = status
