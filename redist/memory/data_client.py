@@ -9,12 +9,14 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from redist.errors import RedistError, SegmentCorrupt, TransferError
 from redist.memory.adopting import AdoptingReceiver
 from redist.memory.broker_messages import Wanted, flat, outcomes_of
 from redist.memory.data_messages import DROP, GET, pieces_of, put_request, send_all
+from redist.memory.exchanges import Exchange, exchange_all
 from redist.memory.frames import pack_frame
 from redist.memory.hello import HELLO_LIMIT, check_server, client_hello, new_nonce
 from redist.memory.holders import HolderPlan, split_address
@@ -24,6 +26,8 @@ from redist.memory.writer import PayloadLike
 __all__ = ["DataClient"]
 
 IDLE_SECONDS = 60.0
+#: Connections that are made at the same time.
+_MOST_OPENED = 16
 
 
 class DataClient:
@@ -70,43 +74,65 @@ class DataClient:
         """
         plan = HolderPlan(wanted)
         while groups := plan.groups():
-            for address, indices in groups.items():
-                plan.record(indices, self.get(address, plan.payloads(indices), sink))
+            requests = [(address, plan.payloads(indices)) for address, indices in groups.items()]
+            for indices, outcomes in zip(groups.values(), self._get_all(requests, sink)):
+                plan.record(indices, outcomes)
         return plan.outcomes()
 
     def get(
         self, address: str, payloads: Sequence[tuple[str, int]], sink: Sink | None = None
     ) -> list[Received | RedistError]:
         """Fetch payloads (name, attempt) from one data server; errors are returned, one a payload."""
+        return self._get_all([(address, payloads)], sink)[0]
+
+    def _get_all(
+        self, requests: Sequence[tuple[str, Sequence[tuple[str, int]]]], sink: Sink | None
+    ) -> list[list[Received | RedistError]]:
+        """Have several servers send payloads at the same time; for each request what `get` returns."""
         sink = sink if sink is not None else PrivateSink()
-        request = pack_frame([GET, *flat(payloads)])
-        connection = self._take(address)
-        while True:
-            reused = connection is not None
-            receiver: PayloadReceiver | None = None
+        gets = [_Get(address, payloads) for address, payloads in requests]
+        for get in gets:
+            get.connection = self._take(get.address)
+            get.reused = get.connection is not None
+        todo = gets
+        while todo:
             try:
-                if connection is None:
-                    connection = self._open(address)
-                if isinstance(sink, PrivateSink):
-                    receiver = AdoptingReceiver(payloads, sink, connection.scratch)
-                else:
-                    receiver = PayloadReceiver(payloads, sink, connection.scratch)
-                connection.exchange([request], receiver)
-            except BaseException as error:
-                if connection is not None:
-                    connection.close()
-                if receiver is not None:
-                    receiver.abort()
-                if not isinstance(error, OSError | RedistError):
-                    raise
-                outcomes = receiver.outcomes if receiver is not None else []
-                if reused and not outcomes:
-                    connection = None  # it broke while it was idle
-                    continue
-                failed = _transfer_error(address, error)
-                return [*outcomes, *[failed] * (len(payloads) - len(outcomes))]
-            self._give(connection)
-            return receiver.outcomes
+                self._open_all([get for get in todo if get.connection is None])
+                under_way = [get for get in todo if get.connection is not None]
+                exchange_all([get.begin(sink) for get in under_way], self.timeout)
+            except BaseException:
+                for get in todo:
+                    get.break_off()
+                raise
+            todo = []
+            for get in under_way:
+                if get.ended():
+                    assert get.connection is not None
+                    self._give(get.connection)
+                elif get.failed is None:
+                    todo.append(get)
+        return [get.outcomes() for get in gets]
+
+    def _open_all(self, gets: Sequence[_Get]) -> None:
+        """Connect, to several at the same time: one that does not answer holds up nobody but who waits for all."""
+
+        def open_one(get: _Get) -> None:
+            try:
+                get.connection = self._open(get.address)
+            except (OSError, RedistError) as error:
+                get.failed = _transfer_error(get.address, error)
+            if get.over:
+                get.break_off()
+
+        if len(gets) < 2:
+            for get in gets:
+                open_one(get)
+            return
+        pool = ThreadPoolExecutor(min(len(gets), _MOST_OPENED), thread_name_prefix="redist-connect")
+        try:
+            list(pool.map(open_one, gets))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # a Ctrl-C does not wait for those who are silent
 
     def put(self, address: str, items: Sequence[tuple[str, int, PayloadLike]]) -> list[RedistError | None]:
         """Put payloads into the segments of a worker on another host.
@@ -218,6 +244,63 @@ class DataClient:
             self._idle.setdefault(connection.address, []).append(connection)
 
 
+class _Get:
+    """One request to one server."""
+
+    def __init__(self, address: str, payloads: Sequence[tuple[str, int]]) -> None:
+        self.address = address
+        self.connection: _Connection | None = None
+        self.reused = False
+        #: Whether nobody waits for it any more.
+        self.over = False
+        self.failed: RedistError | None = None
+        self._payloads = payloads
+        self._receiver: PayloadReceiver | None = None
+        self._exchange: Exchange | None = None
+
+    def begin(self, sink: Sink) -> Exchange:
+        """Return the exchange to be carried out."""
+        assert self.connection is not None
+        scratch = self.connection.scratch
+        if isinstance(sink, PrivateSink):
+            self._receiver = AdoptingReceiver(self._payloads, sink, scratch)
+        else:
+            self._receiver = PayloadReceiver(self._payloads, sink, scratch)
+        request = pack_frame([GET, *flat(self._payloads)])
+        self._exchange = Exchange(self.connection.socket, request, self._receiver)
+        return self._exchange
+
+    def ended(self) -> bool:
+        """Tell whether all of the answer came; if not, and nothing has `failed`, it is to be asked on a new connection."""
+        assert self._exchange is not None
+        assert self._receiver is not None
+        error, self._exchange = self._exchange.error, None
+        if error is None:
+            return True
+        self.break_off()
+        if self.reused and not self._receiver.outcomes:
+            self.reused = self.over = False  # it broke while it was idle
+        else:
+            self.failed = _transfer_error(self.address, error)
+        return False
+
+    def break_off(self) -> None:
+        """Let go of the connection and of what is half received."""
+        self.over = True
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
+        if self._receiver is not None:
+            self._receiver.abort()
+
+    def outcomes(self) -> list[Received | RedistError]:
+        """Return for each payload what arrived, or what went wrong."""
+        came = self._receiver.outcomes if self._receiver is not None else []
+        if self.failed is None:
+            return came
+        return [*came, *[self.failed] * (len(self._payloads) - len(came))]
+
+
 class _Connection:
     """A blocking connection to a data server."""
 
@@ -226,20 +309,20 @@ class _Connection:
         self.since = time.monotonic()
         self.scratch = bytearray(PIECE)
         host, port = split_address(address)
-        self._socket = socket.create_connection((host, port), timeout)
+        self.socket = socket.create_connection((host, port), timeout)
         try:
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if tls is not None:
-                self._socket = tls.wrap_socket(self._socket, server_hostname=host)
+                self.socket = tls.wrap_socket(self.socket, server_hostname=host)
         except BaseException:
-            self._socket.close()
+            self.socket.close()
             raise
 
     def exchange(self, data: Iterable[bytes | memoryview], receiver: FrameReceiver) -> None:
         """Send the pieces in `data`, and receive until `receiver` is done."""
         for piece in data:
-            send_all(self._socket, [piece])
-        receive_into = self._socket.recv_into
+            send_all(self.socket, [piece])
+        receive_into = self.socket.recv_into
         while not receiver.done:
             count = receive_into(receiver.get_buffer())
             if not count:
@@ -267,7 +350,7 @@ class _Connection:
 
     def close(self) -> None:
         """Close it; may be called again."""
-        self._socket.close()
+        self.socket.close()
 
 
 def _transfer_error(address: str, error: BaseException) -> RedistError:
