@@ -81,8 +81,8 @@ class ArenaFiles:
         self._viewed: dict[int, ArenaState] = {}
         self._looks = Looks()
 
-    def make(self, owner: object) -> int:
-        """Make an arena for which space is reserved, and return its number."""
+    def make(self, owner: object, writer: int = 0) -> int:
+        """Make an arena for which space is reserved, and return its number; see `ArenaState`."""
         number = next(self._numbers)
         path = arena_path(self._segments, number)
         try:
@@ -96,7 +96,7 @@ class ArenaFiles:
             with contextlib.suppress(OSError):
                 os.unlink(path)
             raise SegmentError(f"{path}: cannot be written: {error.strerror}") from error
-        self.arenas[number] = ArenaState(number, owner)
+        self.arenas[number] = ArenaState(number, owner, writer)
         return number
 
     def count(self, arena: ArenaState, offset: int, length: int, by: int) -> None:

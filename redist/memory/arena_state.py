@@ -23,6 +23,8 @@ class ArenaState:
         Its number.
     owner : object
         Who writes it.
+    writer : int
+        The process that does, 0 if that is not known.
     """
 
     __slots__ = (
@@ -37,12 +39,14 @@ class ArenaState:
         "taken",
         "told",
         "touched",
+        "writer",
         "written",
     )
 
-    def __init__(self, number: int, owner: object) -> None:
+    def __init__(self, number: int, owner: object, writer: int = 0) -> None:
         self.number = number
         self.owner = owner
+        self.writer = writer
         #: up to where its writer has said what is in it
         self.told = ARENA_HEAD
         #: records that live, what they take, and how many do in each page; the head of an open one counts as one

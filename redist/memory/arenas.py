@@ -134,21 +134,23 @@ class Arenas:
 
     # --- being written ----------------------------------------------------------------------------------------------
 
-    def grant_all(self, owner: object, count: int, largest: Callable[[], list[tuple[str, int]]]) -> list[int]:
+    def grant_all(
+        self, owner: object, count: int, largest: Callable[[], list[tuple[str, int]]], writer: int = 0
+    ) -> list[int]:
         """Make arenas, `count` or as many as take a part of the free space, and return their numbers; see `grant`."""
         with self._mutex:
-            numbers = [self.grant(owner, largest)]
+            numbers = [self.grant(owner, largest, writer)]
             count = min(count - 1, self._space.free() // (_PART * ARENA_SIZE), _MOST_GRANTED)
             try:
                 for _ in range(count):
                     self._space.reserve(ARENA_SIZE)
-                    numbers.append(self.files.make(owner))
+                    numbers.append(self.files.make(owner, writer))
             except SegmentsFull:  # somebody else was faster
                 pass
             return numbers
 
-    def grant(self, owner: object, largest: Callable[[], list[tuple[str, int]]]) -> int:
-        """Make an arena that `owner` may write, and return its number.
+    def grant(self, owner: object, largest: Callable[[], list[tuple[str, int]]], writer: int = 0) -> int:
+        """Make an arena that `owner` may write, of the process `writer` if that is known, and return its number.
 
         Raises
         ------
@@ -162,7 +164,7 @@ class Arenas:
                 if not self.seal_idle(0.0):
                     raise
                 self._space.reserve(ARENA_SIZE, largest)
-            return self.files.make(owner)
+            return self.files.make(owner, writer)
 
     def store(
         self, owner: object, number: int, start: int, records: Iterable[tuple[str, int, int]]
@@ -348,6 +350,13 @@ class Arenas:
         place = self._places.get((name, attempt))
         arena = None if place is None else self._arenas.get(place[0])
         return arena is not None and arena.spilled
+
+    def written_by(self, writer: int) -> list[Key]:
+        """Return the payloads here that the process `writer` has written."""
+        with self._mutex:
+            numbers = {arena.number for arena in self._arenas.values() if arena.writer == writer}
+            places = list(self._places.items()) if numbers else []
+        return [key for key, place in places if place[0] in numbers]
 
     def header(self, name: str, attempt: int) -> Header:
         """Read the header of a payload.

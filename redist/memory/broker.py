@@ -191,7 +191,7 @@ class Broker:
         arenas, largest = self.directory.arenas, self.directory.largest
 
         def grant() -> None:
-            peer.send([number, None, self.directory.path, *arenas.grant_all(peer, count, largest)])
+            peer.send([number, None, self.directory.path, *arenas.grant_all(peer, count, largest, peer.pid)])
 
         # one is enough to go on with
         self._once_there_is_room(peer, number, ARENA_SIZE, grant)

@@ -121,7 +121,7 @@ class SegmentDirectory:
         self._collapser = Collapser()
         self._lingering = Lingering(self.space, self.pool)
         self.grants = Grants(path, self.space, self._lingering, self.arenas, self.largest)
-        # the process that wrote a payload which is large enough for the pool
+        # the process of the host that wrote a payload with a file of its own
         self._writers: dict[tuple[str, int], int] = {}
         _living.add(self)
 
@@ -277,7 +277,7 @@ class SegmentDirectory:
             self._newest = max(self._newest, attempt)
             self._total += size - before
             self.touched.note(file_name(name, attempt))
-            if size >= LARGE:
+            if writer:
                 self._writers[name, attempt] = writer
         if reserved + before != size:
             self.space.release(reserved + before - size)
@@ -395,7 +395,6 @@ class SegmentDirectory:
             os.unlink(path)
             self._note((name, attempt), 0)
             self._total -= size
-            self._writers.pop((name, attempt), None)
         return size
 
     def give_back(self, fd: int, size: int) -> None:
@@ -423,6 +422,7 @@ class SegmentDirectory:
             os.rename(written, path)
             self._note((name, attempt), reserved)
             self._total += reserved
+            self._writers.pop((name, attempt), None)  # it has no mapping of this file
             self.spill.drop(file)
         return True
 
@@ -503,6 +503,12 @@ class SegmentDirectory:
             with contextlib.suppress(FileNotFoundError):
                 return time.time() - os.stat(place).st_ctime
         return 0.0
+
+    def written_by(self, writer: int) -> list[tuple[str, int]]:
+        """Return the payloads here that the process `writer` has written, but for those that came back from disk."""
+        with self._mutex:
+            large = [copy for copy, process in self._writers.items() if process == writer]
+        return large + self.arenas.written_by(writer)
 
     def headers(self) -> list[Header]:
         """Read the headers of all payloads here; what registering anew tells the server."""

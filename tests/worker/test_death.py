@@ -8,7 +8,9 @@ import time
 
 import pytest
 
+from memory.memory_helpers import Bytes
 from redist import errors
+from redist.memory.broker_client import BrokerClient
 from worker.harness import alive, until
 
 pytestmark = pytest.mark.timeout(60)
@@ -313,3 +315,92 @@ def test_the_last_worker_leaves_what_a_successor_of_a_dead_one_needs(start, clie
     assert len(os.listdir(tmp_path / "segments")) == 1
     start(name="same")
     assert client.result(key) == b"z" * 50_000
+
+
+# --- what an executor left ------------------------------------------------------------------------------------------
+
+
+def writes(size, marker):
+    """Return a task that is killed once: its result is written then, and the server has not heard of it."""
+
+    def write():
+        from redist_worker.local import get_worker
+
+        if not os.path.exists(marker):
+            open(marker, "w").close()
+            get_worker()._runner._turns._before_hand_in = lambda: os.kill(os.getpid(), signal.SIGKILL)
+        return os.urandom(size)
+
+    return write
+
+
+def stores_as_a_client(endpoint, marker):
+    """Return a task that is killed once: a client of its own has written a value then, and has not told of it."""
+    url, namespace = endpoint.url, endpoint.namespace
+
+    def store():
+        from types import SimpleNamespace
+
+        from redist import Client
+        from redist_worker.local import get_worker
+
+        if not os.path.exists(marker):
+            open(marker, "w").close()
+            Client(url, namespace=namespace, name="in-a-task", heartbeat_interval=0.4)
+            value = SimpleNamespace(nbytes=50_000, type="x", contains=(), chunks=lambda: [bytes(50_000)])
+            get_worker()._tasks._broker.put([("scattered", 10**6, value)])
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return store
+
+
+def files_of(client):
+    """Return how many payloads the only worker has, and of how many the server knows."""
+    (ordinal,) = client.ordinals("workers").values()
+    with BrokerClient(client.field(f"caller:{ordinal}", "socket")) as broker:
+        files = broker.stat().files
+    return files, client.command("HLEN", f"{client.endpoint.prefix}has:{ordinal}")
+
+
+@pytest.mark.parametrize("size", [8_000, 50_000, 8 << 20])
+def test_what_an_executor_had_not_told_of_goes_soon(start, client, tmp_path, size):
+    """Not after the minute for which what a client wrote may be on its way."""
+    worker = start()
+    told = client.submit(lambda: b"t" * 50_000, key="told")  # by the same executor
+    client.wait(told)
+    (ordinal,) = client.ordinals("workers").values()
+    with BrokerClient(client.field(f"caller:{ordinal}", "socket")) as broker:
+        broker.put([("of-a-client", 10**6, Bytes(b"c" * size))])
+    key = client.submit(writes(size, str(tmp_path / "died")), key="untold")
+    assert len(client.result(key)) == size
+    assert "was killed by SIGKILL" in worker.text()
+    until(lambda: files_of(client) == (3, 2))
+    assert client.result(told) == b"t" * 50_000
+    client.release(told, key)
+    until(lambda: files_of(client) == (1, 0))
+
+
+def test_what_an_executor_had_told_of_stays(start, client):
+    worker = start()
+    keys = [client.submit(lambda i=i: bytes([i]) * 50_000, key=f"k{i}") for i in range(5)]
+    client.wait(*keys)
+    (executor,) = client.ordinals("executors").values()
+    os.kill(client.pid(executor), signal.SIGKILL)
+    until(lambda: (now := client.ordinals("executors").values()) and executor not in now)
+    assert [client.result(key)[0] for key in keys] == [0, 1, 2, 3, 4]
+    assert "untold" not in worker.text()
+
+
+def test_what_a_client_in_a_task_wrote_stays_until_that_is_gone(start, client, tmp_path):
+    """It has a lane of its own: the server may yet hear of the value."""
+    worker = start("--lease", "1")
+    client.submit(stores_as_a_client(client.endpoint, str(tmp_path / "died")), key="k")
+    until(lambda: "was killed by SIGKILL" in worker.text())
+
+    def gone():
+        files, counted = files_of(client), "in-a-task" in client.ordinals("clients")
+        assert files == (1, 0) or not counted
+        return not counted
+
+    until(gone)
+    until(lambda: files_of(client) == (0, 0))

@@ -93,9 +93,8 @@ def test_five_times_the_limit(tmp_path: Path) -> None:
             del array
         assert all(len(client.who_has(future)[future.key]) == 1 for future in (futures[0], futures[79]))
         del futures, checks
-        # On a busy machine an executor may be killed for the memory it takes: what it wrote and had not told of goes
-        # when the worker compares what it has with what the server knows, once a minute.
-        wait_until(lambda: not spilled(client) and not in_memory(client), 100, what="the payloads are gone")
+        # On a busy machine an executor may be killed for the memory it takes: what it wrote and had not told of goes, too.
+        wait_until(lambda: not spilled(client) and not in_memory(client), what="the payloads are gone")
 
 
 def test_tasks_that_make_data_do_not_run_ahead(tmp_path: Path) -> None:

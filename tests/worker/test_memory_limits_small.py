@@ -70,11 +70,11 @@ def test_five_times_the_limit(tmp_path: Path) -> None:
         assert examine(client.cluster.endpoint).healthy
         del groups, sums
         del futures[: count // 2]
-        wait_until(lambda: on_disk(client) + in_memory(client) < 3 * LIMIT, 100, what="half of it is gone")
+        wait_until(lambda: on_disk(client) + in_memory(client) < 3 * LIMIT, 30, what="half of it is gone")
         for at in chance.sample(range(len(futures)), 200):
             assert check(futures[at].result()) == count // 2 + at
         del futures
-        wait_until(lambda: not on_disk(client) + in_memory(client), 100, what="the payloads are gone")
+        wait_until(lambda: not on_disk(client) + in_memory(client), 30, what="the payloads are gone")
         wait_until(lambda: metrics(client)["spilled"] == metrics(client)["managed"] == 0)
 
 

@@ -21,6 +21,7 @@ from store.kit import World
 from worker.harness import until
 
 LEASE_MS = 10_000
+GONE = 1 << 30  # no process has such a pid
 
 
 class Rig:
@@ -126,3 +127,38 @@ def test_a_worker_mends_by_its_heartbeats(start: Callable[..., Any], client: Any
     client.command("HSET", has, "nobody", "99")
     until(lambda: not client.command("EXISTS", has), message=worker.text())
     until(lambda: "1 payloads that are not here" in worker.text())
+
+
+def of_a_dead_process(rig: Rig, pid: int) -> None:
+    """Have a worker know that an executor with this pid died and that the server was told, and take in the answer."""
+
+    async def run() -> None:
+        replicas = rig.replicas(60.0)
+        replicas.died(pid, rig.worker.ordinal, {"here"})
+        await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
+        rig.worker.listen_up()
+        replicas.evict(rig.worker.evicted)
+
+    asyncio.run(run())
+
+
+def test_only_what_the_dead_wrote_and_the_server_does_not_record_goes(rig: Rig) -> None:
+    rig.scatter("recorded", 1)  # `store` says that the process 1 has written it
+    store(rig.directory, "untold", 2, b"v" * 5000, writer=GONE)
+    store(rig.directory, "of-another", 3, b"v" * 5000, writer=GONE + 1)
+    store(rig.directory, "of-an-attempt-before", 4, b"v" * 5000, writer=GONE)
+    store(rig.directory, "applied", 5, b"v" * 5000, writer=GONE)
+    ordinal = rig.worker.ordinal
+    rig.client.ok(C.commit([C.Value("applied", 1, 5, ordinal, 5000, "bytes")]))
+    rig.client.ok(C.commit([C.Value("of-an-attempt-before", 1, 6, ordinal, 5000, "bytes")]))
+    of_a_dead_process(rig, GONE)
+    assert set(rig.directory.files) == {("recorded", 1), ("of-another", 3), ("applied", 5)}
+    assert rig.has() == {"recorded": "1", "applied": "5", "of-an-attempt-before": "6"}
+
+
+def test_of_a_server_that_recovers_nothing_is_believed(rig: Rig) -> None:
+    store(rig.directory, "untold", 2, b"v" * 5000, writer=GONE)
+    rig.world.command("HSET", "meta", "recovering", 2**52)
+    of_a_dead_process(rig, GONE)
+    rig.world.command("HDEL", "meta", "recovering")
+    assert set(rig.directory.files) == {("untold", 2)}

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
+
+import hiredis
 
 from redist.errors import RedistError, SegmentError
 from redist.store import calls
 from redist.store.calls import Replica
 from redist.store.portions import portions
+from redist_worker.executors import resident_bytes
 
 if TYPE_CHECKING:
     from redist.memory.directory import SegmentDirectory
@@ -29,6 +32,8 @@ _SLICE = 500
 _ON_ITS_WAY = 60.0
 #: The same for a file that a dead predecessor left, s: only a client that lives can tell of it.
 _JUST_WRITTEN = 2.0
+#: s between two looks whether the server counts a caller of a dead process any more.
+_LOOK_EVERY = 0.5
 
 
 def slices(copies: Sequence[Copy]) -> Iterable[Sequence[Copy]]:
@@ -67,6 +72,7 @@ class Replicas:
         self._missing: set[Copy] = set()
         self._mending: asyncio.Task[None] | None = None
         self._bringing: asyncio.Task[None] | None = None
+        self._of_dead: set[asyncio.Task[None]] = set()
         self._fetched: list[Replica] = []
 
     def evict(self, copies: Iterable[Copy]) -> None:
@@ -130,6 +136,74 @@ class Replicas:
         await asyncio.sleep(_JUST_WRITTEN)
         believed = await asyncio.to_thread(self._believed, ordinal)
         self._offer([copy for copy in young - believed if copy in self.directory.files])
+
+    # --- of processes that died -------------------------------------------------------------------------------------
+
+    def died(self, pid: int, ordinal: int, hosts: Collection[str]) -> None:
+        """Drop what a process wrote and the server does not record, once nobody can tell of it any more.
+
+        Parameters
+        ----------
+        pid : int
+            The process: an executor to which the server does not listen any more, and that has ended or does so now.
+        ordinal : int
+            The worker's.
+        hosts : collection of str
+            Names of its host.
+        """
+        task = asyncio.get_running_loop().create_task(self._drop_untold(pid, ordinal, hosts))
+        self._of_dead.add(task)
+        task.add_done_callback(self._of_dead.discard)
+
+    async def _drop_untold(self, pid: int, ordinal: int, hosts: Collection[str]) -> None:
+        until = asyncio.get_running_loop().time() + self._on_its_way
+        # it may live for a moment after the process that had started it
+        while resident_bytes(pid)[0]:
+            if asyncio.get_running_loop().time() > until:
+                return
+            await asyncio.sleep(_LOOK_EVERY)
+        try:
+            written = await asyncio.to_thread(self.directory.written_by, pid)
+            untold = await asyncio.to_thread(self._not_recorded, ordinal, written)
+            # A client of its own in a task has a lane of its own: what it sent may be on its way until that client is gone.
+            while untold:
+                counted = await asyncio.to_thread(self._has_caller, pid, hosts)
+                if not counted:
+                    break
+                if asyncio.get_running_loop().time() > until:
+                    return
+                await asyncio.sleep(_LOOK_EVERY)
+            untold = await asyncio.to_thread(self._not_recorded, ordinal, untold)
+            # A server that lost its memory hears of all files, and until then records too few.
+            bringing = self._bringing is not None and not self._bringing.done()
+            if untold and not bringing and not await asyncio.to_thread(self._recovers):
+                logger.info("dropping %d payloads that process %d left untold", len(untold), pid)
+                self._offer(untold)
+        except (RedistError, hiredis.ReplyError) as error:  # the heartbeats compare, later
+            logger.info("it is not known what process %d left untold: %s", pid, error)
+
+    def _not_recorded(self, ordinal: int, copies: Sequence[Copy]) -> list[Copy]:
+        key = f"{self._side.endpoint.prefix}has:{ordinal}"
+        found: list[Copy] = []
+        for part in slices(copies):
+            attempts = self._side.command("HMGET", key, *(name for name, _ in part))
+            found += [copy for copy, at in zip(part, attempts, strict=True) if at != b"%d" % copy[1]]
+        return found
+
+    def _has_caller(self, pid: int, hosts: Collection[str]) -> bool:
+        """Whether the server would take a call of the process with this pid on this host."""
+        prefix = self._side.endpoint.prefix
+        for kind in ("clients", "executors"):
+            for caller in self._side.fields(kind):
+                whose, host = self._side.command("HMGET", f"{prefix}caller:{caller}", "pid", "host")
+                if whose == b"%d" % pid and host is not None and host.decode(errors="replace") in hosts:
+                    return True
+        return False
+
+    def _recovers(self) -> bool:
+        return bool(self._side.command("HEXISTS", f"{self._side.endpoint.prefix}meta", "recovering"))
+
+    # --- both ways --------------------------------------------------------------------------------------------------
 
     def _remove(self, copies: Sequence[Copy]) -> None:
         for part in slices(copies):

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import signal
+import socket
 from typing import TYPE_CHECKING
 
 import hiredis
@@ -397,7 +398,13 @@ class Worker:
             self.post(calls.hand_in_for(executor.ordinal, finished))
         ordinals = [executor.ordinal] if executor.ordinal else await self._strangers()
         for ordinal in ordinals:
-            self.post(calls.lost_executor(ordinal, reason, running))
+            call = calls.lost_executor(ordinal, reason, running)
+            self.driver.post(call, lambda _: self._fenced(executor.pid))
+
+    def _fenced(self, pid: int) -> None:
+        """Clear up behind an executor that died, from which the server takes nothing more."""
+        if pid:
+            self.replicas.died(pid, self.session.ordinal, {self.options.hostname, socket.gethostname()})
 
     async def _taken(self, executor: Executor, attempts: list[int], finished: list[Result]) -> None:
         """Hand in for an executor that does not come to it: what it will not start, and what it has finished."""
