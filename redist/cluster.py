@@ -20,6 +20,7 @@ from redist.dask_options import check_cluster_options, check_flags
 from redist.errors import RedistError
 from redist.launch import Launcher, WorkerProcess, WorkerSettings, log_level
 from redist.memory.amounts import parse_bytes
+from redist.memory.places import check_spill
 from redist.sizing import configured_maxmemory, limit, shape
 from redist.store.connect import Endpoint, endpoint
 from redist.store.server import EmbeddedServer
@@ -63,7 +64,7 @@ class LocalCluster:
     resources : mapping of str to float, optional
         What tasks can ask each worker for, as ``{'GPU': 1}``.
     spill_dir : path, optional
-        Where workers keep payloads on disk; default: as configured, a temporary directory.
+        Where workers keep payloads on disk, made if it is missing; default: as configured, a temporary directory.
     max_spill : int or str, optional
         Most bytes on disk of each worker, or text as ``'100GiB'``; default: as configured, what the disk has.
     host : str, optional
@@ -94,6 +95,8 @@ class LocalCluster:
         If a worker ends while it starts, or not all are there in time.
     NotOffered
         If `processes`, `protocol`, `scheduler_port` or `security` ask for what there is not.
+    SegmentError
+        If `spill_dir` cannot be used.
 
     Attributes
     ----------
@@ -158,6 +161,9 @@ class LocalCluster:
             raise ValueError(
                 "directory and maxmemory are of a server that is started here; do not give an address as well"
             )
+        place = os.fspath(spill_dir or "")
+        if place or config.get("worker.spill-dir"):
+            check_spill(place or config.get("worker.spill-dir"))
         self.name = name or ("local" if address is None else f"{_hostname()}-{os.getpid()}")
         self.asynchronous = asynchronous
         self.timeout = seconds(config.get("local-cluster.timeout") if timeout is None else timeout) or 0.0
@@ -170,7 +176,7 @@ class LocalCluster:
                 config.get("local-cluster.memory-limit") if memory_limit is None else memory_limit,
                 threads * executors_per_worker,
             ),
-            spill_dir=os.fspath(spill_dir or ""),
+            spill_dir=place,
             max_spill="" if max_spill is None else str(parse_bytes(str(max_spill))),
             resources=",".join(f"{key}={value:g}" for key, value in (resources or {}).items()),
             host=host or "",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
 from redist import config
+from redist.errors import SegmentError
 from redist.memory.amounts import parse_bytes
 from redist.resources import parse_resources
 from redist.timeouts import seconds
@@ -51,10 +51,13 @@ def _check_limit(text: str) -> None:
         parse_bytes(text)
 
 
-def _check_segments(text: str) -> None:
-    above = os.path.dirname(os.path.abspath(text))
-    if not os.path.isdir(above):
-        raise ValueError(f"there is no directory {above}; make it, or give another one")
+def _check_place(text: str) -> None:
+    from redist.memory.places import check_above
+
+    try:
+        check_above(text)
+    except SegmentError as error:
+        raise ValueError(str(error)) from error
 
 
 def _address(ctx: click.Context, param: click.Parameter, value: str | None) -> str:
@@ -91,7 +94,8 @@ _WORKER_OPTIONS = (
     click.option(
         "--spill-dir",
         metavar="DIR",
-        help="Where payloads lie that memory has no room for. Default: a temporary directory.",
+        callback=checked(_check_place),
+        help="Where payloads lie that memory has no room for; made if it is missing. Default: a temporary directory.",
     ),
     click.option(
         "--max-spill",
@@ -116,7 +120,7 @@ _WORKER_OPTIONS = (
     click.option(
         "--segments",
         metavar="DIR",
-        callback=checked(_check_segments),
+        callback=checked(_check_place),
         help="Where payloads lie; made if it is missing. Default: shared memory.",
     ),
     click.option(

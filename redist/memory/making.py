@@ -3,40 +3,25 @@
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 
-from redist.errors import SegmentError
 from redist.memory.host import ID_FILE, new_host_id
 from redist.memory.index import make_index
-from redist.memory.locks import BEING_MADE, LOCK_FILE, check_private, remove_tree
+from redist.memory.locks import BEING_MADE, LOCK_FILE, remove_tree
+from redist.memory.places import SEGMENT, check_above, make_place, unusable
 
 __all__ = ["make_directory", "write_file"]
-
-logger = logging.getLogger("redist.memory")
 
 _OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 def make_directory(parent: str, path: str, *, log: bool) -> int:
     """Make the directory `path` below `parent`, locked from the moment it has its name; return the lock."""
-    above = os.path.dirname(parent)
-    if not os.path.isdir(above):
-        # a mistyped path: payloads in a new directory of the root's disk would be a surprise
-        raise SegmentError(
-            f"{parent}: there is no directory {above}; make it, or give another segment directory"
-        )
+    check_above(parent, SEGMENT)
     making = os.path.join(parent, BEING_MADE + os.path.basename(path))
     for left in (2, 1, 0):
         try:
-            try:
-                os.mkdir(parent, 0o700)
-            except FileExistsError:
-                pass
-            else:
-                if log:
-                    logger.info("made the directory %s for payloads", parent)
-            check_private(parent)
+            make_place(parent, log=log)
             os.mkdir(making, 0o700)
             write_file(os.path.join(making, ID_FILE), new_host_id().encode())
             make_index(making)
@@ -51,14 +36,10 @@ def make_directory(parent: str, path: str, *, log: bool) -> int:
         except FileNotFoundError as error:
             # the last worker of the user left meanwhile, and took the empty parent along
             if not left:
-                raise SegmentError(
-                    f"{parent}: no segment directory can be made there: {error.strerror}"
-                ) from error
+                raise unusable(parent, SEGMENT, error) from error
         except OSError as error:
             remove_tree(making)
-            raise SegmentError(
-                f"{parent}: no segment directory can be made there: {error.strerror}"
-            ) from error
+            raise unusable(parent, SEGMENT, error) from error
     raise AssertionError
 
 

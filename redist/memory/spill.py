@@ -32,7 +32,6 @@ from redist.memory.arena import ARENA_SIZE, number_in
 from redist.memory.headers import PAGE, SPILL_LINK, footprint, is_file_name
 from redist.memory.locks import (
     LOCK_FILE,
-    check_private,
     remove_empty_parent,
     remove_file,
     remove_tree,
@@ -40,6 +39,7 @@ from redist.memory.locks import (
     try_lock,
 )
 from redist.memory.machine import is_in_memory
+from redist.memory.places import make_place
 from redist.memory.space import available, format_size
 
 __all__ = ["SpillDirectory", "spill_parent", "sweep_abandoned"]
@@ -143,8 +143,7 @@ class SpillDirectory:
             )
         path = os.path.join(self.parent, os.path.basename(self._segments))
         try:
-            os.makedirs(self.parent, mode=0o700, exist_ok=True)
-            check_private(self.parent)
+            make_place(self.parent, log=False)
             sweep_abandoned(self.parent)
             # whoever died while it made the directory has left a part, without a payload
             with contextlib.suppress(FileExistsError):

@@ -319,7 +319,8 @@ def test_worker_refused() -> None:
     assert "'GPU' is no resource" in run("worker", "redis://h", "--resources", "GPU", code=2)
     assert "is no span of time" in run("worker", "redis://h", "--grace", "soon", code=2)
     assert "'LOUD' is not one of" in run("worker", "redis://h", "--log-level", "LOUD", code=2)
-    assert "there is no directory /nowhere" in run("worker", "redis://h", "--segments", "/nowhere/x", code=2)
+    for option in ("--segments", "--spill-dir"):
+        assert "there is no directory /nowhere" in run("worker", "redis://h", option, "/nowhere/x", code=2)
 
 
 def test_one_usage_of_a_worker() -> None:
@@ -375,11 +376,13 @@ def test_worker_says_soon_that_it_waits_for_its_server() -> None:
         assert "Traceback" not in error
 
 
-def test_worker_makes_no_path(valkey: Server, namespace: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("option", ["--segments", "--spill-dir"])
+def test_worker_makes_no_path(valkey: Server, namespace: str, tmp_path: Path, option: str) -> None:
     missing = tmp_path / "missing"
-    args = ("worker", valkey.url, "--namespace", namespace, "--grace", "0", "--segments")
-    for way, code in (((*args, str(missing / "segments")), 2), (args[:-1], 78)):
-        command = Started(*way, REDIST_WORKER__SEGMENTS=str(missing / "segments"))
+    args = ("worker", valkey.url, "--namespace", namespace, "--grace", "0", option)
+    variable = f"REDIST_WORKER__{option[2:].upper().replace('-', '_')}"
+    for way, code in (((*args, str(missing / "below")), 2), (args[:-1], 78)):
+        command = Started(*way, **{variable: str(missing / "below")})
         status, error = command.end(None)
         assert status == code
         assert f"there is no directory {missing}" in error
@@ -388,6 +391,34 @@ def test_worker_makes_no_path(valkey: Server, namespace: str, tmp_path: Path) ->
     wait_until(lambda: f"made the directory {missing} for payloads" in command.process.stderr.readline(), 20)
     assert missing.exists()
     assert command.end()[0] == 0
+
+
+@pytest.mark.parametrize("option", ["--segments", "--spill-dir"])
+def test_a_place_that_cannot_be_used(valkey: Server, namespace: str, tmp_path: Path, option: str) -> None:
+    """It is said at the start, not when the first payload goes there."""
+    file = tmp_path / "file"
+    file.write_text("")
+    kind = "segment" if option == "--segments" else "spill"
+    refused = f"/sys/redist: no {kind} directory can be made there: "  # not even root may
+    for place, why in ((str(file), f"{file}: not a directory"), ("/sys/redist", refused)):
+        command = Started("worker", valkey.url, "--namespace", namespace, option, place)
+        status, error = command.end(None)
+        assert status == 78
+        assert why in error
+
+
+def test_a_refused_worker_leaves_a_predecessors_payloads(
+    valkey: Server, namespace: str, tmp_path: Path
+) -> None:
+    segments = tmp_path / "segments"
+    args = ("worker", valkey.url, "--namespace", namespace, "--name", "w", "--segments", str(segments))
+    command = Started(*args)
+    wait_until(lambda: list(segments.glob("*/worker.json")), 20)
+    command.end(signal.SIGKILL)
+    (home,) = segments.iterdir()
+    (tmp_path / "file").write_text("")
+    assert Started(*args, "--spill-dir", str(tmp_path / "file")).end(None)[0] == 78
+    assert home.exists()
 
 
 # --- looking --------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import pytest
 from redist import get_worker
 from redist.client import Client
 from redist.cluster import LocalCluster
-from redist.errors import ConnectionLost, NotOffered, RedistError
+from redist.errors import ConnectionLost, NotOffered, RedistError, SegmentError
 from redist.launch import log_level
 from redist.sizing import shape
 from redist.store.connect import endpoint
@@ -286,6 +286,8 @@ def test_asynchronous() -> None:
         ({"memory_limit": "much"}, ValueError, "'much' is no amount of memory"),
         ({"memory_limit": -1}, ValueError, "-1 is no amount of memory"),
         ({"memory_limit": [1]}, TypeError, "memory_limit is a number of bytes"),
+        ({"spill_dir": "/nowhere/x"}, SegmentError, "/nowhere/x: there is no directory /nowhere; make it"),
+        ({"spill_dir": "/sys/redist"}, SegmentError, "/sys/redist: no spill directory can be made there"),
         ({"address": "nonsense://h"}, ValueError, "unknown scheme"),
         ({"n_workers": 0, "address": "redis://127.0.0.1:1"}, ConnectionLost, "nothing answers"),
         (

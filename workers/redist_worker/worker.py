@@ -21,6 +21,7 @@ from redist.memory.data_server import DataServer, ip_towards
 from redist.memory.fetcher import Fetcher
 from redist.memory.host import memory_id
 from redist.memory.locks import small_shm_warning
+from redist.memory.places import check_spill
 from redist.quotas import quotas
 from redist.session.asyncio_driver import AsyncioDriver
 from redist.session.session import Session
@@ -141,6 +142,8 @@ class Worker:
     async def _start(self) -> None:
         options = self.options
         secret = await self._meet_server()
+        if options.spill_dir:  # before a dead worker's payloads are taken over, which would go with this one
+            check_spill(options.spill_dir)
         self.home = home = find_home(
             self.endpoint, options.name, options.memory_limit, options.segments or None
         )
