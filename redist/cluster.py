@@ -21,7 +21,7 @@ from redist.errors import RedistError
 from redist.launch import Launcher, WorkerProcess, WorkerSettings, log_level
 from redist.memory.amounts import parse_bytes
 from redist.memory.places import check_spill
-from redist.sizing import configured_maxmemory, limit, shape
+from redist.sizing import check_limit, configured_maxmemory, limit, shape
 from redist.store.connect import Endpoint, endpoint
 from redist.store.server import EmbeddedServer
 from redist.store.wire import Wire, pack_command
@@ -97,6 +97,8 @@ class LocalCluster:
         If `processes`, `protocol`, `scheduler_port` or `security` ask for what there is not.
     SegmentError
         If `spill_dir` cannot be used.
+    ConfigurationError
+        If `memory_limit` has no room for any value, or a setting of ``worker.memory`` is none.
 
     Attributes
     ----------
@@ -184,6 +186,7 @@ class LocalCluster:
             log_level=log_level(silence_logs),
             echo=False,
         )
+        check_limit(str(self._settings.memory_limit), executors_per_worker)
         self._n_workers = workers
         self._next = 0
         self._restart = restart

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 from redist import config
 from redist.launch import cores
 from redist.memory.amounts import parse_bytes
+from redist.memory.limits import configured_limits, small_limit_warning
 from redist.memory.machine import memory_of_machine
 
-__all__ = ["configured_maxmemory", "limit", "shape"]
+__all__ = ["check_limit", "configured_maxmemory", "limit", "shape"]
 
 
 def shape(n_workers: int | None, threads: int | None, executors: int) -> tuple[int, int]:
@@ -58,6 +60,19 @@ def limit(memory_limit: int | float | str | None, threads: int) -> str:
     if not 0 <= memory_limit < 2**63:
         raise ValueError(f"{memory_limit!r} is no amount of memory")
     return str(int(memory_limit))
+
+
+def check_limit(memory_limit: str, executors: int) -> None:
+    """Warn of a limit that is less than a worker's processes need, and refuse what each worker would.
+
+    Raises
+    ------
+    ConfigurationError
+        If no value could be kept, or a setting of ``worker.memory`` is none.
+    """
+    warning = small_limit_warning(int(memory_limit), executors, configured_limits())
+    if warning:
+        warnings.warn(warning, stacklevel=3)
 
 
 def configured_maxmemory() -> int | None:

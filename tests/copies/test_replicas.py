@@ -201,7 +201,8 @@ def test_two_clients_at_once(make_cluster: MakeCluster) -> None:
 
 
 def test_a_full_worker_is_passed_over(make_cluster: MakeCluster) -> None:
-    with config.set({"worker.memory.target": False, "worker.memory.spill": False, "worker.memory.wait": 0}):
+    never = dict.fromkeys(("target", "spill", "pause"), False)
+    with config.set({f"worker.memory.{name}": value for name, value in {**never, "wait": 0}.items()}):
         cluster = make_cluster(3, memory_limit=8 << 20)
     first, second, third = cluster.workers
     with Client(cluster) as client:

@@ -323,6 +323,16 @@ def test_worker_refused() -> None:
         assert "there is no directory /nowhere" in run("worker", "redis://h", option, "/nowhere/x", code=2)
 
 
+def test_worker_warns_of_a_limit_below_what_it_needs(valkey: Server, namespace: str) -> None:
+    command = Started("worker", valkey.url, "--namespace", namespace, "--grace", "0", "--memory-limit", "4MB")
+    assert "the memory limit of 4,000,000 bytes (3.81 MiB) is less than" in command.process.stderr.readline()
+    assert "is ready" in command.process.stderr.readline()
+    assert command.end()[0] == 0
+    status, error = Started("worker", valkey.url, "--memory-limit", "1kB").end(None)
+    assert status == 2
+    assert "Error: The memory limit of 1,000 bytes (1000 B) has no room for values" in error
+
+
 def test_one_usage_of_a_worker() -> None:
     """What is wrong with a worker's arguments is said in the same way, whoever sees it."""
 

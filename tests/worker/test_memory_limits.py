@@ -25,8 +25,8 @@ from redist.errors import KilledWorker, SegmentsFull
 from redist.memory import pool
 from redist.memory.directory import SegmentDirectory
 from redist.memory.headers import Header, file_name
+from redist.memory.limits import MemoryLimits
 from redist.memory.writer import SegmentWriter
-from redist_worker.memory_limits import MemoryLimits
 from redist_worker.pressure import Pressure
 from servers import set_apart, wait_until
 from worker.little_memory import MB, files_in, metrics, small, worker

@@ -70,10 +70,10 @@ class _Parser(argparse.ArgumentParser):
 def start(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     """Run a worker by parsed arguments."""
     from redist.memory.amounts import parse_bytes
+    from redist.memory.limits import configured_limits, small_limit_warning
     from redist.resources import parse_resources
     from redist.sizing import limit
     from redist.store.connect import endpoint
-    from redist_worker.memory_limits import configured_limits
     from redist_worker.options import WorkerOptions
 
     logging.basicConfig(
@@ -103,8 +103,11 @@ def start(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
             parent_fd=args.die_with_parent,
             echo=not args.no_echo,
         )
+        warning = small_limit_warning(options.memory_limit, options.executors, options.memory)
     except ValueError as error:
         parser.error(str(error))
+    if warning:
+        logging.getLogger("redist.worker").warning("%s", warning)
     if options.parent_fd >= 0:
         os.set_inheritable(options.parent_fd, False)
 

@@ -7,7 +7,7 @@ import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from redist_worker.memory_limits import MemoryLimits
+from redist.memory.limits import MemoryLimits
 
 if TYPE_CHECKING:
     from redist.store.connect import Endpoint

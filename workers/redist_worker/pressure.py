@@ -1,7 +1,7 @@
 """A worker's memory against its limit: it spills, pauses, and ends what takes too much.
 
 What counts is *managed* memory, payloads in shared memory, and *unmanaged*, what executors have of their own. A look every
-0.1 to 0.5 s compares them with the fractions of `redist_worker.memory_limits`. Payloads move, and what is dropped is given
+0.1 to 0.5 s compares them with the fractions of `redist.memory.limits`. Payloads move, and what is dropped is given
 back, in a thread of its own, one at a time: the event loop never waits for a disk, nor for the kernel to free pages.
 """
 
@@ -21,8 +21,8 @@ from redist.memory.space import format_size
 
 if TYPE_CHECKING:
     from redist.memory.directory import SegmentDirectory
+    from redist.memory.limits import MemoryLimits
     from redist_worker.executors import Executors
-    from redist_worker.memory_limits import MemoryLimits
     from redist_worker.surplus import Surplus
 
 __all__ = ["Pressure"]
