@@ -246,7 +246,7 @@ class QuotaExceeded(RedistError):
 
 
 class SegmentsFull(SegmentError, MemoryError):
-    """There is no space for the payload; names path, need, limit and the largest holders."""
+    """There is no space for the payload; names worker or path, need, limit, what is used, and the largest values."""
 
 
 class DiskFull(SegmentError):

@@ -61,7 +61,7 @@ from redist.memory.locks import (
 )
 from redist.memory.making import make_directory, write_file
 from redist.memory.pool import POOL_FILE, Pool
-from redist.memory.space import Space, format_size
+from redist.memory.space import Space, Standing, format_size
 from redist.memory.spill import SpillDirectory
 from redist.memory.touched import Touched
 
@@ -91,6 +91,8 @@ class SegmentDirectory:
 
     path: str
     hostid: str
+    #: its worker's name for errors, empty until there is one
+    worker: str
     space: Space
     #: (name, attempt) -> bytes of memory that the payload takes; of a large one 0 while it lies on disk
     files: dict[tuple[str, int], int]
@@ -106,6 +108,7 @@ class SegmentDirectory:
 
     def __init__(self, path: str, lock_fd: int) -> None:
         self.path = path
+        self.worker = ""
         self.hostid = read_host_id(path) or ""
         self.space = Space(os.path.join(path, SPACE_FILE))
         self.touched = Touched(path)
@@ -120,6 +123,7 @@ class SegmentDirectory:
         self.pool = Pool(path)
         self._collapser = Collapser()
         self._lingering = Lingering(self.space, self.pool)
+        self.space.standing = self._standing
         self.grants = Grants(path, self.space, self._lingering, self.arenas, self.largest)
         # the process of the host that wrote a payload with a file of its own
         self._writers: dict[tuple[str, int], int] = {}
@@ -469,6 +473,9 @@ class SegmentDirectory:
     def lingering(self) -> int:
         """Bytes of dropped payloads that somebody still maps."""
         return self._lingering.total + self.arenas.files.lingering
+
+    def _standing(self) -> Standing:
+        return Standing(self.worker, self.lingering, self.pool.total, self.spill.leaving)
 
     def largest(self, count: int = 3) -> list[tuple[str, int]]:
         """Return names and sizes of the largest payloads in memory."""

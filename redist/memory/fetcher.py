@@ -14,6 +14,7 @@ from redist.memory.directory import SegmentDirectory
 from redist.memory.headers import footprint
 from redist.memory.holders import HolderPlan
 from redist.memory.receive import Received, SegmentSink
+from redist.memory.space import waited_error
 
 __all__ = ["Fetcher"]
 
@@ -125,7 +126,11 @@ class Fetcher:
             sizes = [footprint(size) for size in sink.refused]
             # room for all, or for as many as can be there at once beside others
             need = max(*sizes, min(sum(sizes), limit // 2 or sum(sizes)))
-            if (limit and max(sizes) > limit) or not await self._make_room(need):
+            if limit and max(sizes) > limit:
+                break
+            if not await self._make_room(need):
+                for index in full:
+                    outcomes[index] = waited_error(outcomes[index])
                 break
             sink = SegmentSink(self._directory)
             again = await self._fetch_all([wanted[index] for index in full], sink)

@@ -13,12 +13,42 @@ import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from redist.errors import SegmentError, SegmentsFull
 
-__all__ = ["Space", "available", "format_size", "full_error"]
+__all__ = ["Space", "Standing", "available", "format_size", "full_error", "waited_error"]
 
 _COUNTERS = struct.Struct("<qq")
+
+
+class Standing(NamedTuple):
+    """What is known of a segment directory beside its counters: whose it is, and what takes memory and is no value.
+
+    Parameters
+    ----------
+    worker : str
+        Its worker's name, or empty.
+    lingering : int
+        Bytes of dropped values that somebody still maps.
+    pooled : int
+        Bytes of files of dropped values that are to be written again.
+    leaving : int
+        Bytes that are being written to disk, and are free then.
+    """
+
+    worker: str = ""
+    lingering: int = 0
+    pooled: int = 0
+    leaving: int = 0
+
+    def parts(self) -> tuple[tuple[str, int], ...]:
+        """Return what takes how many bytes."""
+        return (
+            ("lingering (dropped, and free once the arrays that view it are gone)", self.lingering),
+            ("pooled (files that are written again)", self.pooled),
+            ("on the way to disk", self.leaving),
+        )
 
 
 class Space:
@@ -33,9 +63,12 @@ class Space:
     """
 
     path: str
+    #: what errors tell of the directory
+    standing: Callable[[], Standing]
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.standing = Standing
         self._open()
 
     def _open(self) -> None:
@@ -103,7 +136,9 @@ class Space:
             if nbytes <= left and nbytes <= on_disk:
                 counters[0] += nbytes
                 return
-        raise full_error(os.path.dirname(self.path), nbytes, limit, max(0, min(left, on_disk)), holders())
+        free = max(0, min(left, on_disk))
+        directory = os.path.dirname(self.path)
+        raise full_error(directory, nbytes, limit, free, holders(), used=used, standing=self.standing())
 
     def release(self, nbytes: int) -> None:
         """Give `nbytes` back; a negative number takes them without asking (a file turned out larger)."""
@@ -134,21 +169,71 @@ def available(place: str | int) -> int:
     return stat.f_bavail * stat.f_frsize
 
 
+def capacity(place: str) -> int:
+    """Return all bytes of the file system of a path; 0 if it is not there."""
+    try:
+        stat = os.statvfs(place)
+    except OSError:
+        return 0
+    return stat.f_blocks * stat.f_frsize
+
+
 def full_error(
-    path: str, need: int, limit: int, free: int, holders: Sequence[tuple[str, int]] = ()
+    path: str,
+    need: int,
+    limit: int,
+    free: int,
+    holders: Sequence[tuple[str, int]] = (),
+    *,
+    used: int = 0,
+    standing: Standing | None = None,
 ) -> SegmentsFull:
-    """Return the error that names path, need, limit, free space and the largest holders."""
+    """Return the error that says whose memory is full, what takes it, and whether `need` could ever fit.
+
+    Parameters
+    ----------
+    path : str
+        The segment directory, or what could not be written in it.
+    need, limit, free, used : int
+        Bytes: what was asked for, what may be reserved (0: what the file system has), what is left, and what is reserved.
+    holders : sequence of (str, int)
+        Names and bytes of the largest values.
+    standing : Standing, optional
+        What else is known of the directory.
+    """
+    standing = standing or Standing()
+    who = f"worker {standing.worker!r}" if standing.worker else path
     if limit and need > limit:
         return SegmentsFull(
-            f"{path}: {format_size(need)} needed, more than the memory limit of {format_size(limit)}: it can never fit;"
-            " give the worker a larger memory limit, or put it there in parts"
+            f"{who}: {format_size(need)} can never fit into the memory limit of {format_size(limit)}; raise --memory-limit"
+            " (memory_limit= of a LocalCluster), or split the value"
         )
-    text = f"{path} is full: {format_size(need)} needed, {format_size(free)} free"
-    text += f" of a limit of {format_size(limit)}" if limit else " in the file system"
+    if 0 < (most := capacity(path)) < need:
+        return SegmentsFull(
+            f"{who}: {format_size(need)} can never fit into the file system of {path}, which has {format_size(most)}; make"
+            " it larger (in Docker with --shm-size), give the worker another directory with --segments, or split the value"
+        )
+    text = f"{who} is full: {format_size(need)} needed, {format_size(free)} free"
+    if limit and free >= limit - used:
+        text += f" of a limit of {format_size(limit)}"
+    else:  # it has less than that
+        text += f" in the file system of {path}" if standing.worker else " in its file system"
+    if used:
+        text += f"; {format_size(used)} used"
+    parts = [f"{format_size(nbytes)} {what}" for what, nbytes in standing.parts() if nbytes]
+    if parts:
+        text += f", of which {', '.join(parts)}"
     holders = [(name, nbytes) for name, nbytes in holders if nbytes]
     if holders:
         text += "; largest: " + ", ".join(f"{name!r:.60} {format_size(nbytes)}" for name, nbytes in holders)
     return SegmentsFull(text)
+
+
+def waited_error(error: object) -> SegmentsFull:
+    """Return the error of who has waited for room in vain."""
+    return SegmentsFull(
+        f"{error}; it waited, and nothing got free: let go of values, or allow more memory or disk"
+    )
 
 
 def format_size(nbytes: int) -> str:

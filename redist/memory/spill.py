@@ -91,11 +91,13 @@ class SpillDirectory:
     #: bytes on disk, those of dropped payloads too until they are given back
     used: int
     limit: int
+    #: bytes of memory that are being written to disk
+    leaving: int
 
     def __init__(self, segments: str, parent: str = "", limit: int = 0) -> None:
         self.path = ""
         self.files = {}
-        self.used = 0
+        self.used = self.leaving = 0
         self.limit = limit
         self.closing = False
         #: paths and bytes of dropped payloads
@@ -221,6 +223,7 @@ class SpillDirectory:
         if not self.path:
             self._make()
         path = os.path.join(self.path, _WRITING + file)
+        self.leaving += need
         try:
             target = self._open(path, _OPEN | os.O_CREAT | os.O_TRUNC)
             try:
@@ -242,6 +245,8 @@ class SpillDirectory:
                     f"{self.path}: {format_size(need)} cannot be spilled: {error.strerror}"
                 ) from error
             raise
+        finally:
+            self.leaving -= need
         return path
 
     def _open(self, path: str, flags: int) -> int:

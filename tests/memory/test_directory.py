@@ -42,9 +42,39 @@ def test_limit_names_path_need_limit_and_holders(directory: SegmentDirectory) ->
     assert directory.drop("large", 1)
     directory.space.release(directory.grants.reserve(30 << 20))
     with pytest.raises(
-        SegmentsFull, match=r"70\.00 MiB needed, more than the memory limit of 64\.00 MiB: it can never fit"
+        SegmentsFull,
+        match=r"70\.00 MiB can never fit into the memory limit of 64\.00 MiB; raise --memory-limit",
     ):
         directory.grants.reserve(70 << 20)
+
+
+def test_a_full_worker_says_who_it_is_and_what_only_lingers(directory: SegmentDirectory) -> None:
+    directory.worker = "alice"
+    path = store(directory, "kept", 1, bytes(10 << 20))
+    store(directory, "mapped", 2, bytes(30 << 20))
+    viewed = open_segment(directory.path_of("mapped", 2))
+    directory.drop("mapped", 2)
+    with pytest.raises(SegmentsFull) as caught:
+        directory.grants.reserve(30 << 20)
+    for part in (
+        "worker 'alice' is full: 30.00 MiB needed, 23.99 MiB free of a limit of 64.00 MiB; 40.01 MiB used, of which",
+        "30.00 MiB lingering (dropped, and free once the arrays that view it are gone); largest: 'kept' 10.",
+    ):
+        assert part in str(caught.value)
+    with pytest.raises(
+        SegmentsFull, match=r"^worker 'alice': 65\.00 MiB can never fit into the memory limit"
+    ):
+        directory.grants.reserve(65 << 20)
+    del viewed
+    directory.space.release(directory.grants.reserve(30 << 20))
+    assert os.path.exists(path)
+
+
+def test_what_is_on_the_way_to_disk_is_told(directory: SegmentDirectory) -> None:
+    directory.spill.leaving = 5 << 20  # as while a thread writes
+    store(directory, "x", 1, bytes(10 << 20))
+    with pytest.raises(SegmentsFull, match=r"of which 5\.00 MiB on the way to disk; largest"):
+        directory.grants.reserve(60 << 20)
 
 
 def test_published_again_is_counted_once(directory: SegmentDirectory) -> None:

@@ -622,6 +622,15 @@ def test_burst_keeps_within_the_limit(worker: Worker, parent: str, client: DataC
         outcomes = await poor.fetch(wanted)
         assert outcomes.count(None) == 3
         assert sum(isinstance(outcome, SegmentsFull) for outcome in outcomes) == 3
+
+        async def nothing_gets_free(need: int) -> bool:
+            return False
+
+        patient = Fetcher(small, client, make_room=nothing_gets_free)
+        (outcome,) = await patient.fetch([next(item for item in wanted if not small.has(*item[:2]))])
+        assert isinstance(outcome, SegmentsFull)
+        assert "it waited, and nothing got free" in str(outcome)
+        await patient.close()
         rich = Fetcher(small, client, make_room=make_room)
         assert await rich.fetch([item for item in wanted if not small.has(*item[:2])]) == [None] * 3
         await poor.close()

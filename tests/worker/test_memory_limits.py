@@ -270,7 +270,9 @@ def test_values_that_fit_one_by_one_fit_together(tmp_path: Path) -> None:
 def test_too_large_is_refused_at_once(tmp_path: Path) -> None:
     with small(tmp_path, settings={"wait": "60 s"}) as client:
         began = time.monotonic()
-        with pytest.raises(SegmentsFull, match=r"190.7\d MiB needed.*limit of 122.07 MiB"):
+        with pytest.raises(
+            SegmentsFull, match=r"^worker 'local-0': 190.7\d MiB can never fit into .* 122.07 MiB"
+        ):
             client.scatter(make(0, 200 * MB))
         assert time.monotonic() - began < 30
         assert check(client.scatter(make(1)).result()) == 1
@@ -286,7 +288,9 @@ def test_a_full_disk(tmp_path: Path, executors: int) -> None:
         refused = [error for error in errors if error is not None]
         assert refused
         assert all(isinstance(error, SegmentsFull) for error in refused)
-        assert "limit of 122.07 MiB; largest: 'make-" in str(refused[0])
+        assert str(refused[0]).startswith("worker 'local-0' is full: ")
+        assert "limit of 122.07 MiB; " in str(refused[0])
+        assert "; largest: 'make-" in str(refused[0])
         done = [i for i, error in enumerate(errors) if error is None]
         assert len(done) >= 10
         assert sum(spilled(client).values()) <= 50 * MB

@@ -150,7 +150,7 @@ class Worker:
         self._parts.push_async_callback(self._sweep_last)
         # Behind all that others wait for: in this loop, many GiB take seconds.
         self._parts.callback(home.directory.close)
-        self.name = options.name or home.name or options.default_name()
+        self.name = home.directory.worker = options.name or home.name or options.default_name()
         home.directory.spill.configure(options.spill_dir, options.max_spill)
         memory = memory_id(home.directory.path)
         alone = bool(options.name) and await await_name(
