@@ -63,7 +63,13 @@ class ClientCore:
         self._check_alive()
         if asynchronous is not None and self._is_awaited(asynchronous) and not self.asynchronous:
             return self._awaited(operation)
-        return self._driver.run(operation)
+        try:
+            return self._driver.run(operation)
+        except KeyboardInterrupt as error:
+            without_way(
+                error
+            )  # where it hit tells nobody anything, and the frames would keep what was being stored
+            raise error
 
     def _fetch(self, operation: Operation[T], asynchronous: bool | None = None) -> Any:
         """Run an operation that may raise what a task raised, whose way is cut off: by the caller, or in the coroutine."""
@@ -230,7 +236,7 @@ class ClientCore:
                 scattering.store_soon(self._me, items, borrowing, places_ahead=not names)
         else:
             try:
-                self._driver.run(scattering.store(self._me, items, keep=True, places_ahead=not names))
+                self._run(scattering.store(self._me, items, keep=True, places_ahead=not names))
             except BaseException:
                 for future in futures:
                     future.release()  # not only when the traceback goes

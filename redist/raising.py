@@ -19,7 +19,7 @@ def raise_told(exception: BaseException, traceback: TracebackType | None) -> NoR
 def without_way(error: BaseException) -> bool:
     """Cut from a traceback the way on which it came here; return whether there was one to cut.
 
-    That is of what `raise_told` raised, and of a Ctrl-C that hit while a call waited. What fails in redist itself was not
+    That is of what `raise_told` raised, and of a Ctrl-C that hit inside a call. What fails in redist itself was not
     told of any Future and keeps all its frames.
     """
     traceback = error.__traceback__

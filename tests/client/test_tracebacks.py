@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from redist import Client, Event, Future, LocalCluster, as_completed, wait
+from redist import Client, Event, Future, LocalCluster, as_completed, scattering, wait
 from redist.errors import FutureCancelledError
 from servers import wait_until
 
@@ -92,6 +92,26 @@ def test_a_ctrl_c_names_the_call_only(client: Client) -> None:
     # also the first one, which nobody waits for: it would find the gate closed
     wait_until(lambda: not any(client.processing().values()), what="both have passed")
     gate.clear()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_a_ctrl_c_while_a_value_is_written(
+    client: Client, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    """It names the call, and what is no Ctrl-C keeps the frames that tell what went wrong."""
+
+    def struck(*args: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(scattering, "_put", struck)
+    with pytest.raises(error) as caught:
+        client.scatter(bytes(100_000), hash=False)
+    frames = frames_of(caught.value)
+    if error is KeyboardInterrupt:
+        assert frames == ["test_a_ctrl_c_while_a_value_is_written", "scatter", "_run"]
+    else:
+        assert frames[-1] == "struck"
+        assert len(frames) > 5
 
 
 def test_what_fails_in_redist_keeps_its_frames(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
