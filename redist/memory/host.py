@@ -10,7 +10,7 @@ import os
 import secrets
 from hashlib import blake2b
 
-__all__ = ["memory_id", "new_host_id", "read_host_id", "same_host"]
+__all__ = ["lives", "memory_id", "new_host_id", "process_id", "read_host_id", "same_host"]
 
 ID_FILE = "id"
 
@@ -22,12 +22,62 @@ def new_host_id() -> str:
 
 def memory_id(path: str) -> str:
     """Return an id of the file system at `path` on the running kernel: who has the same one can map the same files."""
+    return blake2b(f"{_kernel()} {os.stat(path).st_dev}".encode(), digest_size=8).hexdigest()
+
+
+def _kernel() -> str:
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            kernel = file.read().strip()
+            return file.read().strip()
     except OSError:
-        kernel = os.uname().nodename
-    return blake2b(f"{kernel} {os.stat(path).st_dev}".encode(), digest_size=8).hexdigest()
+        return os.uname().nodename
+
+
+def process_id() -> str:
+    """Return what tells this process from every other that has or had its pid, anywhere; empty where that is not known."""
+    where = _numbering()
+    return f"{where}.{_began(os.getpid())}" if where else ""
+
+
+def lives(pid: str, process: str) -> bool | None:
+    """Tell whether the process with this pid and `process_id` lives; None if that cannot be seen from here.
+
+    Its pid alone would not do: another process may have it by now, and it counts in its own container.
+    """
+    where, _, began = process.rpartition(".")
+    if not where or where != _numbering() or not pid.isdecimal():
+        return None
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    try:
+        return _began(int(pid)) == began
+    except OSError:  # it is hidden from us, or ends just now
+        return None
+
+
+def _numbering() -> str:
+    """Return an id of the kernel and of the namespaces in which our pid and our start count, empty where there are none."""
+    try:
+        if os.readlink("/proc/self") != str(os.getpid()):
+            return ""  # what lies there counts otherwise
+        where = _kernel() + os.readlink("/proc/self/ns/pid")
+        if os.path.lexists("/proc/self/ns/time"):
+            where += os.readlink("/proc/self/ns/time")
+    except OSError:
+        return ""
+    return blake2b(where.encode(), digest_size=8).hexdigest()
+
+
+def _began(pid: int) -> str:
+    """Return when a process began, in ticks since the kernel did; empty if it has ended."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        # behind its name, which may have anything in it
+        state, *fields = file.read().rpartition(b")")[2].split()
+    return "" if state in (b"Z", b"X") else fields[18].decode()
 
 
 def read_host_id(segments: str) -> str | None:

@@ -18,9 +18,9 @@ from redist.store.scripts import Script, load, sharded
 __all__ = [
     "Call", "EligibilityClass", "Header", "Replica", "Result", "Task", "Value", "add_replicas", "cancel",
     "client_heartbeat", "close", "commit", "continue_", "dependencies", "distrust", "drop_functions", "drop_handoffs",
-    "fire", "get_dataset", "hand_in_for", "handoff", "held", "ledger", "link", "lost_executor", "noop", "pack", "pack_eval",
-    "place", "publish", "register", "registered", "remove_replicas", "restart", "retry", "send", "states", "submit", "turn",
-    "unpublish", "worker_heartbeat",
+    "fire", "get_dataset", "hand_in_for", "handoff", "held", "ledger", "link", "lost_executor", "lost_worker", "noop",
+    "pack", "pack_eval", "place", "publish", "register", "registered", "remove_replicas", "restart", "retry", "send",
+    "states", "submit", "turn", "unpublish", "worker_heartbeat",
 ]  # fmt: skip
 
 
@@ -485,6 +485,11 @@ def worker_heartbeat(
 def lost_executor(executor: int, reason: str, running: Sequence[int] = ()) -> Call:
     """Report a dead executor of this worker; only the attempts in `running` are blamed."""
     return Call(load("lost_executor"), [executor, reason, *running], ageless=True)
+
+
+def lost_worker(worker: int, incarnation: str) -> Call:
+    """Report that a worker is dead for certain: its executors go at once, its copies when its lease has ended."""
+    return Call(load("lost_worker"), [worker, incarnation], ageless=True)
 
 
 def hand_in_for(executor: int, results: Iterable[Result]) -> Call:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from faults.handling import hurry
 from faults.scenario import TIMEOUT, Story, other
 from redist.errors import ClientClosed
 from redist.session import submissions
@@ -108,6 +109,17 @@ class OfProcesses(Story):
         self.step("drop it", self.drop, "segment")
         self.files.clear()
         self.settle()
+        orphan = self.driver("executor", "f", {"threads": "1", "pid": "6"}, self.worker2.session.ordinal)
+        orphan._shut(ClientClosed("killed"))
+        self.step("believe dead", self.believe_dead)
+        self.settle()
+
+    def believe_dead(self) -> None:
+        session = self.worker2.session
+        self.worker.call(calls.lost_worker(session.ordinal, session.incarnation), TIMEOUT)
+        hurry(self.worker2)  # it lives, here, and says so
+        caller = f"caller:{session.ordinal}"
+        self.wait(lambda: self.command("HGET", caller, "status") == b"running", "it is believed to live")
 
     def fetch(self, before: int = 0) -> None:
         name, attempt = self.segment()

@@ -768,14 +768,25 @@ class Machine(RuleBasedStateMachine):
         self._remove(x, self.executors)
         self._settle()
 
-    @event(when=lambda self: self.workers, who=NUMBER, closed=one_of([False, False, True]))
-    def lose_worker(self, who: int, closed: bool) -> None:
+    @event(
+        when=lambda self: self.workers,
+        who=NUMBER,
+        closed=one_of([False, False, True]),
+        reported=one_of([False, True]),
+    )
+    def lose_worker(self, who: int, closed: bool, reported: bool) -> None:
         self._step("lose worker")
         worker = self._pick(self.workers, who)
+        executors = [x for x in self.executors if x.options["parent"] == worker.ordinal]
+        if reported and not closed:
+            for x in executors:
+                self.model.lost_executor(x.ordinal, set())
+            self._pick(self.clients, who).do(C.lost_worker(worker.ordinal, worker.incarnation))
+            self._settle()
         self._evictions_of(worker)
         self.model.lost_worker(worker.ordinal)
         self._remove(worker, self.workers)
-        for x in [x for x in self.executors if x.options["parent"] == worker.ordinal]:
+        for x in executors:
             self._remove(x, self.executors)
         if closed:
             worker.do(C.close())

@@ -101,6 +101,59 @@ def test_two_workers_go_in_one_sweep(world: World, client: Caller, worker: Calle
     assert [world.state(f"t{i}") for i in range(3)] == ["queued"] * 3
 
 
+def report(by: Caller, worker: Caller, *incarnation: str) -> None:
+    """Say that a worker is dead for certain."""
+    by.ok(C.lost_worker(worker.ordinal, *incarnation or (worker.incarnation,)))
+
+
+def test_executors_of_a_worker_that_is_dead_for_certain_go_before_its_lease_ends(
+    world: World, client: Caller, worker: Caller, x: Caller
+) -> None:
+    y = world.executor(worker)
+    scatter(client, worker, "kept")
+    submit(client, task("a"), task("b"))
+    for each in (x, y):
+        each.listen_up()
+    (late,) = x.tasks
+    assert {late.name} | {t.name for t in y.tasks} == {"a", "b"}
+    z = world.executor(world.worker("v"), threads=2)
+    report(client, worker)
+    world.drain()
+    world.callers.remove(x), world.callers.remove(y)
+    result = C.Result(late.name, late.attempt, "memory", 1, "x", b"late")
+    assert x.send(C.turn(1, 1, [], [], [result])) == [b"UNKNOWN"]
+    for name in ("a", "b"):
+        finish(z, name)
+        assert "deaths" not in world.record(name)
+        assert world.record(name)["data"] == "v"
+    assert world.state("kept") == "memory"
+    assert world.command("HEXISTS", "workers", str(worker.ordinal)) == 1
+
+
+def test_one_that_registers_under_a_dead_worker_gets_nothing(
+    world: World, client: Caller, worker: Caller, x: Caller
+) -> None:
+    report(client, worker)
+    world.drain()
+    world.callers.remove(x)
+    again = world.executor(worker)
+    submit(client, task("a"))
+    again.turn()
+    again.listen_up()
+    assert not again.tasks
+    assert world.state("a") == "queued"
+    assert client.do(C.place(1, 100))[:2] == [b"NO", b"workers"]
+
+
+@pytest.mark.parametrize("incarnation", ["another", ""])
+def test_a_worker_that_has_registered_anew_is_left_alone(
+    world: World, client: Caller, worker: Caller, x: Caller, incarnation: str
+) -> None:
+    report(client, worker, incarnation)
+    submit(client, task("a"))
+    finish(x, "a")
+
+
 def test_a_worker_leaves(world: World, client: Caller, worker: Caller, x: Caller) -> None:
     submit(client, task("a"))
     worker.ok(C.close())

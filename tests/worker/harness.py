@@ -118,6 +118,10 @@ class Client:
         value = self.command("HGET", self.endpoint.prefix + key, field)
         return None if value is None else value.decode()
 
+    def fields(self, key):
+        flat = self.command("HGETALL", self.endpoint.prefix + key)
+        return {field.decode(): value for field, value in zip(flat[::2], flat[1::2])}
+
     def ordinals(self, kind):
         flat = self.command("HGETALL", f"{self.endpoint.prefix}{kind}")
         return {name.decode(): int(ordinal) for ordinal, name in zip(flat[::2], flat[1::2])}

@@ -6,6 +6,8 @@ import signal
 import socket
 import time
 
+import pytest
+
 from worker.harness import until
 
 LONG = "300"  # a lease that does not run out
@@ -37,9 +39,76 @@ def test_so_does_one_whose_directory_is_elsewhere(start, client, tmp_path):
     assert "is registered" not in again.text()
     moved = {"same": again.pid}
     until(lambda: {n: client.pid(o) for n, o in client.ordinals("workers").items()} == moved)
-    # of the other one its executor is still known, as its lease has not run out: a task could be given to that
-    here = str(client.ordinals("workers")["same"])
-    assert client.result(client.submit(lambda: "here", workers=here)) == "here"
+    assert client.result(client.submit(lambda: "here")) == "here"
+
+
+def held(gate):
+    """Return a task that writes down its process, and ends when the gate is opened."""
+
+    def hold():
+        with open(f"{gate}-ran", "a") as file:
+            file.write(f"{os.getpid()}\n")
+        while not os.path.exists(gate):
+            time.sleep(0.01)
+        return "held"
+
+    return hold
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_executors_of_a_dead_worker_get_nothing_from_the_next_one_of_its_name_on(
+    start, client, tmp_path, moved
+):
+    """Not from the end of its lease on: what they had runs again at once, and nothing is given to them."""
+    gate = tmp_path / "gate"
+    first = start("--lease", LONG, name="same", executors=2)
+    kept = client.submit(lambda: b"k" * 50_000, key="kept")
+    client.wait(kept)
+    dead = set(client.ordinals("executors").values())
+    task = client.submit(held(str(gate)), key="held")
+    ran = tmp_path / "gate-ran"
+    until(lambda: ran.exists() and ran.read_text().endswith("\n"))
+    first.kill()
+    if moved:
+        (tmp_path / "segments").rename(tmp_path / "moved")
+    elsewhere = str(tmp_path / "elsewhere")
+    second = start("--lease", LONG, "--segments", elsewhere, name="same", executors=2)
+    until(lambda: not dead & set(client.ordinals("executors").values()))
+    until(lambda: len(ran.read_text().split()) == 2, message=second.text())
+    others = [client.submit(lambda i=i: i, key=f"other-{i}") for i in range(4)]
+    gate.touch()
+    assert client.result(task) == "held"
+    assert [client.result(other) for other in others] == [0, 1, 2, 3]
+    executors = [client.pid(o) for o in client.ordinals("executors").values()]
+    assert int(ran.read_text().split()[1]) in executors
+    assert "deaths" not in client.fields("key:held")
+    # Its lease lasts, and with it its copies: another may take its directory over.
+    assert client.state(kept).state == "memory"
+
+
+def test_a_worker_that_lives_keeps_its_executors(start, client, tmp_path):
+    """Its directory is out of sight; its process says that it lives."""
+    first = start("--lease", LONG, name="same")
+    (ordinal,) = client.ordinals("workers").values()
+    client.command("HSET", f"{client.endpoint.prefix}caller:{ordinal}", "segments", str(tmp_path / "nowhere"))
+    second = start("--segments", str(tmp_path / "elsewhere"), name="same", ready=False)
+    assert second.process.wait(20) == 78
+    assert f"a living worker has the name 'same': process {first.pid}" in second.text()
+    second.process.returncode = 0
+    assert client.result(client.submit(lambda: "lives")) == "lives"
+
+
+def test_one_of_which_nothing_can_be_seen_is_not_ended(start, client, tmp_path):
+    """As in another container: that no such process is here says nothing. Its lease is waited for."""
+    first = start("--lease", "3", name="same")
+    caller = f"{client.endpoint.prefix}caller:{client.ordinals('workers')['same']}"
+    client.command("HSET", caller, "segments", str(tmp_path / "nowhere"), "process", "0123456789abcdef.77")
+    (executor,) = client.ordinals("executors").values()
+    first.kill()
+    second = start("--segments", str(tmp_path / "elsewhere"), name="same", ready=False)
+    until(lambda: "If it stays silent until its lease ends" in second.text())
+    assert executor in client.ordinals("executors").values()
+    until(lambda: [client.pid(o) for o in client.ordinals("workers").values()] == [second.pid])
 
 
 class Elsewhere:

@@ -19,7 +19,7 @@ from redist.memory.broker import Broker
 from redist.memory.data_client import DataClient
 from redist.memory.data_server import DataServer, ip_towards
 from redist.memory.fetcher import Fetcher
-from redist.memory.host import memory_id
+from redist.memory.host import memory_id, process_id
 from redist.memory.locks import small_shm_warning
 from redist.memory.places import check_spill
 from redist.quotas import quotas
@@ -153,9 +153,7 @@ class Worker:
         self.name = home.directory.worker = options.name or home.name or options.default_name()
         home.directory.spill.configure(options.spill_dir, options.max_spill)
         memory = memory_id(home.directory.path)
-        alone = bool(options.name) and await await_name(
-            self.side, self.name, home.ordinal, options.hostname, memory
-        )
+        dead = await await_name(self.side, self.name, home.ordinal) if options.name else []
         warning = small_shm_warning(home.directory.path, options.memory_limit)
         if warning:
             logger.warning("%s", warning)
@@ -193,6 +191,7 @@ class Worker:
             "socket": socket_path,
             "host": options.hostname,
             "pid": str(os.getpid()),
+            "process": process_id(),
             "memory_limit": str(options.memory_limit),
             "resources": options.resources,
             "threads": str(options.threads),
@@ -202,7 +201,7 @@ class Worker:
         self.session = session = Session(
             self.endpoint, "worker", self.name, details, ordinal=home.ordinal, lease=options.lease
         )
-        session.alone = alone
+        session.alone = bool(options.name) and not dead
         session.secret, session.attempt = home.secret, home.directory.newest
         session.on_evict = replicas.evict
         session.on_lost = lambda: self._lost_registration(replicas)
@@ -225,6 +224,13 @@ class Worker:
         self._ordinal = session.ordinal
         self._remember()
         self.executors.generation = session.generation
+        for before in dead:
+            logger.info(
+                "of the worker %s there was %s, which is dead: its executors get nothing more",
+                self.name,
+                before,
+            )
+            self.post(calls.lost_worker(int(before.ordinal), before.record["inc"]))
         await self._settle_predecessor(replicas)
 
         self._parts.push_async_callback(self._stop_executors)

@@ -126,13 +126,27 @@ function S.leave(x)
   return SLICE
 end
 
--- Give up a worker: its executors, then the copies it had.
-function S.gone_worker(w, reason)
-  local record = S.caller(w)
-  for _, x in ipairs(call('SMEMBERS', P .. 'executors:' .. w)) do
+-- Strike the executors of a worker, all before anything that one of them had is given to others. Returns them.
+local function strike_executors(w)
+  local executors = call('SMEMBERS', P .. 'executors:' .. w)
+  for _, x in ipairs(executors) do
     strike('executors', x)
     S.not_idle(x)
   end
+  return executors
+end
+
+-- Give up the executors of a worker ahead of it.
+function S.gone_executors(w)
+  for _, x in ipairs(strike_executors(w)) do
+    S.later('leave ' .. x)
+  end
+end
+
+-- Give up a worker: its executors, then the copies it had.
+function S.gone_worker(w, reason)
+  local record = S.caller(w)
+  strike_executors(w)
   strike('workers', w)
   call('HDEL', P .. 'hosts', w)
   call('HSET', P .. 'caller:' .. w, 'lost', sub(format('worker %s (%s)', record and record.name or w, reason), 1, COMPACT))
