@@ -15,24 +15,29 @@ import ctypes
 import errno
 import mmap
 import os
+import threading
 import time
 from functools import cache
 from typing import Any
 
-__all__ = ["LEAST", "allocate", "are_given", "are_ready", "collapse", "map_file"]
+from redist.memory.pieces import Pieces, helpers
+
+__all__ = ["LEAST", "allocate", "are_given", "are_ready", "collapse", "map_file", "populate"]
 
 LEAST = 4 << 20
 """Smallest file, in bytes, that is given huge pages: for smaller ones the call takes longer than what it saves."""
 
 _MADV_COLLAPSE = 25
+#: An error where writing would be SIGBUS.
+_MADV_POPULATE_WRITE = 23
 _FAILED = ctypes.c_void_p(-1).value
 _MAP_FIXED = 0x10
 _MOST_ALIGNED = 2 << 20
-#: Bytes in the first call, which shows how long it takes, and in others.
-_FIRST_CALL, _A_CALL = 2 << 20, 8 << 20
+#: Bytes that are made an extent at a time, which shows how long it takes, and bytes in a call after that.
+_ALONE, _A_CALL = 8 << 20, 8 << 20
 #: s that a huge page may take, and how much more all may: 0.0003 where memory lies ready. It is more if the kernel has to
 #: tidy up for it, and 0.005 in a virtual machine whose host takes free memory back: single pages are ready then.
-_SLOW, _SLACK = 0.0015, 0.003
+_SLOW, _SLACK = 0.001, 0.003
 #: s until the kernel is asked again after that, and after it refused: for now, or for what the file system is.
 _PAUSE, _LONG_PAUSE, _LONGEST_PAUSE = 2.0, 10.0, 60.0
 
@@ -134,28 +139,105 @@ def allocate(fd: int, view: memoryview) -> bool:
     device = os.fstat(fd).st_dev
     address = _address(view)
     end = len(view) // extent * extent
-    at, length = 0, min(_FIRST_CALL, end)
-    begun = time.monotonic()
-    while at < end:
-        for start in range(at, at + length, extent):
-            os.pwrite(fd, b"\0", start)
-        error = _collapse(address + at, length)
-        if not error and os.fstat(fd).st_blocks * 512 < at + length:
+    pace = _Pace(device, extent)
+    at = 0
+    while at < min(end, _ALONE):
+        error = _make(address + at, extent, extent)
+        if not error and os.fstat(fd).st_blocks * 512 < at + extent:
             error = errno.EINVAL  # ignored, as an emulator does: to write there might be SIGBUS
         if error:
             _put_off(device, error)
             if not at:
                 return False
             break
-        at += length
-        if time.monotonic() - begun > _SLOW * at / extent + _SLACK:
-            _put_off(device)
-            if at < end / 2:  # what is left takes less time than to begin anew
-                return False
-        length = min(_A_CALL, end - at)
-    if at < len(view):
-        os.posix_fallocate(fd, at, len(view) - at)
+        at += extent
+        if not pace.holds(extent):
+            break
+    else:
+        _make_all(view, pace, at, end)
+    if pace.slow and pace.done < end / 2:  # what is left takes less time than to begin anew
+        return False
+    if pace.done < len(view):
+        # quick where there is memory already
+        os.posix_fallocate(fd, 0, len(view))
     return True
+
+
+class _Pace:
+    """How long huge pages take, for several threads together."""
+
+    def __init__(self, device: int, extent: int) -> None:
+        self.done = 0
+        self.slow = False
+        self._device = device
+        self._extent = extent
+        self._begun = time.monotonic()
+        self._mutex = threading.Lock()
+
+    def holds(self, more: int) -> bool:
+        """Count `more` bytes that were made; tell whether to go on, and note it if not."""
+        with self._mutex:
+            self.done += more
+            if time.monotonic() - self._begun > _SLOW * self.done / self._extent + _SLACK and not self.slow:
+                self.slow = True
+                _put_off(self._device)
+            return not self.slow
+
+    def failed(self, error: int) -> None:
+        """Note that there are none."""
+        _put_off(self._device, error)
+
+
+def _make_all(view: memoryview, pace: _Pace, begin: int, end: int) -> None:
+    """Make huge pages from `begin` to `end`, in several threads, as long as that is quick."""
+    extent, address = _extent(), _address(view)
+    pieces = Pieces(begin, end, _A_CALL)
+
+    def work() -> None:
+        while (piece := pieces.front()) is not None:
+            at, size = piece
+            error = _make(address + at, size, extent)
+            if error:
+                pace.failed(error)
+                pieces.stop()
+            elif not pace.holds(size):
+                pieces.stop()
+
+    def help_out(_mapped: memoryview = view) -> None:  # which stays mapped for as long
+        work()
+
+    with helpers(help_out, (end - begin) // _A_CALL - 1):
+        try:
+            work()
+        finally:
+            pieces.stop()
+
+
+def _make(address: int, size: int, extent: int) -> int:
+    """Make memory of huge pages; return the error's number, 0 for none."""
+    for at in range(address, address + size, extent):
+        # One page of each must be there. By the mapping: see `redist.memory.pieces` about descriptors.
+        if _libc().madvise(at, 1, _MADV_POPULATE_WRITE):
+            return ctypes.get_errno()
+    return _collapse(address, size)
+
+
+def populate(view: memoryview, at: int, length: int) -> bool:
+    """Make memory for a part of a file, in small pages, ahead of writing it.
+
+    Parameters
+    ----------
+    view : memoryview
+        All of the file, mapped writable.
+    at, length : int
+        The part; `at` is a multiple of a page.
+
+    Returns
+    -------
+    bool
+        False if there is none, or the kernel does not know the call (Linux 5.14).
+    """
+    return not _libc().madvise(_address(view) + at, length, _MADV_POPULATE_WRITE)
 
 
 def collapse(view: memoryview, at: int, length: int) -> bool:

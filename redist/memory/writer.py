@@ -1,8 +1,9 @@
 """Writing a segment: into a granted file, which gets the payload's name only when it is complete.
 
 Bytes go into a fresh file by ``pwritev``: on a full file system that is ENOSPC, where a mapping would end in SIGBUS.
-(Allocating first by ``posix_fallocate`` would say so earlier, but costs 4% of the rate, and space was reserved before.) A
-recycled file has its memory, and is written through a mapping, which the process keeps (`redist.memory.kept`).
+(Allocating first by ``posix_fallocate`` would say so earlier, but costs 4% of the rate, and space was reserved before.) For
+large ones other threads help (`redist.memory.new_pages`). A recycled file has its memory, and is written through a mapping,
+which the process keeps (`redist.memory.kept`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from redist.memory.descriptors import Descriptor, open_owned
 from redist.memory.headers import Header
 from redist.memory.kept import Kept, keeper
 from redist.memory.locks import try_lock
+from redist.memory.new_pages import LEAST_SHARED, write_shared
 from redist.memory.space import available, full_error
 
 __all__ = ["PayloadLike", "SegmentWriter", "header_for"]
@@ -142,6 +144,11 @@ class SegmentWriter:
                 self._kept.copy(self._offset, view)
                 self._offset += view.nbytes
                 continue
+            if not self._recycled and view.nbytes >= LEAST_SHARED:
+                self._flush(batch, waiting)
+                batch, waiting = [], 0
+                self._write_shared(view)
+                continue
             batch.append(view)
             waiting += view.nbytes
             if len(batch) >= _CHUNKS_A_CALL or waiting >= _BYTES_A_CALL:
@@ -217,6 +224,8 @@ class SegmentWriter:
             )
 
     def _flush(self, batch: list[memoryview | bytes], nbytes: int) -> None:
+        if not nbytes:
+            return
         self._check(nbytes)
         assert self._file is not None
         fd = self._file.fileno()
@@ -230,6 +239,15 @@ class SegmentWriter:
                 batch = _rest_of(batch, written)
         except OSError as error:
             raise self._failed(error) from error
+
+    def _write_shared(self, view: memoryview) -> None:
+        self._check(view.nbytes)
+        assert self._file is not None
+        try:
+            write_shared(self._file.fileno(), view, self._offset, self.size)
+        except OSError as error:
+            raise self._failed(error) from error
+        self._offset += view.nbytes
 
     def _failed(self, error: OSError) -> SegmentError:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG):

@@ -1,0 +1,90 @@
+"""Work on a range of bytes that several threads share, each taking the next piece.
+
+Helpers work in memory alone, never by a descriptor: an interrupt may have that closed, and given to another file, while they
+are at their last piece.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+__all__ = ["Pieces", "helpers"]
+
+_MOST_HELPERS = 3
+
+
+class Pieces:
+    """A range of which pieces are taken, from its front or its back, until they meet.
+
+    Parameters
+    ----------
+    begin, end : int
+        The range.
+    step : int
+        Size of a piece, but for the last one.
+    """
+
+    #: what was taken from the back and is not done after all: begin and size
+    returned: list[tuple[int, int]]
+
+    def __init__(self, begin: int, end: int, step: int) -> None:
+        self.returned = []
+        self._begin, self._end, self._step = begin, end, step
+        self._mutex = threading.Lock()
+
+    def front(self) -> tuple[int, int] | None:
+        """Take the first piece: where it begins, and its size; None if there is none left."""
+        with self._mutex:
+            at, size = self._begin, min(self._step, self._end - self._begin)
+            self._begin += size
+            return (at, size) if size > 0 else None
+
+    def back(self) -> tuple[int, int] | None:
+        """Take the last piece."""
+        with self._mutex:
+            size = min(self._step, self._end - self._begin)
+            self._end -= size
+            return (self._end, size) if size > 0 else None
+
+    def stop(self) -> tuple[int, int]:
+        """Have nobody take any more; return what is left."""
+        with self._mutex:
+            left = self._begin, self._end - self._begin
+            self._end = self._begin
+            return left
+
+
+@contextmanager
+def helpers(work: Callable[[], object], most: int) -> Iterator[None]:
+    """Have other threads do `work` meanwhile, as many as there are processors for; waits for them at the end.
+
+    Parameters
+    ----------
+    work : callable
+        Raises nothing; ends soon when whoever makes them stops their pieces.
+    most : int
+        No more than so many.
+    """
+    threads: list[threading.Thread] = []
+    try:
+        for _ in range(min(most, _processors() - 1, _MOST_HELPERS)):
+            thread = threading.Thread(target=work, name="redist-memory", daemon=True)
+            thread.start()
+            threads.append(thread)
+    except RuntimeError:  # the system has no more of them, or the interpreter ends
+        pass
+    try:
+        yield
+    finally:
+        for thread in threads:
+            thread.join()
+
+
+def _processors() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS
+        return os.cpu_count() or 1
