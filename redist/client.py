@@ -477,7 +477,13 @@ class Client(ClientGraphs, ClientCluster):
     ncores = nthreads
 
     def usage(self) -> Any:
-        """Return how many keys the cluster knows, and the bytes of their payloads on workers (`redist.usage.Usage`)."""
+        """Return how many keys the cluster knows, and the bytes of their values, on workers and in the server.
+
+        Returns
+        -------
+        redist.usage.Usage
+            `nbytes` are those on workers, which are what counts for quotas; `inline` those that the server keeps.
+        """
         from redist.usage import usage
 
         return self._run(usage(self))

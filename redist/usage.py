@@ -1,11 +1,11 @@
-"""How much the cluster keeps: known keys, and the bytes of payloads by worker."""
+"""How much the cluster keeps: known keys, and the bytes of their values, by worker and in the server."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from redist.describing import read_states
+from redist.describing import all_names, read_states
 from redist.session.operations import Operation, Run
 
 if TYPE_CHECKING:
@@ -24,24 +24,31 @@ class Usage:
     keys : int
         Keys that the server knows, whatever their state.
     nbytes : int
-        Bytes of payloads on workers, each copy counted. Values of up to 4 KiB lie in the server and are not in it.
+        Bytes of values on workers, each copy counted. These alone, each once, count towards quotas.
+    inline : int
+        Bytes of small values (the setting ``inline-limit``), which lie in the server itself; without those that only tasks
+        and containers still need.
     by_worker : dict
-        The same by the worker's name.
+        `nbytes` by the worker's name.
     """
 
     keys: int
     nbytes: int
+    inline: int = 0
     by_worker: dict[str, int] = field(default_factory=dict)
 
 
 def usage(client: Client) -> Operation[Usage]:
-    """Count keys and payload bytes."""
+    """Count keys and the bytes of their values."""
     meta: dict[str, str] = yield Run(client._peers.fields, ("meta",))
     peers: list[Peer] = yield Run(client._peers.workers)
+    names: list[str] = yield Run(all_names, (client,))
+    states = yield from read_states(names)
+    inline = sum(state.nbytes for state in states if state.state == "memory" and not state.where)
     by_worker = {}
     for peer in peers:
         copies: dict[str, str] = yield Run(client._peers.fields, (f"has:{peer.ordinal}",))
         states = yield from read_states(list(copies))
         # What was lost between the two reads still has a size.
         by_worker[peer.name] = sum(state.nbytes for state in states if state.state == "memory")
-    return Usage(int(meta.get("keys", 0)), sum(by_worker.values()), by_worker)
+    return Usage(int(meta.get("keys", 0)), sum(by_worker.values()), inline, by_worker)

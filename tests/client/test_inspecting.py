@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from redist import Client, LocalCluster, wait
+from redist.usage import Usage
 from servers import wait_until
 
 
@@ -70,6 +71,25 @@ def test_nbytes(client: Client, new_client: Callable[..., Client], go_on: str) -
         client.nbytes(["nobody"])
     Path(go_on).touch()
     running.result()
+
+
+def test_usage_tells_of_small_values_too(
+    cluster: LocalCluster, client: Client, new_client: Callable[..., Client]
+) -> None:
+    """They lie in the server, not on workers; a value that lies in neither has no bytes."""
+    other = new_client(set_as_default=False)
+    assert client.usage() == Usage(0, 0, 0, dict.fromkeys(cluster.workers, 0))
+    small, bad = client.scatter("a small value"), client.submit(divmod, 1, 0)
+    large = client.submit(np.zeros, 100_000)
+    wait([bad, large])
+    for asker in (client, other):
+        usage = asker.usage()
+        assert (usage.keys, usage.nbytes, usage.inline) == (3, large.nbytes, small.nbytes)
+        assert sum(usage.by_worker.values()) == usage.nbytes
+    assert small.nbytes > 0
+    del small, large, bad
+    wait_until(lambda: client.usage().keys == 0)
+    assert client.usage().nbytes == client.usage().inline == 0
 
 
 def test_call_stack(client: Client, new_client: Callable[..., Client], go_on: str) -> None:
