@@ -336,7 +336,7 @@ class LocalCluster:
         )
 
     def _repr_html_(self) -> str:
-        from redist.showing import page, table
+        from redist.markup import page, table
 
         facts = [
             ("Server", self.endpoint.url if hasattr(self, "endpoint") else "not started"),

@@ -143,3 +143,8 @@ class Datasets(MutableMapping[Key, Any]):
 
     def __repr__(self) -> str:
         return f"<Datasets of {self._client!r}>"
+
+    def _repr_html_(self) -> str:
+        from redist.showing import datasets_html
+
+        return datasets_html(self._client)

@@ -1,42 +1,26 @@
-"""How clients and clusters look in a notebook."""
+"""How clients and their datasets look in a notebook: what the server does not say at once is left out."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from html import escape
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from redist.describing import scheduler_info
 from redist.errors import RedistError
+from redist.markup import page, table
 from redist.session.operations import Operation, Run
+from redist.store.keys import decode_key
 
 if TYPE_CHECKING:
     from redist.client import Client
 
-__all__ = ["client_html", "page", "table"]
+__all__ = ["client_html", "datasets_html"]
 
 #: How long a notebook waits for what the server says, s.
 PATIENCE = 0.5
-
-
-def page(kind: str, name: str, facts: Iterable[tuple[str, object]], workers: str) -> str:
-    """Return the HTML of an object: its name, a table of facts, and a table of workers that can be opened."""
-    cells = "".join(
-        f"<tr><th style='text-align:left'>{escape(fact)}</th><td style='text-align:left'>{escape(str(value))}</td></tr>"
-        for fact, value in facts
-    )
-    details = f"<details><summary>Workers</summary>{workers}</details>" if workers else ""
-    return f"<div><b>{kind}</b> {escape(name)}<table>{cells}</table>{details}</div>"
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return an HTML table."""
-    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(str(value))}</td>" for value in row) + "</tr>" for row in rows
-    )
-    return f"<table><tr>{head}</tr>{body}</table>"
+#: Most datasets that are listed.
+_LISTED = 100
 
 
 def client_html(client: Client) -> str:
@@ -76,6 +60,21 @@ def client_html(client: Client) -> str:
             )
             workers = table(("Name", "Host", "Status", "Threads", "Memory"), rows)
     return page("Client", client.name, facts, workers)
+
+
+def datasets_html(client: Client) -> str:
+    """Return what a notebook shows of a client's datasets: their names."""
+    if not hasattr(client, "session") or client.closed:
+        return page("Datasets", "", [("Client", client.status)])
+    facts: list[tuple[str, object]] = [("Client", client.name), ("Namespace", client.namespace)]
+    names = _within(PATIENCE, lambda: sorted(client._peers.fields("datasets")))
+    if names is None:
+        return page("Datasets", "", [*facts, ("Cluster", f"did not answer within {PATIENCE:g} s")])
+    facts.append(("Published", len(names)))
+    listed = [(repr(decode_key(name)),) for name in names[:_LISTED]]
+    if len(names) > _LISTED:
+        listed.append((f"and {len(names) - _LISTED} more",))
+    return page("Datasets", "", facts, below=table(("Name",), listed) if listed else "")
 
 
 def _read(client: Client) -> tuple[dict[str, Any], int]:

@@ -22,12 +22,12 @@ BELOW: dict[str, set[str]] = {
     "timeouts": set(),
     "imported": set(),
     "ends": set(),
+    "markup": set(),
 }
-EVERYWHERE = {"errors", "config", "timeouts", "imported", "ends"}
-#: A client, or its look, that is made inside a function for who asks for one.
+EVERYWHERE = {"errors", "config", "timeouts", "imported", "ends", "markup"}
+#: A client that is made inside a function for who asks for one.
 ASKED_FOR = {
     ("redist.cluster", "redist.client"),
-    ("redist.cluster", "redist.showing"),
     ("redist.diagnostics.why", "redist.client"),
 }
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
+from redist.markup import table
+
 if TYPE_CHECKING:
     from redist.store.side import Side
 
@@ -84,7 +86,7 @@ class WorkerMemory:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """All workers; as text, a table.
+    """All workers; as text, and in a notebook, a table.
 
     Attributes
     ----------
@@ -105,7 +107,8 @@ class Memory:
         names = sorted({worker.host for worker in self.workers})
         return {name: _sum(w.use for w in self.workers if w.host == name) for name in names}
 
-    def __str__(self) -> str:
+    def _rows(self) -> list[list[str]]:
+        """Return the cells: a head, a row a worker and host, and the sum."""
         columns = [one.name for one in fields(Use)]
         rows = [["", "", "", *columns]]
 
@@ -118,6 +121,10 @@ class Memory:
         for host, use in self.hosts.items():
             add("host", host, "", use)
         add("total", f"{len(self.workers)} workers", "", self.total)
+        return rows
+
+    def __str__(self) -> str:
+        rows = self._rows()
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         return "\n".join(
             "  ".join(
@@ -126,6 +133,10 @@ class Memory:
             ).rstrip()
             for row in rows
         )
+
+    def _repr_html_(self) -> str:
+        heads, *rows = self._rows()
+        return table(heads, rows)
 
 
 def _size(nbytes: int) -> str:

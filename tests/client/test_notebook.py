@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 
 from redist import Client, LocalCluster, showing
+from redist.diagnostics.memory import Memory
 
 
 def test_client(client: Client, cluster: LocalCluster) -> None:
@@ -29,11 +31,46 @@ def test_names_are_escaped(cluster: LocalCluster) -> None:
     assert "closed" in client._repr_html_()
 
 
+def test_memory(client: Client, cluster: LocalCluster) -> None:
+    memory = client.memory()
+    html = memory._repr_html_()
+    for text in (*cluster.workers, "managed", "spilled", "lingering", "2 workers"):
+        assert f">{text}<" in html
+    worker = replace(memory.workers[0], name="<b>", host="<i>")
+    html = Memory((worker,))._repr_html_()
+    assert html.count("<tr>") == 4
+    assert "&lt;b&gt;" in html
+    assert "&lt;i&gt;" in html
+    assert "<b>" not in html
+    assert "<td>total</td><td>0 workers</td>" in Memory(())._repr_html_()
+
+
+def test_datasets(cluster: LocalCluster) -> None:
+    with Client(cluster, set_as_default=False) as client:
+        datasets = client.datasets
+        assert "Published</th><td style='text-align:left'>0<" in datasets._repr_html_()
+        client.publish_dataset(1, name="<b>")
+        client.publish_dataset(2, name=("x", 1))
+        html = datasets._repr_html_()
+        assert "<td>&#x27;&lt;b&gt;&#x27;</td>" in html
+        assert "<td>(&#x27;x&#x27;, 1)</td>" in html
+        for i in range(100):
+            client.publish_dataset(i, name=f"d{i}")
+        assert "<td>and 2 more</td>" in datasets._repr_html_()
+        with client._peers._lock:  # as while another thread waits for the server
+            assert "did not answer" in datasets._repr_html_()
+        for name in client.list_datasets():
+            client.unpublish_dataset(name)
+    assert "closed" in datasets._repr_html_()
+
+
 def test_asynchronous(cluster: LocalCluster) -> None:
     async def look() -> None:
         client = Client(cluster, asynchronous=True)
         assert "newly-created" in client._repr_html_()
+        assert "newly-created" in client.datasets._repr_html_()
         async with client:
+            assert "Published" in client.datasets._repr_html_()
             assert "Workers</th><td style='text-align:left'>2<" in client._repr_html_()
 
     asyncio.run(look())
