@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -46,6 +47,9 @@ _BY_NUMPY = 1 << 20
 #: Largest payload, in bytes, that shares a block of private memory with others, and largest block: one huge page, which the
 #: kernel gives in a tenth of the time that as many small ones take.
 MOST_SHARED, BLOCK = 256 << 10, 2 << 20
+#: s that a huge page may take, and s until one is asked for after it took longer. It takes 0.0002 where memory lies ready, but
+#: 0.005 in a virtual machine whose host takes free memory back; as many small ones take 0.0007 there.
+_SLOW, _PAUSE = 0.0015, 2.0
 ALIGNMENT = 64  # of buffers in payloads, and of payloads in an answer
 
 
@@ -141,16 +145,30 @@ def allocate(nbytes: int) -> memoryview:
     if nbytes < _BY_NUMPY:
         return memoryview(bytearray(nbytes))
     if nbytes == BLOCK:
-        block = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            with contextlib.suppress(OSError):  # a kernel without them
-                block.madvise(mmap.MADV_HUGEPAGE)
-        return memoryview(block)
+        return memoryview(_block())
     import numpy as np  # whose memory is not zeroed first and comes in huge pages: filled in half of the time
 
     array: Any = np.empty(nbytes + ALIGNMENT - 1, np.uint8)
     start = -array.ctypes.data % ALIGNMENT
     return memoryview(array)[start : start + nbytes]
+
+
+def _block() -> mmap.mmap:
+    """Return a block, of a huge page unless these take long now."""
+    global _no_huge_before
+    block = mmap.mmap(-1, BLOCK, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    begun = time.monotonic()
+    if begun >= _no_huge_before and hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without them
+            block.madvise(mmap.MADV_HUGEPAGE)
+        block[0] = 0  # takes it
+        ended = time.monotonic()
+        if ended - begun > _SLOW:
+            _no_huge_before = ended + _PAUSE
+    return block
+
+
+_no_huge_before = 0.0
 
 
 class _PrivateTarget:
