@@ -47,8 +47,8 @@ _BY_NUMPY = 1 << 20
 #: Largest payload, in bytes, that shares a block of private memory with others, and largest block: one huge page, which the
 #: kernel gives in a tenth of the time that as many small ones take.
 MOST_SHARED, BLOCK = 256 << 10, 2 << 20
-#: s that a huge page may take, and s until one is asked for after it took longer. It takes 0.0002 where memory lies ready, but
-#: 0.005 in a virtual machine whose host takes free memory back; as many small ones take 0.0007 there.
+#: s that a huge page may take, and s until one is asked for after it took longer. It takes 0.0002 where memory lies ready;
+#: in a virtual machine whose host takes free memory back 0.005, and as many small ones 0.0007.
 _SLOW, _PAUSE = 0.0015, 2.0
 ALIGNMENT = 64  # of buffers in payloads, and of payloads in an answer
 
