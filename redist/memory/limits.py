@@ -14,8 +14,6 @@ from redist.timeouts import seconds
 __all__ = ["MemoryLimits", "configured_limits", "small_limit_warning"]
 
 _FRACTIONS = ("target", "spill", "pause", "terminate")
-#: What would never happen, or too late, were the first above the second.
-_IN_ORDER = (("target", "spill"), ("spill", "terminate"), ("pause", "terminate"))
 #: What a process that runs tasks has of its own when it is new, at least.
 _OWN = 12 << 20
 
@@ -54,13 +52,6 @@ class MemoryLimits:
                 raise ConfigurationError(
                     f"worker.memory.{name} is {value!r:.80}: write a fraction from 0 to 1, or false for never"
                 )
-        for lower, upper in _IN_ORDER:
-            low, high = getattr(self, lower), getattr(self, upper)
-            if high and low > high:
-                raise ConfigurationError(
-                    f"worker.memory.{lower} is {low:g}, more than worker.memory.{upper}, which is {high:g}: write"
-                    f" {low:g} or more for {upper}, {high:g} or less for {lower}, or false for never"
-                )
 
 
 def configured_limits() -> MemoryLimits:
@@ -69,7 +60,7 @@ def configured_limits() -> MemoryLimits:
     Raises
     ------
     ConfigurationError
-        If one of them is none, or they are not in order; it names the setting, its value, and what may be there.
+        If one of them is none; it names the setting, its value, and what may be there.
     """
     fractions: dict[str, Any] = {name: config.get(f"worker.memory.{name}") for name in _FRACTIONS}
     return MemoryLimits(
