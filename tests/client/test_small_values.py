@@ -195,7 +195,7 @@ def test_an_interrupt_while_a_part_is_written(one_worker: Client, monkeypatch: p
 
     monkeypatch.setattr(scattering, "_PART", 100)
     monkeypatch.setattr(scattering, "_put", slow)
-    monkeypatch.setattr(scattering, "tell", interrupted)
+    monkeypatch.setattr(scattering, "tell_on", interrupted)
     with pytest.raises(KeyboardInterrupt):
         one_worker.scatter(values(350), hash=False)
     monkeypatch.undo()
@@ -206,7 +206,7 @@ def test_a_refusal_while_a_part_is_written(one_worker: Client, monkeypatch: pyte
         raise Refused("nothing", "not today")
 
     monkeypatch.setattr(scattering, "_PART", 100)
-    monkeypatch.setattr(scattering, "tell", refused)
+    monkeypatch.setattr(scattering, "tell_on", refused)
     with pytest.raises(Refused, match="not today"):
         one_worker.scatter(values(350), hash=False)
     monkeypatch.undo()
