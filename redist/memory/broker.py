@@ -34,6 +34,7 @@ from redist.memory.broker_messages import (
 from redist.memory.directory import SegmentDirectory
 from redist.memory.frames import FrameParser, error_fields, pack_frame
 from redist.memory.headers import footprint
+from redist.memory.host import is_near
 from redist.memory.local_sockets import bind
 
 __all__ = ["Broker"]
@@ -65,6 +66,8 @@ class Broker:
         Called with name, attempt and file size when a process of the host has published a payload.
     on_dropped : callable, optional
         Called with name and attempt when a process of the host took one back.
+    on_gone : callable, optional
+        Called with the pid of a process that has no connection left; one that may count its pid otherwise aside.
     make_room : callable, optional
         Coroutine called with the bytes that are missing when space cannot be reserved; True: try again.
     """
@@ -80,6 +83,7 @@ class Broker:
         fetch: FetchCall | None = None,
         on_committed: Callable[[str, int, int], None] | None = None,
         on_dropped: Callable[[str, int], None] | None = None,
+        on_gone: Callable[[int], None] | None = None,
         make_room: Callable[[int], Awaitable[bool]] | None = None,
     ) -> None:
         self.directory = directory
@@ -87,6 +91,7 @@ class Broker:
         self._fetch = fetch
         self._on_committed = on_committed
         self._on_dropped = on_dropped
+        self._on_gone = on_gone
         self._make_room = make_room
         self._server: asyncio.AbstractServer | None = None
         self._numbers = itertools.count(1)
@@ -103,6 +108,7 @@ class Broker:
 
     async def close(self) -> None:
         """Stop serving; what was granted and not committed returns."""
+        self._on_gone = None
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -262,6 +268,11 @@ class Broker:
 
     def _lost(self, peer: _Peer) -> None:
         self._peers.discard(peer)
+        self._take_back(peer)
+        if peer.near and self._on_gone is not None and all(other.pid != peer.pid for other in self._peers):
+            self._on_gone(peer.pid)
+
+    def _take_back(self, peer: _Peer) -> None:
         self.directory.arenas.leave(peer)
         grants, peer.grants = peer.grants, {}
         if not grants:
@@ -292,6 +303,7 @@ class _Peer(asyncio.Protocol):
         self.broker = broker
         self.grants: dict[int, _Granted] = {}
         self.pid = 0
+        self.near = False
         self.closed = False
         self._parser = FrameParser()
         self._transport: asyncio.Transport | None = None
@@ -303,6 +315,7 @@ class _Peer(asyncio.Protocol):
         sock = transport.get_extra_info("socket")
         if sock is not None and hasattr(socket, "SO_PEERCRED"):
             self.pid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+            self.near = self.pid > 0 and is_near(self.pid)
 
     def data_received(self, data: bytes) -> None:
         try:

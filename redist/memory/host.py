@@ -10,7 +10,7 @@ import os
 import secrets
 from hashlib import blake2b
 
-__all__ = ["lives", "memory_id", "new_host_id", "process_id", "read_host_id", "same_host"]
+__all__ = ["is_near", "lives", "memory_id", "new_host_id", "process_id", "read_host_id", "same_host"]
 
 ID_FILE = "id"
 
@@ -57,6 +57,17 @@ def lives(pid: str, process: str) -> bool | None:
         return _began(int(pid)) == began
     except OSError:  # it is hidden from us, or ends just now
         return None
+
+
+def is_near(pid: int) -> bool:
+    """Tell whether the process that we know as `pid` knows itself as that, and its host by the name that we do."""
+    try:
+        return bool(_numbering()) and all(
+            os.readlink(f"/proc/{pid}/ns/{kind}") == os.readlink(f"/proc/self/ns/{kind}")
+            for kind in ("pid", "uts")
+        )
+    except OSError:
+        return False
 
 
 def _numbering() -> str:

@@ -12,6 +12,7 @@ not know the caller, or lost writes of it, the session registers anew under a ne
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -162,6 +163,8 @@ class Session:
         #: Set by the driver: the command connection leads to the wrong server.
         self.reconnect: Callable[[str], object] | None = None
         self._was_registered = False
+        #: when the command connection was last made anew, by `clock`
+        self.reconnected = -math.inf
         #: What a session of our name held is being read.
         self._taking_up = False
         #: A registration left, and no answer has come.
@@ -238,6 +241,8 @@ class Session:
     def connected(self) -> None:
         """Begin to use a command connection."""
         self.lane.connect()
+        if self._was_registered:
+            self.reconnected = self.clock()
         if not self.lane.registered:
             self._register()
         elif self.ready:

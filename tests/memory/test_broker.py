@@ -31,6 +31,7 @@ class Worker:
     def __init__(self, directory: SegmentDirectory, loop: Loop) -> None:
         self.committed: list[tuple[str, int, int]] = []
         self.dropped: list[tuple[str, int]] = []
+        self.gone: list[int] = []
         self.room: list[int] = []
         self.directory = directory
         self.loop = loop
@@ -40,6 +41,7 @@ class Worker:
             fetch=self.fetch,
             on_committed=lambda *args: self.committed.append(args),
             on_dropped=lambda *args: self.dropped.append(args),
+            on_gone=self.gone.append,
         )
         self.address = loop.run(self.broker.start())
 
@@ -80,6 +82,29 @@ def test_simple(worker: Worker, client: BrokerClient) -> None:
 def test_socket_is_owner_only(worker: Worker) -> None:
     assert os.stat(worker.address).st_mode & 0o777 == 0o600
     assert len(worker.address) < 108
+
+
+def test_it_tells_of_processes_whose_last_connection_went(worker: Worker) -> None:
+    first, second = (BrokerClient(worker.address, timeout=10) for _ in range(2))
+    for each in (first, second):
+        each.stat()
+    first.close()
+    with BrokerClient(worker.address, timeout=10) as third:
+        third.stat()
+    assert worker.gone == []
+    second.close()
+    wait_until(lambda: worker.gone == [os.getpid()])
+
+
+def test_it_does_not_tell_of_those_that_may_count_otherwise(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In another container the process has another pid."""
+    monkeypatch.setattr("redist.memory.broker.is_near", lambda pid: False)
+    with BrokerClient(worker.address, timeout=10) as first:
+        first.stat()
+    wait_until(lambda: worker.broker.peers == 0)
+    assert worker.gone == []
 
 
 def test_reservations_return(worker: Worker, client: BrokerClient) -> None:

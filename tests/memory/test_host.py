@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from redist.memory.host import lives, process_id
+from redist.memory.host import is_near, lives, process_id
 from servers import wait_until
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it is seen in /proc")
@@ -62,6 +62,19 @@ def _hide(path: str, *args: str, **options: str) -> object:
     if path.endswith("/stat"):
         raise PermissionError(path)
     return open(path, *args, **options)  # type: ignore[call-overload]
+
+
+def test_near(other: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    said(other)
+    assert is_near(other.pid)
+    assert is_near(os.getpid())
+    assert not is_near(999999999)
+    other.communicate("\n")
+    assert not is_near(other.pid)
+    real = os.readlink
+    elsewhere = f"/proc/{os.getpid()}/ns/uts"
+    monkeypatch.setattr(os, "readlink", lambda path: "uts:[1]" if path == elsewhere else real(path))
+    assert not is_near(os.getpid())
 
 
 def test_it_is_short() -> None:

@@ -4,6 +4,8 @@ import contextlib
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from memory.memory_helpers import Bytes
 from redist import errors
 from redist.memory.broker_client import BrokerClient
-from worker.harness import alive, until
+from worker.harness import ROOT, alive, until
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -206,11 +208,6 @@ def test_ctrl_c_in_a_terminal_does_not_reach_executors(start, client):
 
 
 def test_it_ends_when_the_process_that_started_it_is_gone(endpoint, client, tmp_path):
-    import subprocess
-    import sys
-
-    from worker.harness import ROOT
-
     script = (
         "import os, subprocess, sys\n"
         "r, w = os.pipe()\n"
@@ -236,11 +233,6 @@ def test_it_ends_when_the_process_that_started_it_is_gone(endpoint, client, tmp_
 
 
 def test_it_waits_for_a_server_and_says_what_is_wrong(tmp_path):
-    import subprocess
-    import sys
-
-    from worker.harness import ROOT
-
     env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'workers'}"}
 
     def run(*args):
@@ -404,3 +396,37 @@ def test_what_a_client_in_a_task_wrote_stays_until_that_is_gone(start, client, t
 
     until(gone)
     until(lambda: files_of(client) == (0, 0))
+
+
+def test_what_a_killed_client_had_not_told_of_goes_with_its_lease(start, client):
+    start("--lease", "1")
+    (ordinal,) = client.ordinals("workers").values()
+    told = client.submit(lambda: b"t" * 50_000, key="told")
+    client.wait(told)
+    code = (
+        "import sys; from types import SimpleNamespace\n"
+        "from redist import Client; from redist.memory.broker_client import BrokerClient\n"
+        "url, namespace, socket = sys.argv[1:]\n"
+        "client = Client(url, namespace=namespace, name='killed', heartbeat_interval=0.4)\n"
+        "large, small = (SimpleNamespace(nbytes=n, type='x', contains=(), chunks=lambda n=n: [bytes(n)])\n"
+        "                for n in (50_000, 5_000))\n"
+        "BrokerClient(socket).put([('large', 10**6, large), ('small', 10**6 + 1, small)])\n"
+        "print('written', flush=True); sys.stdin.read()\n"
+    )
+    args = [client.endpoint.url, client.endpoint.namespace, client.field(f"caller:{ordinal}", "socket")]
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'workers'}"}
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env
+    ) as writer:
+        assert writer.stdout.readline() == b"written\n"
+        assert files_of(client) == (3, 1)
+        writer.kill()
+
+    def gone():
+        files, counted = files_of(client), "killed" in client.ordinals("clients")
+        assert files == (3, 1) or not counted
+        return not counted
+
+    until(gone)
+    until(lambda: files_of(client) == (1, 1))
+    assert client.result(told) == b"t" * 50_000

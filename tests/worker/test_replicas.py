@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from redist.store import calls as C
 from redist.store.connect import Endpoint
 from redist.store.replies import parse_heartbeat
 from redist.store.side import Side
+from redist_worker import replicas as replicas_module
 from redist_worker.replicas import Replicas
 from servers import Server, WireStore
 from store.kit import World
@@ -35,7 +38,7 @@ class Rig:
         self.directory = SegmentDirectory.create(str(folder))
 
     def replicas(self, on_its_way: float) -> Replicas:
-        return Replicas(self.directory, self.side, lambda call: self.worker.ok(call), on_its_way)
+        return Replicas(self.directory, self.side, lambda call: self.worker.ok(call), on_its_way=on_its_way)
 
     def scatter(self, name: str, attempt: int) -> None:
         store(self.directory, name, attempt, b"v" * 5000)
@@ -129,12 +132,12 @@ def test_a_worker_mends_by_its_heartbeats(start: Callable[..., Any], client: Any
     until(lambda: "1 payloads that are not here" in worker.text())
 
 
-def of_a_dead_process(rig: Rig, pid: int) -> None:
-    """Have a worker know that an executor with this pid died and that the server was told, and take in the answer."""
+def of_a_process_that_ended(rig: Rig, reconnected: float = 0.0) -> None:
+    """Have a worker know that the process `GONE` has let go of it, and take in the answer."""
 
     async def run() -> None:
-        replicas = rig.replicas(60.0)
-        replicas.died(pid, rig.worker.ordinal, {"here"})
+        replicas = Replicas(rig.directory, rig.side, lambda call: rig.worker.ok(call), lambda: reconnected)
+        replicas.gone(GONE, rig.worker.ordinal)
         await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
         rig.worker.listen_up()
         replicas.evict(rig.worker.evicted)
@@ -142,7 +145,7 @@ def of_a_dead_process(rig: Rig, pid: int) -> None:
     asyncio.run(run())
 
 
-def test_only_what_the_dead_wrote_and_the_server_does_not_record_goes(rig: Rig) -> None:
+def test_only_what_it_wrote_and_the_server_does_not_record_goes(rig: Rig) -> None:
     rig.scatter("recorded", 1)  # `store` says that the process 1 has written it
     store(rig.directory, "untold", 2, b"v" * 5000, writer=GONE)
     store(rig.directory, "of-another", 3, b"v" * 5000, writer=GONE + 1)
@@ -151,7 +154,7 @@ def test_only_what_the_dead_wrote_and_the_server_does_not_record_goes(rig: Rig) 
     ordinal = rig.worker.ordinal
     rig.client.ok(C.commit([C.Value("applied", 1, 5, ordinal, 5000, "bytes")]))
     rig.client.ok(C.commit([C.Value("of-an-attempt-before", 1, 6, ordinal, 5000, "bytes")]))
-    of_a_dead_process(rig, GONE)
+    of_a_process_that_ended(rig)
     assert set(rig.directory.files) == {("recorded", 1), ("of-another", 3), ("applied", 5)}
     assert rig.has() == {"recorded": "1", "applied": "5", "of-an-attempt-before": "6"}
 
@@ -159,6 +162,20 @@ def test_only_what_the_dead_wrote_and_the_server_does_not_record_goes(rig: Rig) 
 def test_of_a_server_that_recovers_nothing_is_believed(rig: Rig) -> None:
     store(rig.directory, "untold", 2, b"v" * 5000, writer=GONE)
     rig.world.command("HSET", "meta", "recovering", 2**52)
-    of_a_dead_process(rig, GONE)
+    of_a_process_that_ended(rig)
     rig.world.command("HDEL", "meta", "recovering")
     assert set(rig.directory.files) == {("untold", 2)}
+
+
+def test_a_server_that_comes_again_has_time_to_hear_that_it_lost_writes(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It records too little, and a client is about to say so."""
+    monkeypatch.setattr(replicas_module, "_HEARD", 0.5)
+    store(rig.directory, "told", 2, b"v" * 5000, writer=GONE)
+    late = threading.Timer(0.25, lambda: rig.world.command("HSET", "meta", "recovering", 2**52))
+    late.start()
+    of_a_process_that_ended(rig, time.monotonic())
+    late.join()
+    rig.world.command("HDEL", "meta", "recovering")
+    assert set(rig.directory.files) == {("told", 2)}

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+import math
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import hiredis
@@ -32,8 +35,12 @@ _SLICE = 500
 _ON_ITS_WAY = 60.0
 #: The same for a file that a dead predecessor left, s: only a client that lives can tell of it.
 _JUST_WRITTEN = 2.0
-#: s between two looks whether the server counts a caller of a dead process any more.
-_LOOK_EVERY = 0.5
+#: s that a process gets to end when it has let go of its connections, and between two looks.
+_ENDS, _ENDS_SOON = 5.0, 0.02
+#: s between two looks whether the server counts a caller of a process that has ended.
+_LOOK_EVERY = 0.2
+#: s after which a server that lost writes has heard of it.
+_HEARD = 10.0
 
 
 def slices(copies: Sequence[Copy]) -> Iterable[Sequence[Copy]]:
@@ -53,6 +60,10 @@ class Replicas:
         For reading what the server believes.
     post : callable
         Puts a call on the worker's lane.
+    reconnected : callable
+        Returns when the server was last connected to anew, `time.monotonic`.
+    hostname : str
+        Name of the host that executors give, who may be told another than others.
     on_its_way : float
         Age in seconds at which a file of which the server does not know may be one too many.
     """
@@ -62,17 +73,21 @@ class Replicas:
         directory: SegmentDirectory,
         side: Side,
         post: Callable[[Call], None],
+        reconnected: Callable[[], float] = lambda: -math.inf,
+        hostname: str = "",
         on_its_way: float = _ON_ITS_WAY,
     ) -> None:
         self.directory = directory
         self._on_its_way = on_its_way
+        self._reconnected = reconnected
+        self._hosts = {hostname, socket.gethostname()}
         self._side = side
         self._post = post
         self._disagreed = 0
         self._missing: set[Copy] = set()
         self._mending: asyncio.Task[None] | None = None
         self._bringing: asyncio.Task[None] | None = None
-        self._of_dead: set[asyncio.Task[None]] = set()
+        self._gone: dict[int, asyncio.Task[None]] = {}
         self._fetched: list[Replica] = []
 
     def evict(self, copies: Iterable[Copy]) -> None:
@@ -137,44 +152,46 @@ class Replicas:
         believed = await asyncio.to_thread(self._believed, ordinal)
         self._offer([copy for copy in young - believed if copy in self.directory.files])
 
-    # --- of processes that died -------------------------------------------------------------------------------------
+    # --- of processes that ended ------------------------------------------------------------------------------------
 
-    def died(self, pid: int, ordinal: int, hosts: Collection[str]) -> None:
-        """Drop what a process wrote and the server does not record, once nobody can tell of it any more.
+    def gone(self, pid: int, ordinal: int) -> None:
+        """Drop what a process of the host left that nobody can tell of any more; it has let go of us, and ends or has ended.
 
         Parameters
         ----------
         pid : int
-            The process: an executor to which the server does not listen any more, and that has ended or does so now.
+            The process.
         ordinal : int
             The worker's.
-        hosts : collection of str
-            Names of its host.
         """
-        task = asyncio.get_running_loop().create_task(self._drop_untold(pid, ordinal, hosts))
-        self._of_dead.add(task)
-        task.add_done_callback(self._of_dead.discard)
+        if pid not in self._gone:
+            task = self._gone[pid] = asyncio.get_running_loop().create_task(self._drop_untold(pid, ordinal))
+            task.add_done_callback(lambda _: self._gone.pop(pid))
 
-    async def _drop_untold(self, pid: int, ordinal: int, hosts: Collection[str]) -> None:
-        until = asyncio.get_running_loop().time() + self._on_its_way
-        # it may live for a moment after the process that had started it
+    def close(self) -> None:
+        """Wait for the end of no process any more."""
+        for task in self._gone.values():
+            task.cancel()
+
+    async def _drop_untold(self, pid: int, ordinal: int) -> None:
+        clock = time.monotonic
+        began = clock()
         while resident_bytes(pid)[0]:
-            if asyncio.get_running_loop().time() > until:
+            if clock() - began > _ENDS:
                 return
-            await asyncio.sleep(_LOOK_EVERY)
+            await asyncio.sleep(_ENDS_SOON)
         try:
             written = await asyncio.to_thread(self.directory.written_by, pid)
             untold = await asyncio.to_thread(self._not_recorded, ordinal, written)
-            # A client of its own in a task has a lane of its own: what it sent may be on its way until that client is gone.
-            while untold:
-                counted = await asyncio.to_thread(self._has_caller, pid, hosts)
-                if not counted:
-                    break
-                if asyncio.get_running_loop().time() > until:
+            # What it sent may be on its way until the server has heard that it is lost, or its lease has ended.
+            while untold and await asyncio.to_thread(self._has_no_caller, pid) is False:
+                if clock() - began > self._on_its_way:
                     return
                 await asyncio.sleep(_LOOK_EVERY)
+            # A server that has just come again may have lost writes, and hears of that from whoever knows more.
+            while untold and (left := self._reconnected() + _HEARD - clock()) > 0:
+                await asyncio.sleep(left)
             untold = await asyncio.to_thread(self._not_recorded, ordinal, untold)
-            # A server that lost its memory hears of all files, and until then records too few.
             bringing = self._bringing is not None and not self._bringing.done()
             if untold and not bringing and not await asyncio.to_thread(self._recovers):
                 logger.info("dropping %d payloads that process %d left untold", len(untold), pid)
@@ -190,15 +207,15 @@ class Replicas:
             found += [copy for copy, at in zip(part, attempts, strict=True) if at != b"%d" % copy[1]]
         return found
 
-    def _has_caller(self, pid: int, hosts: Collection[str]) -> bool:
-        """Whether the server would take a call of the process with this pid on this host."""
+    def _has_no_caller(self, pid: int) -> bool:
+        """Whether the server takes no call of the process with this pid on this host."""
         prefix = self._side.endpoint.prefix
         for kind in ("clients", "executors"):
             for caller in self._side.fields(kind):
                 whose, host = self._side.command("HMGET", f"{prefix}caller:{caller}", "pid", "host")
-                if whose == b"%d" % pid and host is not None and host.decode(errors="replace") in hosts:
-                    return True
-        return False
+                if whose == b"%d" % pid and (host or b"").decode(errors="replace") in self._hosts:
+                    return False
+        return True
 
     def _recovers(self) -> bool:
         return bool(self._side.command("HEXISTS", f"{self._side.endpoint.prefix}meta", "recovering"))

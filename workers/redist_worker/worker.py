@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import signal
-import socket
 from typing import TYPE_CHECKING
 
 import hiredis
@@ -159,7 +158,10 @@ class Worker:
             logger.warning("%s", warning)
 
         client = DataClient(secret, tls=client_context())
-        self.replicas = replicas = Replicas(home.directory, self.side, self.post)
+        self.replicas = replicas = Replicas(
+            home.directory, self.side, self.post, lambda: self.session.reconnected, options.hostname
+        )
+        self._parts.callback(replicas.close)
         surplus = Surplus(home.directory, lambda call: self.driver.call(call, _ANSWER))
         self.pressure = pressure = Pressure(
             home.directory, options.memory_limit, options.memory, self._tell, surplus
@@ -173,8 +175,9 @@ class Worker:
         fetcher = Fetcher(home.directory, client, on_fetched=fetched, make_room=pressure.make_room)
         self._parts.push_async_callback(fetcher.close)
         broker = Broker(
-            home.directory, fetch=fetcher.fetch, on_committed=pressure.committed, make_room=pressure.make_room
-        )
+            home.directory, fetch=fetcher.fetch, on_committed=pressure.committed, on_gone=self._gone,
+            make_room=pressure.make_room,
+        )  # fmt: skip
         self._parts.push_async_callback(broker.close)
         data_server = DataServer(home.directory, secret, tls=server_context(), make_room=pressure.make_room)
         self._parts.push_async_callback(data_server.close)
@@ -407,13 +410,11 @@ class Worker:
             self.post(calls.hand_in_for(executor.ordinal, finished))
         ordinals = [executor.ordinal] if executor.ordinal else await self._strangers()
         for ordinal in ordinals:
-            call = calls.lost_executor(ordinal, reason, running)
-            self.driver.post(call, lambda _: self._fenced(executor.pid))
+            self.post(calls.lost_executor(ordinal, reason, running))
 
-    def _fenced(self, pid: int) -> None:
-        """Clear up behind an executor that died, from which the server takes nothing more."""
-        if pid:
-            self.replicas.died(pid, self.session.ordinal, {self.options.hostname, socket.gethostname()})
+    def _gone(self, pid: int) -> None:
+        if self._ordinal and not self.stopping.is_set():
+            self.replicas.gone(pid, self._ordinal)
 
     async def _taken(self, executor: Executor, attempts: list[int], finished: list[Result]) -> None:
         """Hand in for an executor that does not come to it: what it will not start, and what it has finished."""
