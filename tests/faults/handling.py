@@ -166,7 +166,8 @@ async def _outcome(
     try:
         return await _called(function, *args, **options), None
     except Exception as error:
-        return None, error
+        # Without its frames: from Python 3.12 on they refer to those of the loop, which have this very task.
+        return None, error.with_traceback(None)
 
 
 HANDLINGS: dict[str, Callable[[], Handling]] = {"threads": Blocking, "loop": InLoop}
