@@ -24,7 +24,7 @@ from redist.hanging import hang_across, until_ready
 from redist.loading import load_inline
 from redist.protocol import unpack_error
 from redist.raising import raise_told
-from redist.segments import Trouble
+from redist.segments import Trouble, Unread
 from redist.session.operations import AskAll, Operation, Run, Until
 from redist.session.states import CANCELLED, ERROR, FINISHED, LOST, PENDING, FutureState, Waiter, hang
 from redist.session.submissions import SLICE
@@ -36,6 +36,7 @@ from redist.timeouts import seconds
 if TYPE_CHECKING:
     from redist.client import Client
     from redist.store.calls import Call
+    from redist.store.replies import State
 
 __all__ = ["error_of", "gather", "raise_error", "result_of", "value_here", "values_of", "wait_for"]
 
@@ -170,6 +171,7 @@ def values_of(
     until: float | None = None
     pause = _FIRST_PAUSE
     troubles: dict[int, RedistError] = {}
+    tried: dict[int, str] = {}
     while rest:
         fetch = [i for i in rest if not states[i].where]
         found = {i: states[i].where for i in rest if states[i].where}
@@ -192,7 +194,7 @@ def values_of(
                             values[i] = load_inline(told.value, told.name)
                     else:
                         rest.append(i)
-        far: list[tuple[int, str]] = []
+        far: list[tuple[int, Unread]] = []
         with as_current(client):
             wanted_here = [(states[i].name, where, states[i].nbytes) for i, where in found.items()]
             loaded = client._segments.load_all(wanted_here, copy, writable)
@@ -200,12 +202,17 @@ def values_of(
                 if here:
                     values[i] = value
                 else:
-                    far.append((i, where))
+                    far.append((i, Unread(states[i].name, where, value, tried.get(i) == where)))
+                    tried[i] = where
         if far:
-            wanted = [(states[i].name, where) for i, where in far]
-            outcomes = yield Run(client._segments.fetch, (client, wanted, copy, writable))
+            wanted = [item for _, item in far]
+            left = inf if deadline is None else max(0.0, deadline - time.monotonic())
+            outcomes = yield Run(client._segments.fetch, (client, wanted, copy, writable, left))
             for (i, _), outcome in zip(far, outcomes):
                 if isinstance(outcome, Trouble):
+                    if outcome.lasting:
+                        # a new one: this frame refers to the other, and would be kept by it
+                        raise type(outcome.error)(str(outcome.error))
                     troubles[i] = outcome.error
                     rest.append(i)
                 else:
@@ -230,28 +237,44 @@ def values_of(
 
 def _ask_again(client: Client, states: list[FutureState], deadline: float | None) -> Operation[None]:
     """Read where values are now; wait for those that are computed again, and raise for those that are lost."""
-    names = [state.name for state in states]
-    replies = yield from ask_by(
-        deadline, *(calls.states(names[i : i + SLICE]) for i in range(0, len(names), SLICE))
-    )
     again: list[FutureState] = []
     by_name = {state.name: state for state in states}
+    told = yield from _read(states, deadline)
     with client.session.lock:
-        for reply in replies:
-            for read in parse_states(reply):
-                state = by_name[read.name]
-                if read.state == "memory":
-                    state.where, state.nbytes = read.where, read.nbytes
-                elif read.state in ("erred", "forgotten"):
-                    client.session.notifications.read(read)
-                else:
-                    state.status = PENDING
-                    again.append(state)
+        for read in told:
+            state = by_name[read.name]
+            if read.state == "memory":
+                state.where, state.nbytes = read.where, read.nbytes
+            elif read.state in ("erred", "forgotten"):
+                client.session.notifications.read(read)
+            else:
+                state.status = PENDING
+                again.append(state)
     if again:
+        try:
+            # The push that says it is there may have come before that answer: from now on it counts.
+            told = yield from _read(again, deadline)
+        except BaseException:
+            with client.session.lock:
+                for state in again:
+                    if state.status == PENDING:
+                        state.settle(FINISHED)  # as it was; whoever reads it asks again
+            raise
+        with client.session.lock:
+            for read in told:
+                if by_name[read.name].status == PENDING:
+                    client.session.notifications.read(read)
         yield from wait_for(client, again, deadline, stop_on_error=True)
     for state in states:
         if state.status != FINISHED:
             yield from raise_error(client, state, deadline)
+
+
+def _read(states: Sequence[FutureState], deadline: float | None) -> Operation[list[State]]:
+    names = [state.name for state in states]
+    parts = (names[i : i + SLICE] for i in range(0, len(names), SLICE))
+    replies = yield from ask_by(deadline, *map(calls.states, parts))
+    return [read for reply in replies for read in parse_states(reply)]
 
 
 def value_here(client: Client, state: FutureState, copy: bool, writable: bool) -> tuple[bool, Any]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redist.current import as_current
-from redist.errors import RedistError, SegmentGone
+from redist.errors import RedistError, SegmentError, SegmentGone
 from redist.loading import load_payload, load_received, load_small
 from redist.memory.arena import LARGEST
 from redist.memory.headers import path_of
@@ -17,21 +17,42 @@ if TYPE_CHECKING:
     from redist.memory.broker_client import BrokerClient
     from redist.memory.data_client import DataClient
     from redist.memory.receive import Received
-    from redist.peers import Peers
+    from redist.peers import Peer, Peers
 
-__all__ = ["Segments", "Trouble"]
+__all__ = ["Segments", "Trouble", "Unread"]
 
 #: So many small payloads are looked up together.
 _MANY = 16
+_LOOK = 10.0  # s that a worker may take to look at a file, and to tell the server
 
 
 class Trouble:
-    """A payload that could not be had this time."""
+    """A payload that could not be had this time, or, if that is `lasting`, not at all."""
 
-    __slots__ = ("error",)
+    __slots__ = ("error", "lasting")
 
-    def __init__(self, error: RedistError) -> None:
+    def __init__(self, error: RedistError, *, lasting: bool = False) -> None:
         self.error = error
+        self.lasting = lasting
+
+
+class Unread(NamedTuple):
+    """A payload that could not be read on this host.
+
+    Attributes
+    ----------
+    name, where : str
+        Wire name of the key, and its copies as `Peers.copies` takes them.
+    wrong : SegmentError or None
+        Why a copy that is here could not be read, if it is not gone.
+    again : bool
+        Whether it was looked for before in the same places, and they were asked for again since.
+    """
+
+    name: str
+    where: str
+    wrong: SegmentError | None = None
+    again: bool = False
 
 
 class _Loading:
@@ -80,7 +101,11 @@ class Segments:
         self._remote: DataClient | None = None
 
     def load_here(self, name: str, where: str, nbytes: int, copy: bool, writable: bool) -> tuple[bool, Any]:
-        """Return (True, value) if a copy lies on this host, else (False, None); `nbytes` may be 0, if it is not known."""
+        """Return (True, value) if a copy can be read on this host, else (False, None or what is wrong with one).
+
+        `nbytes` may be 0, if it is not known.
+        """
+        wrong = None
         for segments, attempt in self._peers.here(where):
             try:
                 return True, load_payload(
@@ -88,7 +113,10 @@ class Segments:
                 )
             except SegmentGone:
                 continue
-        return False, None
+            except SegmentError as error:
+                # not that one: its traceback would keep this frame and those of all callers
+                wrong = type(error)(str(error))
+        return False, wrong
 
     def load_all(
         self, wanted: Sequence[tuple[str, str, int]], copy: bool, writable: bool
@@ -131,11 +159,17 @@ class Segments:
         return small
 
     def fetch(
-        self, client: Client, wanted: Sequence[tuple[str, str]], copy: bool, writable: bool
+        self, client: Client, wanted: Sequence[Unread], copy: bool, writable: bool, patience: float
     ) -> list[Any]:
-        """Bring payloads from other hosts: for each a tuple with the value, or what kept it away."""
+        """Bring payloads from other hosts: for each a tuple with the value, or what kept it away.
+
+        Copies of this host that are damaged, or were looked for twice, are looked at by their workers before, which have
+        `patience` seconds for it at most.
+        """
+        doubtful = [item for item in wanted if item.wrong is not None or item.again]
+        doubted = self._check(client, doubtful, min(patience, _LOOK))
         far: list[tuple[str, int, list[str]]] = []
-        for name, where in wanted:
+        for name, where, _, _ in wanted:
             sources: dict[int, list[str]] = {}
             for peer, attempt in self._peers.copies(where):
                 if peer.address and not peer.here:
@@ -167,7 +201,33 @@ class Segments:
                         outcomes[name] = (loading.value(name),)
         if any(isinstance(outcome, Trouble) for outcome in outcomes.values()):
             self._peers.forget()
-        return [outcomes.get(name) or self._gone(name, where) for name, where in wanted]
+        return [
+            outcomes.get(item.name) or doubted.get(item.name) or self._gone(item.name, item.where)
+            for item in wanted
+        ]
+
+    def _check(self, client: Client, wanted: Sequence[Unread], timeout: float) -> dict[str, Trouble]:
+        """Have the workers of this host look at copies that could not be read; return what there is to say of each value."""
+        asked: dict[int, tuple[Peer, list[tuple[Unread, int]]]] = {}
+        for item in wanted:
+            for peer, attempt in self._peers.copies(item.where):
+                if peer.here:
+                    asked.setdefault(peer.ordinal, (peer, []))[1].append((item, attempt))
+        found: dict[str, Trouble] = {}
+        for peer, copies in asked.values():
+            own = self._broker is not None and peer.segments == self._own
+            broker = self._broker if own else client._broker_of(peer)
+            assert broker is not None
+            try:
+                outcomes = broker.check([(item.name, attempt) for item, attempt in copies], timeout=timeout)
+            except RedistError as error:  # it is gone, or hangs: its lease tells
+                outcomes = [error] * len(copies)
+            for (item, _), outcome in zip(copies, outcomes):
+                if outcome is not None:
+                    found.setdefault(item.name, Trouble(outcome))
+                elif item.wrong is not None:  # its file is whole, and cannot be read here all the same
+                    found[item.name] = Trouble(item.wrong, lasting=True)
+        return found
 
     def _gone(self, name: str, where: str) -> Trouble:
         """Return what there is to say of a payload that no other host has."""

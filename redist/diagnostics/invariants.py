@@ -21,7 +21,7 @@ __all__ = ["Violation", "check"]
 _STATE = re.compile(r"waiting|queued \d+|processing e\d+\.\d+|memory|erred|released|forgetting")
 _FIELD = re.compile(
     r"state|refs:(\d+|d|h|c)|pins|missing|needed|deps|w:\d+|data|nbytes|type|fn|retries|deaths|class|prio|home|cause|keep|meta|contains|"
-    r"attempt|lost|fan|reviving|linking|untold|ahead|c:\d+|copies|branching|tries|owner|counted"
+    r"attempt|lost|fan|reviving|linking|untold|ahead|c:\d+|copies|branching|tries|owner|counted|spoilt"
 )
 _COUNTS = (
     "pins",
@@ -39,6 +39,7 @@ _COUNTS = (
     "tries",
     "owner",
     "counted",
+    "spoilt",
 )
 _UNFINISHED = ("waiting", "queued", "processing")
 _OF_RECORDS = ("data", "error", "deps", "waiters", "users", "dependents", "containers")

@@ -89,7 +89,8 @@ class ArenaWriter:
         """
         fcntl.flock(self._fd, fcntl.LOCK_EX)
         try:
-            if not is_open(self._fd, self.number):
+            # one that somebody has removed is written no more: nobody would find it
+            if not is_open(self._fd, self.number) or not os.fstat(self._fd).st_nlink:
                 return []
             return self._append(items, start)
         except OSError as error:

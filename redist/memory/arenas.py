@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
-from redist.errors import SegmentCorrupt, SegmentGone, SegmentsFull
+from redist.errors import SegmentCorrupt, SegmentError, SegmentGone, SegmentsFull
 from redist.memory.arena import (
     ARENA_SIZE,
     arena_path,
@@ -367,13 +367,20 @@ class Arenas:
             If it is not here.
         SegmentCorrupt
             If it is damaged.
+        SegmentError
+            If its arena is there and cannot be opened.
         """
         with self._mutex:  # or it might be moved before it is read
             place = self._places.get((name, attempt))
-            fd = None if place is None else self.files.open(self._arenas[place[0]])
-            if place is None or fd is None:
+            if place is None:
                 raise SegmentGone(f"{self._segments}: no arena has attempt {attempt} of {name!r:.80}")
             number, offset, length = place
+            fd = self.files.open(self._arenas[number])
+            if fd is None:
+                path = self.files.path(self._arenas[number])
+                if os.path.lexists(path):
+                    raise SegmentError(f"{path}: cannot be opened")
+                raise SegmentGone(f"{path}: the payload's file is gone")
             try:
                 data = os.pread(fd, length, offset)
             finally:

@@ -15,13 +15,14 @@ import struct
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from redist.errors import RedistError, SegmentCorrupt, SegmentError, SegmentsFull
 from redist.memory.arena import ARENA_SIZE
 from redist.memory.broker_messages import (
     ABORT,
     ARENA,
+    CHECK,
     COMMIT,
     DROP,
     FETCH,
@@ -41,7 +42,10 @@ __all__ = ["Broker"]
 
 logger = logging.getLogger("redist.memory")
 
+T = TypeVar("T")
+
 FetchCall: TypeAlias = Callable[[Sequence[Wanted]], Awaitable[list[RedistError | None]]]
+CheckCall: TypeAlias = Callable[[Sequence[tuple[str, int]]], Awaitable[list[RedistError | None]]]
 
 
 @dataclass(slots=True)
@@ -70,6 +74,8 @@ class Broker:
         Called with the pid of a process that has no connection left; one that may count its pid otherwise aside.
     make_room : callable, optional
         Coroutine called with the bytes that are missing when space cannot be reserved; True: try again.
+    check : callable, optional
+        Coroutine called with names and attempts that a process of the host could not read; returns what is wrong with each.
     """
 
     directory: SegmentDirectory
@@ -85,6 +91,7 @@ class Broker:
         on_dropped: Callable[[str, int], None] | None = None,
         on_gone: Callable[[int], None] | None = None,
         make_room: Callable[[int], Awaitable[bool]] | None = None,
+        check: CheckCall | None = None,
     ) -> None:
         self.directory = directory
         self.address = ""
@@ -93,6 +100,7 @@ class Broker:
         self._on_dropped = on_dropped
         self._on_gone = on_gone
         self._make_room = make_room
+        self._check = check
         self._server: asyncio.AbstractServer | None = None
         self._numbers = itertools.count(1)
         self._peers: set[_Peer] = set()
@@ -164,7 +172,9 @@ class Broker:
             for item in items[2:]:
                 self.directory.arenas.leave(peer, _number(item))
         elif kind == FETCH:
-            self._spawn(self._fetch_for(peer, number, [_wanted(*item) for item in items[2:]]))
+            self._answer_later(peer, number, self._fetch, [_wanted(*item) for item in items[2:]], "fetches")
+        elif kind == CHECK:
+            self._answer_later(peer, number, self._check, _copies(items), "checks")
         elif kind == STAT:
             space = self.directory.space
             counters = [
@@ -176,7 +186,7 @@ class Broker:
             ]
             peer.send([number, None, *counters])
         elif kind == DROP:
-            dropped = [_wish(items[at], items[at + 1], 0)[:2] for at in range(2, len(items), 2)]
+            dropped = _copies(items)
             self.directory.drop_all(dropped)
             if self._on_dropped is not None:
                 for name, attempt in dropped:
@@ -255,12 +265,25 @@ class Broker:
             for key in stored:
                 self._on_committed(*key, sizes[key])
 
-    async def _fetch_for(self, peer: _Peer, number: int, wanted: list[Wanted]) -> None:
-        if self._fetch is None:
-            peer.send([number, error_fields(SegmentError("this worker fetches nothing"))])
-            return
+    def _answer_later(
+        self,
+        peer: _Peer,
+        number: int,
+        ask: Callable[[Sequence[T]], Awaitable[list[RedistError | None]]] | None,
+        payloads: list[T],
+        does: str,
+    ) -> None:
+        """Answer a request with what `ask` says of each payload."""
+        if ask is None:
+            peer.send([number, error_fields(SegmentError(f"this worker {does} nothing"))])
+        else:
+            self._spawn(self._answer_with(peer, number, ask(payloads)))
+
+    async def _answer_with(
+        self, peer: _Peer, number: int, asked: Awaitable[list[RedistError | None]]
+    ) -> None:
         try:
-            outcomes = await self._fetch(wanted)
+            outcomes = await asked
         except RedistError as error:
             peer.send([number, error_fields(error)])
         else:
@@ -352,6 +375,10 @@ def _wish(name: Any, attempt: Any, size: Any) -> tuple[str, int, int]:
     if isinstance(name, str) and type(attempt) is int and type(size) is int and attempt >= 0 and size >= 0:
         return name, attempt, size
     raise SegmentCorrupt(f"not a name, an attempt and a size: {name!r:.40}, {attempt!r:.20}, {size!r:.20}")
+
+
+def _copies(items: list[Any]) -> list[tuple[str, int]]:
+    return [_wish(items[at], items[at + 1], 0)[:2] for at in range(2, len(items), 2)]
 
 
 def _wanted(name: Any, attempt: Any, addresses: Any) -> Wanted:

@@ -23,6 +23,7 @@ from redist.memory.arena_writer import ArenaWriter, Small, SmallWriter
 from redist.memory.broker_conversation import Answer, Conversation, GrantHolder
 from redist.memory.broker_messages import (
     ARENA,
+    CHECK,
     DROP,
     FETCH,
     LEAVE,
@@ -186,6 +187,16 @@ class BrokerClient(GrantHolder):
             For each payload None (it is there now) or what went wrong.
         """
         return outcomes_of(self._ask(FETCH, sources_of(wanted), timeout)[1])
+
+    def check(self, payloads: Sequence[tuple[str, int]], *, timeout: float) -> list[RedistError | None]:
+        """Have the worker look at payloads (name, attempt) that could not be read, and tell the server of those it lacks.
+
+        Returns
+        -------
+        list
+            For each None (it is whole, as the worker sees it) or what is wrong with it, of which the server knows by then.
+        """
+        return outcomes_of(self._ask(CHECK, flat(payloads), timeout)[1])
 
     def drop(self, payloads: Sequence[tuple[str, int]]) -> None:
         """Have the worker remove payloads (name, attempt) that were written and then not needed; waits for nothing."""

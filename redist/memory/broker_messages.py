@@ -13,7 +13,10 @@ ARENA    [7, id, how many at most]                                      [id, Non
 STORED   [8, 0, arena, offset, name, attempt, length of the record,     nothing
          (the three again)...]
 LEAVE    [9, 0, arena...]                                               nothing
+CHECK    [10, id, name, attempt, (the two again)...]                    [id, None, None or [error, text]...]
 ======== ============================================================== ==========================================
+
+CHECK is for payloads that could not be read: an error is what their worker found wrong with the file, which is dropped then.
 
 A refused request is answered ``[id, [error, text]]``. Grants belong to the connection: when it closes, those that were
 not committed return. What one connection sends is obeyed in order. An arena belongs to the connection in the same way; the
@@ -33,7 +36,7 @@ from redist.memory.headers import Header, path_of
 
 __all__ = ["Grant", "Stat", "Wanted"]
 
-RESERVE, COMMIT, ABORT, FETCH, STAT, DROP, ARENA, STORED, LEAVE = range(1, 10)
+RESERVE, COMMIT, ABORT, FETCH, STAT, DROP, ARENA, STORED, LEAVE, CHECK = range(1, 11)
 
 Wanted = tuple[str, int, Sequence[str]]
 """A payload to fetch: name, attempt, addresses of the data servers that have it, the best first."""

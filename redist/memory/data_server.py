@@ -19,7 +19,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from redist.errors import RedistError, SegmentCorrupt, SegmentError, SegmentsFull, TransferError
+from redist.errors import RedistError, SegmentCorrupt, SegmentError, SegmentGone, SegmentsFull, TransferError
 from redist.memory.data_messages import DROP, GET, PUT, SEND_PIECE, SEND_STRAIGHT, send_all
 from redist.memory.directory import SegmentDirectory
 from redist.memory.frames import MAX_FRAME, FrameParser, error_fields, pack_frame, pack_padded
@@ -60,6 +60,8 @@ class DataServer:
         Called in the event loop with name, attempt and file size when a remote client has put a payload.
     on_dropped : callable, optional
         Called in the event loop with name and attempt when a remote client took one back.
+    on_unread : callable, optional
+        Called in the event loop with name and attempt when one was asked for whose file is damaged or gone.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class DataServer:
         make_room: Callable[[int], Coroutine[Any, Any, bool]] | None = None,
         on_committed: Callable[[str, int, int], None] | None = None,
         on_dropped: Callable[[str, int], None] | None = None,
+        on_unread: Callable[[str, int], None] | None = None,
     ) -> None:
         if not token:
             raise ValueError("a data server needs a token")
@@ -87,6 +90,7 @@ class DataServer:
         self._make_room = make_room
         self._on_committed = on_committed
         self._on_dropped = on_dropped
+        self._on_unread = on_unread
         self._sink = SegmentSink(directory)
         self._connections: set[_Connection] = set()
         self._mutex = threading.Lock()
@@ -258,6 +262,8 @@ class DataServer:
                 mapping = open_payload(path, name, attempt, buffer=buffer[at : at + _GATHERED])
                 header = mapping.header()
             except SegmentError as error:
+                if self._on_unread is not None and isinstance(error, SegmentGone | SegmentCorrupt):
+                    self._call_in_loop(self._on_unread, name, attempt)
                 # the path is this host's affair
                 short = type(error)(f"{name!r:.80} attempt {attempt}: {_without_path(error, path)}")
                 gathered.append(pack_frame([error_fields(short)]))

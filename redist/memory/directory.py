@@ -117,7 +117,8 @@ class SegmentDirectory:
         self.large = {}
         self._newest = 0
         self._lock_fd = lock_fd
-        self._mutex = threading.Lock()
+        #: held while a payload that has a file of its own moves between memory and disk, or is forgotten
+        self.mutex = self._mutex = threading.Lock()
         self.arenas = Arenas(path, self.space, self.spill, self.files, self._mutex)
         self._total = 0
         self.pool = Pool(path)
@@ -523,11 +524,11 @@ class SegmentDirectory:
         for name, attempt in list(self.files):
             try:
                 found.append(self.header(name, attempt))
-            except SegmentGone:
-                pass
             except SegmentCorrupt as error:
                 logger.warning("dropping a damaged segment: %s", error)
                 self.drop(name, attempt)
+            except SegmentError:  # it is gone, or cannot be looked at just now
+                pass
         return found
 
     def sweep(self, keep: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:

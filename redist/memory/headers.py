@@ -15,6 +15,7 @@ after it, or the server, lost its memory. The file's own name is a hash, so a ke
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import struct
@@ -25,7 +26,7 @@ from hashlib import blake2b
 
 import msgpack
 
-from redist.errors import SegmentCorrupt, SegmentGone
+from redist.errors import SegmentCorrupt, SegmentError, SegmentGone
 
 __all__ = [
     "SPILL_LINK",
@@ -49,6 +50,8 @@ MAX_FOOTER = 256 * 1024 * 1024
 _TRAILER = struct.Struct("<QII8s")
 TRAILER_BYTES = _TRAILER.size
 _TAIL = 4096
+#: Why a file cannot be opened that may be whole.
+_SAYS_NOTHING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM)
 _FILE_NAME = re.compile(r"[0-9a-f]{32}\.[0-9]{1,16}")
 
 
@@ -158,13 +161,16 @@ def read_header(path: str) -> Header:
         If there is no such file.
     SegmentCorrupt
         If it is no segment, is truncated, or belongs under another name.
+    SegmentError
+        If this process can open no more files, or has no right to read it.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         raise SegmentGone(f"{path}: the payload's file is gone") from None
     except OSError as error:
-        raise SegmentCorrupt(f"{path}: cannot be opened: {error.strerror}") from error
+        kind = SegmentError if error.errno in _SAYS_NOTHING else SegmentCorrupt
+        raise kind(f"{path}: cannot be opened: {error.strerror}") from error
     try:
         size = os.fstat(fd).st_size
         tail = os.pread(fd, _TAIL, max(0, size - _TAIL))

@@ -423,11 +423,11 @@ def add_replicas(replicas: Iterable[Replica], *, found: bool = False) -> Call:
     return Call(load("add_replicas"), body, grows=True, ageless=True)
 
 
-def remove_replicas(replicas: Iterable[tuple[str, int]]) -> Call:
-    """Report copies (name, attempt) that this worker does not have any more."""
+def remove_replicas(replicas: Iterable[tuple[str, int]], why: Sequence[str] = ()) -> Call:
+    """Report copies (name, attempt) that this worker does not have any more; `why`: what was wrong with the file of each."""
     body: list[Any] = []
-    for replica in replicas:
-        body += replica
+    for i, (name, attempt) in enumerate(replicas):
+        body += (name, attempt, why[i] if why else "")
     return Call(load("remove_replicas"), body, ageless=True)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 
 import pytest
 
 from redist import Client, as_completed, gathering
+from redist.errors import ConnectionLost
 from redist.session.operations import AskAll, Run, Until
 from redist.session.states import FINISHED
 
@@ -25,17 +27,25 @@ def lose_file(client: Client, key: str) -> None:
 
 
 def test_a_copy_that_cannot_be_reached(client: Client) -> None:
+    """Its file is gone, and its worker does not say so."""
     future = client.submit(bytes, 700_001, pure=False)
     assert as_completed([future]).next() is future
     lose_file(client, future.key)
-    for ask in (
-        lambda: future.result(timeout=0.3),
-        lambda: list(as_completed([future], with_results=True, timeout=0.3)),
-    ):
-        began = time.monotonic()
-        with pytest.raises(TimeoutError):
-            ask()
-        assert 0.25 < time.monotonic() - began < 5
+    (where,) = client.who_has()[future.key]
+    worker = client.scheduler_info()["workers"][where]["pid"]
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        for ask in (
+            lambda: future.result(timeout=0.3),
+            lambda: list(as_completed([future], with_results=True, timeout=0.3)),
+        ):
+            began = time.monotonic()
+            with pytest.raises(TimeoutError):
+                ask()
+            assert 0.25 < time.monotonic() - began < 5
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    assert future.result(timeout=30) == bytes(700_001)
 
 
 def test_a_copy_that_is_computed_again(client: Client) -> None:
@@ -45,6 +55,9 @@ def test_a_copy_that_is_computed_again(client: Client) -> None:
     operation = gathering._ask_again(client, [state], time.monotonic() + 0.2)
     assert isinstance(next(operation), AskAll)
     computed_again = [b"OK", 0, state.name.encode(), b"processing", b"7", b"0", b"", b"", b""]
+    assert isinstance(
+        operation.send([computed_again]), AskAll
+    )  # a push may have been faster than that answer
     request = operation.send([computed_again])
     assert isinstance(request, Until)
     assert request.timeout is not None
@@ -53,3 +66,29 @@ def test_a_copy_that_is_computed_again(client: Client) -> None:
     with pytest.raises(TimeoutError):
         operation.send("")
     state.status = FINISHED
+
+
+def test_a_copy_that_is_there_again_before_the_answer(client: Client) -> None:
+    """The push that says so was taken in before the answer that it is being computed: nobody waits for another."""
+    future = client.submit(bytes, 10_000, pure=False)
+    assert future.result(timeout=10) == bytes(10_000)
+    state = future._state
+    operation = gathering._ask_again(client, [state], time.monotonic() + 30)
+    next(operation)
+    reply = [b"OK", 0, state.name.encode(), b"processing", b"7", b"0", b"", b"", b""]
+    assert isinstance(operation.send([reply]), AskAll)
+    reply[3:] = [b"memory", b"7", b"10000", b"bytes", state.where.encode(), b""]
+    with pytest.raises(StopIteration):
+        operation.send([reply])
+    assert state.status == FINISHED
+
+
+def test_nobody_says_whether_a_copy_is_there_again(client: Client) -> None:
+    future = client.submit(bytes, 10_000, pure=False)
+    assert future.result(timeout=10) == bytes(10_000)
+    operation = gathering._ask_again(client, [future._state], time.monotonic() + 30)
+    next(operation)
+    operation.send([[b"OK", 0, future._state.name.encode(), b"processing", b"7", b"0", b"", b"", b""]])
+    with pytest.raises(ConnectionLost):
+        operation.throw(ConnectionLost("it is away"))
+    assert future.result(timeout=10) == bytes(10_000)

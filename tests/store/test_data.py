@@ -8,7 +8,7 @@ from redist.store import calls as C
 from redist.store import coordination as K
 from redist.store import replies as R
 from store.kit import Caller, World
-from store.test_tasks import F, finish, submit, task
+from store.test_tasks import F, fail, finish, submit, task
 
 
 @pytest.fixture
@@ -245,6 +245,49 @@ def test_copies_come_and_go(world: World, client: Caller, worker: Caller) -> Non
     assert client.told["a"].value.startswith(
         b"!DataLost\0the data of a is lost: its last copy went with its file on worker v"
     )
+
+
+def test_a_damaged_copy_that_is_all_there_was(world: World, client: Caller, worker: Caller) -> None:
+    """It is lost in the words of who has seen its file, and so is what needs it; scattered again it is there again."""
+    attempt = scatter(client, worker, "a")
+    submit(client, task("b", "a"))
+    worker.ok(C.remove_replicas([("a", attempt)], ["/a/path: too short"]))
+    client.listen_up()
+    assert {n: client.told[n].type for n in "ab"} == dict.fromkeys("ab", "DataLost")
+    assert client.told["a"].value == (
+        b"!DataLost\0the data of a is lost: its last copy went with its file on worker w (/a/path: too short), and nothing "
+        b"can compute it again"
+    )
+    scatter(client, worker, "a")
+    assert "spoilt" not in world.record("a")
+
+
+def test_a_damaged_copy_of_several(world: World, client: Caller, worker: Caller) -> None:
+    other = world.worker("v")
+    attempt = scatter(client, worker, "a")
+    other.ok(C.add_replicas([C.Replica("a", attempt)]))
+    worker.ok(C.remove_replicas([("a", attempt)], ["it is gone"]))
+    assert world.state("a") == "memory"
+    assert "spoilt" not in world.record("a")
+
+
+def test_a_value_that_is_damaged_again_and_again(
+    world: World, client: Caller, worker: Caller, x: Caller
+) -> None:
+    """It is computed again a few times; a retry begins anew."""
+    submit(client, task("d"), task("a", "d"), task("b", "a"))
+    finish(x, "d", b"")
+    for wrong in ("damaged", "gone", "gone", "empty"):
+        finish(x, "a", b"")
+        worker.ok(C.remove_replicas([("a", int(world.record("a")["attempt"]))], [wrong]))
+        fail(x, "b", "missing", b"")
+    client.listen_up()
+    assert {n: client.told[n].type for n in "ab"} == dict.fromkeys("ab", "DataLost")
+    assert client.told["a"].value.endswith(b"(empty), and that for the 4th time: it is not computed again")
+    client.ok(C.retry(["b"]))
+    finish(x, "a", b"")
+    finish(x, "b")
+    assert "spoilt" not in world.record("a")
 
 
 def test_a_copy_that_cannot_be_read_is_computed_again(

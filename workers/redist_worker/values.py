@@ -5,16 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from redist.errors import RedistError, SegmentGone, TransferError
+from redist.errors import RedistError, SegmentCorrupt, SegmentError, SegmentGone, TransferError
 from redist.loading import load_inline, load_payload
+from redist.memory.broker_client import BrokerClient
 from redist.memory.host import same_host
 from redist.store import calls
+from redist.store.keys import decode_key
 from redist.store.replies import HandOut, State, parse_states
 
 if TYPE_CHECKING:
-    from redist.memory.broker_client import BrokerClient
     from redist.store.calls import Call
     from redist.store.side import Side
 
@@ -22,6 +23,7 @@ __all__ = ["Missing", "Values"]
 
 _PATIENCE = 15.0  # s that a copy whose worker cannot be reached is asked for again
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+_LOOK = 10.0  # s that a worker may take to look at a file, and to tell the server
 
 Dependency = tuple[str, str, bytes]
 
@@ -51,6 +53,16 @@ class _Worker:
     segments: str
     address: str
     here: bool
+    socket: str = ""
+
+
+class _Unread(NamedTuple):
+    """A copy on this host that could not be read, and why."""
+
+    name: str
+    worker: str
+    attempt: int
+    error: SegmentError
 
 
 class Values:
@@ -123,17 +135,23 @@ class Values:
         until = time.monotonic() + _PATIENCE
         pause = _FIRST_PAUSE
         while True:
-            gone: dict[str, list[str]] = {}
-            far: list[tuple[str, int, list[str]]] = []
+            unread: list[_Unread] = []
+            elsewhere: list[tuple[str, list[tuple[str, str, str]]]] = []
             for name, where, value in deps:
                 if not where:
                     values[name] = load_inline(value, name)
                     continue
                 copies = [copy.partition(".") for copy in where.split()]
                 copies.sort(key=lambda copy: copy[0] != str(self._worker))
-                if not self._load_here(name, copies, values, gone):
-                    self._plan_fetch(name, copies, far, gone)
-            trouble = self._fetch(far, values, gone) if far else None
+                if not self._load_here(name, copies, values, unread):
+                    elsewhere.append((name, copies))
+            # Ahead of fetching: what this worker has it does not fetch.
+            gone, trouble = self._check(unread, [name for name, _ in elsewhere])
+            far: list[tuple[str, int, list[str]]] = []
+            for name, copies in elsewhere:
+                self._plan_fetch(name, copies, far, gone)
+            if far:
+                trouble = self._fetch(far, values) or trouble
             rest = [dep[0] for dep in deps if dep[0] not in values]
             if not rest:
                 return
@@ -151,18 +169,59 @@ class Values:
         name: str,
         copies: list[tuple[str, str, str]],
         values: dict[str, Any],
-        gone: dict[str, list[str]],
+        unread: list[_Unread],
     ) -> bool:
-        """Load a value from a directory of this host if there is a copy in one."""
+        """Load a value from a directory of this host if there is a copy in one; note those that cannot be read."""
         for worker, _, attempt in copies:
             record = self._record(worker)
             if record is not None and record.here:
                 try:
                     values[name] = load_payload(record.segments, name, int(attempt))
                     return True
-                except SegmentGone:
-                    gone.setdefault(name, []).append(f"{worker}.{attempt}")
+                except SegmentError as error:
+                    # not that one: its traceback would keep this frame, and the values that are here already
+                    unread.append(_Unread(name, worker, int(attempt), type(error)(str(error))))
         return False
+
+    def _check(
+        self, unread: Sequence[_Unread], names: Sequence[str]
+    ) -> tuple[dict[str, list[str]], RedistError | None]:
+        """Have workers of this host look at their copies; return those that are damaged or gone, and what may pass.
+
+        Raises
+        ------
+        SegmentError
+            If a copy is whole, cannot be read here all the same, and its value, one of `names`, was not had otherwise.
+        """
+        gone: dict[str, list[str]] = {}
+        trouble: RedistError | None = None
+        by_worker: dict[str, list[_Unread]] = {}
+        for copy in unread:
+            by_worker.setdefault(copy.worker, []).append(copy)
+        for worker, copies in by_worker.items():
+            try:
+                outcomes = self._ask_worker(worker, [(copy.name, copy.attempt) for copy in copies])
+            except RedistError as error:
+                trouble = error
+                self._workers.pop(worker, None)  # it may have been started again elsewhere
+                continue
+            for copy, outcome in zip(copies, outcomes):
+                if outcome is not None:
+                    gone.setdefault(copy.name, []).append(f"{worker}.{copy.attempt}")
+                elif isinstance(copy.error, SegmentGone):
+                    trouble = SegmentGone(f"key {decode_key(copy.name)!r}: {copy.error}")
+                elif copy.name in names:
+                    raise copy.error
+        return gone, trouble
+
+    def _ask_worker(self, worker: str, copies: list[tuple[str, int]]) -> list[RedistError | None]:
+        if worker == str(self._worker):
+            return self._broker.check(copies, timeout=_LOOK)
+        record = self._workers.get(worker)
+        if record is None:
+            raise TransferError(f"the worker {worker} is not known any more")
+        with BrokerClient(record.socket) as broker:
+            return broker.check(copies, timeout=_LOOK)
 
     def _plan_fetch(
         self,
@@ -186,9 +245,11 @@ class Values:
         self,
         far: list[tuple[str, int, list[str]]],
         values: dict[str, Any],
-        gone: dict[str, list[str]],
     ) -> RedistError | None:
-        """Have the worker fetch payloads, and load them; return an error that may pass."""
+        """Have the worker fetch payloads, and load them; return an error that may pass.
+
+        A worker whose file is damaged or gone looks itself, and tells the server.
+        """
         trouble: RedistError | None = None
         for (name, attempt, sources), outcome in zip(far, self._broker.fetch(far), strict=True):
             if outcome is None:
@@ -196,12 +257,8 @@ class Values:
                     values[name] = load_payload(self._segments, name, attempt)
                 except SegmentGone:
                     pass  # evicted again already: the server is asked how it stands
-            elif isinstance(outcome, SegmentGone):
-                gone[name] = [
-                    f"{worker}.{attempt}"
-                    for worker, record in self._workers.items()
-                    if record is not None and record.address in sources
-                ]
+            elif isinstance(outcome, SegmentGone | SegmentCorrupt):
+                trouble = outcome
             elif isinstance(outcome, TransferError):
                 trouble = outcome
                 for worker, record in list(self._workers.items()):
@@ -218,7 +275,7 @@ class Values:
         record = None
         if fields.get("segments"):
             here = same_host(fields["segments"], fields.get("hostid", ""))
-            record = _Worker(fields["segments"], fields.get("address", ""), here)
+            record = _Worker(fields["segments"], fields.get("address", ""), here, fields.get("socket", ""))
             self._workers[worker] = record
         return record
 

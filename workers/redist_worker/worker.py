@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hiredis
 
@@ -28,6 +28,7 @@ from redist.store import calls
 from redist.store.calls import Result
 from redist.store.side import Side
 from redist.tls import client_context, server_context
+from redist_worker.checking import Checker
 from redist_worker.control import Control
 from redist_worker.executor import Options as ExecutorOptions
 from redist_worker.executors import Executor, Executors
@@ -162,7 +163,7 @@ class Worker:
             home.directory, self.side, self.post, lambda: self.session.reconnected, options.hostname
         )
         self._parts.callback(replicas.close)
-        surplus = Surplus(home.directory, lambda call: self.driver.call(call, _ANSWER))
+        surplus = Surplus(home.directory, self._ask)
         self.pressure = pressure = Pressure(
             home.directory, options.memory_limit, options.memory, self._tell, surplus
         )
@@ -174,12 +175,19 @@ class Worker:
 
         fetcher = Fetcher(home.directory, client, on_fetched=fetched, make_room=pressure.make_room)
         self._parts.push_async_callback(fetcher.close)
+        checker = Checker(home.directory)
         broker = Broker(
             home.directory, fetch=fetcher.fetch, on_committed=pressure.committed, on_gone=self._gone,
-            make_room=pressure.make_room,
+            make_room=pressure.make_room, check=checker.check,
         )  # fmt: skip
         self._parts.push_async_callback(broker.close)
-        data_server = DataServer(home.directory, secret, tls=server_context(), make_room=pressure.make_room)
+        data_server = DataServer(
+            home.directory,
+            secret,
+            tls=server_context(),
+            make_room=pressure.make_room,
+            on_unread=checker.doubt,
+        )
         self._parts.push_async_callback(data_server.close)
         self._parts.callback(pressure.give_up)  # before anybody waits for those who wait for room
         socket_path = await broker.start()
@@ -235,6 +243,7 @@ class Worker:
             )
             self.post(calls.lost_worker(int(before.ordinal), before.record["inc"]))
         await self._settle_predecessor(replicas)
+        checker.ask = self._ask
 
         self._parts.push_async_callback(self._stop_executors)
         control = Control(self, self.side, fetcher)
@@ -329,6 +338,10 @@ class Worker:
     def post(self, call: Call) -> None:
         """Put a call on the worker's lane."""
         self.driver.post(call)
+
+    async def _ask(self, call: Call) -> list[Any]:
+        """Send a call on the worker's lane and return its reply."""
+        return await self.driver.call(call, _ANSWER)
 
     def _heartbeat(self) -> Call:
         directory = self.home.directory

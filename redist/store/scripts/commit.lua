@@ -107,7 +107,7 @@ while i <= #a do
           S.later('rouse 0 ' .. name .. '\n' .. name) -- what erred because this was lost is run again
         end
       end
-      S.unset(name, h, 'lost', 'cause')
+      S.unset(name, h, 'lost', 'cause', 'spoilt')
       if worker > 0 and call('HEXISTS', P .. 'workers', int(worker)) == 0 then
         S.set(name, h, 'state', 'released', 'nbytes', int(nbytes), 'type', kind, 'lost', 'worker ' .. int(worker))
         S.later('revive ' .. name)

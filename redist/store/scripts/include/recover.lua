@@ -2,15 +2,21 @@
 -- @lazy
 -- How a lost or dropped value is computed again, from its run spec and, where those went too, from its dependencies'.
 
+-- How often the last copy of a value is computed again because its file was damaged or gone.
+local MOST_SPOILT = 3
+
+-- The value of a record is lost for good.
+local function lost(name, h, what, why)
+  S.err(name, h, 'DataLost', format('!DataLost\0the data of %s is lost: its last copy went%s, and %s', name, what, why))
+end
+
 -- Run a record without a value again, or say that its data is lost. What erred because of it is run again with it.
 local function rerun(name, h, verb)
   if not h.data then
     if recovering then
       call('RPUSH', P .. 'deferred', verb .. name)
     else
-      S.err(name, h, 'DataLost', format(
-        '!DataLost\0the data of %s is lost: its last copy went%s, and nothing can compute it again', name,
-        h.lost and ' with ' .. h.lost or ''))
+      lost(name, h, h.lost and ' with ' .. h.lost or '', 'nothing can compute it again')
     end
     return 2
   end
@@ -20,6 +26,7 @@ local function rerun(name, h, verb)
     end
     if not h.cause then
       call('UNLINK', P .. 'error:' .. name)
+      S.unset(name, h, 'spoilt')
     end
   end
   S.unset(name, h, 'cause', 'nbytes', 'type', 'attempt')
@@ -155,8 +162,9 @@ function S.abandon(argument)
   return 3
 end
 
--- One copy of a value is gone. When it was the last, the value is lost.
-function S.lose(name, h, worker, what)
+-- One copy of a value is gone. When it was the last, the value is lost. `why`: what its worker found wrong with the file, which
+-- may happen to what is computed again, too; not without end.
+function S.lose(name, h, worker, what, why)
   S.unset(name, h, 'w:' .. worker)
   call('HDEL', P .. 'has:' .. worker, name)
   if word(h.state) ~= 'memory' or S.where(h) then
@@ -177,10 +185,15 @@ function S.lose(name, h, worker, what)
   if h.needed then
     S.later('unready ' .. name)
   end
-  if wanted(h) then
-    S.later('revive ' .. name)
-  else
+  local spoilt = why and S.bump(name, h, 'spoilt', 1) or 0
+  if not wanted(h) then
     S.later('free ' .. name)
+  elseif why and h.data and spoilt > MOST_SPOILT then
+    lost(name, h, format(' with %s (%s)', what, why), format('that for the %dth time: it is not computed again', spoilt))
+  elseif why and not h.data and not recovering then
+    lost(name, h, format(' with %s (%s)', what, why), 'nothing can compute it again')
+  else
+    S.later('revive ' .. name)
   end
   if contained then
     S.later('unpin_late 64 ' .. contained .. ' ' .. name)
