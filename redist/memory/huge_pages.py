@@ -206,11 +206,11 @@ def _make_all(view: memoryview, pace: _Pace, begin: int, end: int) -> None:
     def help_out(_mapped: memoryview = view) -> None:  # which stays mapped for as long
         work()
 
-    with helpers(help_out, (end - begin) // _A_CALL - 1):
-        try:
+    try:
+        with helpers(pieces, help_out, (end - begin) // _A_CALL - 1):
             work()
-        finally:
-            pieces.stop()
+    finally:
+        pieces.stop()  # an interrupt may have come between here and `helpers`
 
 
 def _make(address: int, size: int, extent: int) -> int:

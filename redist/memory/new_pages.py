@@ -42,19 +42,15 @@ def write_shared(fd: int, data: memoryview, offset: int, size: int) -> None:
     try:
         with suppress(OSError, ValueError):  # no address space
             mapped = mmap.mmap(fd, size)
-        with helpers(
-            partial(_fill, mapped, data, offset, pieces), data.nbytes // LEAST_SHARED if mapped else 0
-        ):
-            try:
-                while (piece := pieces.front()) is not None:
-                    at, length = piece
-                    _pwrite(fd, data[at - offset : at - offset + length], at)
-            finally:
-                pieces.stop()
+        work = partial(_fill, mapped, data, offset, pieces)
+        with helpers(pieces, work, data.nbytes // LEAST_SHARED if mapped else 0):
+            while (piece := pieces.front()) is not None:
+                at, length = piece
+                _pwrite(fd, data[at - offset : at - offset + length], at)
     finally:
+        pieces.stop()  # an interrupt may have come between here and `helpers`
         if mapped is not None:
-            with suppress(BufferError):  # interrupted; a helper is at its last piece
-                mapped.close()  # at once: the traceback of an error refers to it
+            _close(mapped)  # at once: the traceback of an error refers to it
     for at, length in pieces.returned:
         _pwrite(fd, data[at - offset : at - offset + length], at)
     _pwrite(fd, data[end - offset :], end)
@@ -64,7 +60,10 @@ def _fill(mapped: mmap.mmap | None, data: memoryview, offset: int, pieces: Piece
     import numpy as np  # whose copies let other threads run
 
     assert mapped is not None
-    target: Any = np.frombuffer(mapped, np.uint8)
+    try:
+        target: Any = np.frombuffer(mapped, np.uint8)
+    except ValueError:  # closed: whoever made this thread was interrupted
+        return
     source: Any = np.frombuffer(data, np.uint8)
     while (piece := pieces.back()) is not None:
         at, length = piece
@@ -77,7 +76,15 @@ def _fill(mapped: mmap.mmap | None, data: memoryview, offset: int, pieces: Piece
             if not filled:
                 pieces.returned.append(piece)
         if not filled:
-            return
+            break
+    del target
+    _close(mapped)  # should whoever made this thread have been interrupted, and not have waited for it
+
+
+def _close(mapped: mmap.mmap) -> None:
+    """Close a mapping unless a helper is at its last piece, who does it then."""
+    with suppress(BufferError):
+        mapped.close()
 
 
 def _pwrite(fd: int, data: memoryview, at: int) -> None:

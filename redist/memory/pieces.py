@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 __all__ = ["Pieces", "helpers"]
 
@@ -58,29 +58,31 @@ class Pieces:
 
 
 @contextmanager
-def helpers(work: Callable[[], object], most: int) -> Iterator[None]:
-    """Have other threads do `work` meanwhile, as many as there are processors for; waits for them at the end.
+def helpers(pieces: Pieces, work: Callable[[], object], most: int) -> Iterator[None]:
+    """Have other threads do `work` meanwhile, one a processor; at the end `pieces` are stopped, and they waited for.
 
     Parameters
     ----------
+    pieces : Pieces
+        What they take.
     work : callable
-        Raises nothing; ends soon when whoever makes them stops their pieces.
+        Raises nothing; ends soon when the pieces are stopped.
     most : int
         No more than so many.
     """
     threads: list[threading.Thread] = []
     try:
-        for _ in range(min(most, _processors() - 1, _MOST_HELPERS)):
-            thread = threading.Thread(target=work, name="redist-memory", daemon=True)
-            thread.start()
-            threads.append(thread)
-    except RuntimeError:  # the system has no more of them, or the interpreter ends
-        pass
-    try:
+        with suppress(RuntimeError):  # the system has no more of them, or the interpreter ends
+            for _ in range(min(most, _processors() - 1, _MOST_HELPERS)):
+                # noted before it is started: an interrupt may come as soon as it runs
+                threads.append(threading.Thread(target=work, name="redist-memory", daemon=True))
+                threads[-1].start()
         yield
     finally:
+        pieces.stop()
         for thread in threads:
-            thread.join()
+            with suppress(RuntimeError):  # it was not started, or an interrupt came just then
+                thread.join()
 
 
 def _processors() -> int:

@@ -140,6 +140,41 @@ def test_nothing_is_left_of_what_fails(
     directory.grants.cancel(grant, reserved)
 
 
+def test_an_interrupt_while_helpers_are_made(
+    small: None, directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They do no more than what they have begun, in a file that is gone."""
+    start, stop = threading.Thread.start, Pieces.stop
+    stopped = threading.Event()
+    filled: list[int] = []
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        raise KeyboardInterrupt
+
+    def noted(pieces: Pieces) -> tuple[int, int]:
+        left = stop(pieces)
+        stopped.set()
+        return left
+
+    def populate(view: memoryview, at: int, length: int) -> bool:
+        filled.append(length)
+        return stopped.wait(2) and huge_pages.populate(view, at, length)
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    monkeypatch.setattr(Pieces, "stop", noted)
+    monkeypatch.setattr(new_pages, "populate", populate)
+    header = Header("x", 1, len(DATA), "bytes", ())
+    ((grant, reserved),) = directory.grants.grant([header.file_size], 1)
+    with pytest.raises(KeyboardInterrupt) as caught, SegmentWriter(grant, header) as writer:
+        writer.write([DATA])
+    assert not [thread for thread in threading.enumerate() if thread.name == "redist-memory"]
+    assert len(filled) <= 1
+    assert not mapped(grant)  # though the traceback refers to what was mapped
+    assert caught.traceback
+    directory.grants.cancel(grant, reserved)
+
+
 def test_a_full_file_system_is_noticed_by_helpers(
     small: None, directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,7 +284,7 @@ def test_each_piece_is_taken_once() -> None:
             while (piece := shared.back()) is not None:
                 taken.append(piece)
 
-        with helpers(work, 3):
+        with helpers(shared, work, 3):
             while (piece := shared.front()) is not None:
                 taken.append(piece)
         covered = sorted(taken)
@@ -271,5 +306,5 @@ def test_nobody_takes_any_more() -> None:
 
 def test_no_helpers_on_one_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pieces, "_processors", lambda: 1)
-    with helpers(lambda: pytest.fail("called"), 3):
+    with helpers(Pieces(0, 10, 1), lambda: pytest.fail("called"), 3):
         pass

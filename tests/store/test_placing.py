@@ -24,11 +24,7 @@ def test_all_come_first_in_turn(world: World, workers: int, values: int) -> None
 def test_all_get_as_many(world: World) -> None:
     client = world.client()
     ordinals = [world.worker(f"w{i}").ordinal for i in range(3)]
-    given = [
-        place
-        for _ in range(3)
-        for place in R.parse_place(client.ok(C.place(2, 100, ahead=AHEAD)))
-    ]
+    given = [place for _ in range(3) for place in R.parse_place(client.ok(C.place(2, 100, ahead=AHEAD)))]
     workers = [worker for _, worker in given]
     assert {workers.count(ordinal) for ordinal in ordinals} == {len(workers) // 3}
     assert len({attempt for attempt, _ in given}) == len(given)
