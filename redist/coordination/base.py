@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -123,6 +123,33 @@ def given_back(client: Client, claim: Claim) -> Operation[bool]:
     return bool(reply[2])
 
 
+class _Leaving:
+    """See `Request.leaving`.
+
+    No generator: from Python 3.12 on, where a second Ctrl-C strikes in one, its frame and the error before refer to each
+    other, and the claim would live until that is collected.
+    """
+
+    __slots__ = ("_request",)
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        request = self._request
+        waits = request.client.session.waits
+        try:
+            if kind is not None:
+                request.leave()
+            elif not request.kept:
+                waits.left([request.token])
+        finally:
+            waits.end(request.token)
+
+
 class Request:
     """One request of a client, from its first call until it is left.
 
@@ -159,20 +186,9 @@ class Request:
         """Whether there is any time left to wait."""
         return self._deadline is None or monotonic() < self._deadline
 
-    @contextlib.contextmanager
-    def leaving(self) -> Iterator[None]:
+    def leaving(self) -> _Leaving:
         """Leave the request behind any error, a Ctrl-C or the cancellation of a task: what was given is given back."""
-        waits = self.client.session.waits
-        try:
-            yield
-        except BaseException:
-            self.leave()
-            raise
-        else:
-            if not self.kept:
-                waits.left([self.token])
-        finally:
-            waits.end(self.token)
+        return _Leaving(self)
 
     def leave(self, *, taken: bool = False) -> None:
         """End the request, behind all calls that it made, and do not wait for that."""
