@@ -44,7 +44,9 @@ def _can_be_cast(view: memoryview) -> bool:
 
 def _memoryview(buffer: Any, form: Any, shape: Any) -> memoryview:
     view = memoryview(buffer).cast("B")
-    return view if form == "B" and len(shape) == 1 else view.cast(form, shape)
+    if len(shape) == 1:  # also of no items, which is no shape to be cast to
+        return view if form == "B" else view.cast(form)
+    return view.cast(form, shape)
 
 
 _reducers: dict[type, Reducer] = {memoryview: _reduce_memoryview}

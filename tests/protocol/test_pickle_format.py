@@ -262,8 +262,8 @@ def test_memoryviews(size):
 
 
 @pytest.mark.parametrize("size", [10, 100_000])
-@pytest.mark.parametrize("kind", [">f8", "f2", "c16", "g", "U2", "i4,f8", ">i4,S3"])
-def test_memoryviews_that_memoryview_itself_cannot_make(kind: str, size: int) -> None:
+@pytest.mark.parametrize("kind", ["f8", ">f8", "f2", "c16", "g", "U2", "i4,f8", ">i4,S3"])
+def test_memoryviews_of_all_kinds(kind: str, size: int) -> None:
     array = np.arange(size * np.dtype(kind).itemsize).astype("u1").view(kind)
     if kind == "U2":
         array = np.array(["a", "bc"] * (size // 2))
@@ -275,7 +275,10 @@ def test_memoryviews_that_memoryview_itself_cannot_make(kind: str, size: int) ->
     ):
         for result in (round_trip(value, inline_limit=0), round_trip([value])[0]):
             assert type(result) is memoryview
-            assert (result.format, result.shape) == (value.format, value.shape)
+            assert result.shape == value.shape
+            # of a structure numpy says in more than one way how it is aligned
+            assert np.asarray(result).dtype == np.asarray(value).dtype
+            assert result.format == value.format or "," in kind
             assert result.tobytes() == value.tobytes()
 
 
