@@ -9,7 +9,8 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from threading import Thread
 from typing import Any
 
 from redist.errors import RedistError, SegmentCorrupt, TransferError
@@ -91,48 +92,64 @@ class DataClient:
         """Have several servers send payloads at the same time; for each request what `get` returns."""
         sink = sink if sink is not None else PrivateSink()
         gets = [_Get(address, payloads) for address, payloads in requests]
-        for get in gets:
-            get.connection = self._take(get.address)
-            get.reused = get.connection is not None
-        todo = gets
-        while todo:
-            try:
+        try:
+            for get in gets:
+                get.connection = self._take(get.address)
+                get.reused = get.connection is not None
+            todo = gets
+            while todo:
                 self._open_all([get for get in todo if get.connection is None])
                 under_way = [get for get in todo if get.connection is not None]
                 exchange_all([get.begin(sink) for get in under_way], self.timeout)
-            except BaseException:
-                for get in todo:
-                    get.break_off()
-                raise
-            todo = []
-            for get in under_way:
-                if get.ended():
-                    assert get.connection is not None
-                    self._give(get.connection)
-                elif get.failed is None:
-                    todo.append(get)
+                todo = []
+                for get in under_way:
+                    if get.ended():
+                        connection, get.connection = get.connection, None
+                        assert connection is not None
+                        self._give(connection)
+                    elif get.failed is None:
+                        todo.append(get)
+        except BaseException:
+            for get in gets:
+                get.break_off()
+            raise
         return [get.outcomes() for get in gets]
 
     def _open_all(self, gets: Sequence[_Get]) -> None:
         """Connect, to several at the same time: one that does not answer holds up nobody but who waits for all."""
+        left = iter(gets)
+        errors: list[BaseException] = []
 
-        def open_one(get: _Get) -> None:
+        def open_some() -> None:
+            for get in left:
+                if get.over:
+                    continue
+                try:
+                    get.opened(self._open(get.address))
+                except (OSError, RedistError) as error:
+                    get.failed = _transfer_error(get.address, error)
+
+        def help_out() -> None:
             try:
-                get.connection = self._open(get.address)
-            except (OSError, RedistError) as error:
-                get.failed = _transfer_error(get.address, error)
-            if get.over:
-                get.break_off()
+                open_some()
+            except BaseException as error:
+                errors.append(error)
 
-        if len(gets) < 2:
-            for get in gets:
-                open_one(get)
-            return
-        pool = ThreadPoolExecutor(min(len(gets), _MOST_OPENED), thread_name_prefix="redist-connect")
-        try:
-            list(pool.map(open_one, gets))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # a Ctrl-C does not wait for those who are silent
+        # Neither a Ctrl-C nor the end of the program waits for those who are silent.
+        threads: list[Thread] = []
+        with suppress(RuntimeError):  # the system has no more of them, or the interpreter ends
+            for _ in range(min(len(gets), _MOST_OPENED) - 1):
+                thread = Thread(target=help_out, name="redist-connect", daemon=True)
+                thread.start()
+                threads.append(thread)
+        open_some()
+        for thread in threads:
+            thread.join()
+        if errors:
+            try:
+                raise errors[0]
+            finally:
+                errors.clear()
 
     def put(self, address: str, items: Sequence[tuple[str, int, PayloadLike]]) -> list[RedistError | None]:
         """Put payloads into the segments of a worker on another host.
@@ -258,6 +275,12 @@ class _Get:
         self._receiver: PayloadReceiver | None = None
         self._exchange: Exchange | None = None
 
+    def opened(self, connection: _Connection) -> None:
+        """Take a new connection."""
+        self.connection = connection
+        if self.over:
+            self.break_off()
+
     def begin(self, sink: Sink) -> Exchange:
         """Return the exchange to be carried out."""
         assert self.connection is not None
@@ -287,9 +310,10 @@ class _Get:
     def break_off(self) -> None:
         """Let go of the connection and of what is half received."""
         self.over = True
-        if self.connection is not None:
-            self.connection.close()
-            self.connection = None
+        # a thread that has just connected may do this at the same time
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.close()
         if self._receiver is not None:
             self._receiver.abort()
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -181,6 +184,55 @@ def test_what_receiving_raises_ends_all(workers: list[Worker]) -> None:
     assert not any(client._idle.values())
     assert [_received(outcome) for outcome in client.fetch(wanted)] == expected
     client.close()
+
+
+def test_no_thread_can_be_started(workers: list[Worker], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at the system's limit, or in a thread that outlives the program's main one."""
+    wanted, expected = values(workers, [50_000] * 3)
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name.startswith("redist-connect"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    client = DataClient(TOKEN, timeout=10)
+    assert [_received(outcome) for outcome in client.fetch(wanted)] == expected
+    client.close()
+
+
+INTERRUPTED = """
+import os, sys
+from redist.memory.data_client import DataClient
+
+try:
+    DataClient("00ff", timeout=300).fetch([(f"k{i}", 1, [address]) for i, address in enumerate(sys.argv[1:])])
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+def test_a_program_ends_although_servers_are_silent() -> None:
+    """Those who connect to servers that do not say a word are not waited for after a Ctrl-C."""
+    listening = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+    addresses = ["tcp://{}:{}".format(*server.getsockname()) for server in listening]
+    program = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, *addresses], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        accepted = [server.accept()[0] for server in listening]  # all of them wait for a hello
+        program.send_signal(signal.SIGINT)
+        out, _ = program.communicate(timeout=20)
+        assert out == "interrupted\n"
+        assert program.returncode == 0
+        for sock in accepted:
+            sock.close()
+    finally:
+        program.kill()
+        program.wait()
+        for server in listening:
+            server.close()
 
 
 def test_nobody_is_there(workers: list[Worker]) -> None:
