@@ -326,13 +326,16 @@ def test_usage_counts_no_bytes_that_are_lost() -> None:
     assert isinstance(next(operation), Run)
     operation.send({"keys": "2"})
     operation.send([peer])
+    there = [b"there", b"memory", b"1", b"500", b"array", b"3.1", b""]
+    small = [b"small", b"memory", b"1", b"30", b"int", b"", b"30 bytes"]
+    lost = [b"lost", b"erred", b"0", b"1000", b"DataLost", b"", b""]
+    operation.send(["there", "small"])
+    operation.send([[b"OK", 0, *there, *small]])
     operation.send({"there": "1", "lost": "2"})
     # Between the two reads the worker went, and what it alone had is lost.
-    there = [b"there", b"memory", b"1", b"500", b"array", b"3.1", b""]
-    lost = [b"lost", b"erred", b"0", b"1000", b"DataLost", b"", b""]
     with pytest.raises(StopIteration) as stop:
         operation.send([[b"OK", 0, *there, *lost]])
-    assert stop.value.value == Usage(2, 500, {"w1": 500})
+    assert stop.value.value == Usage(2, 500, 30, {"w1": 500})
 
 
 def test_a_user_without_scan(valkey: Server, world: World, point: Endpoint) -> None:
