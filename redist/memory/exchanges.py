@@ -57,7 +57,9 @@ class Exchange:
     @property
     def events(self) -> int:
         """What is to be waited for."""
-        return select.POLLIN | (select.POLLOUT if self._unsent or self._must_write else 0)
+        # An answer may be here, and more than that, before the server has read all of the request.
+        reads = 0 if self.receiver.done else select.POLLIN
+        return reads | (select.POLLOUT if self._unsent or self._must_write else 0)
 
     @property
     def ready(self) -> bool:

@@ -21,7 +21,7 @@ from redist.errors import RedistError, SegmentGone, TransferError
 from redist.memory import data_server, receive
 from redist.memory.data_client import DataClient
 from redist.memory.directory import SegmentDirectory
-from redist.memory.frames import pack_frame
+from redist.memory.frames import error_fields, pack_frame
 from redist.memory.hello import check_client, new_nonce, server_hello, server_proof
 from redist.memory.receive import FrameReceiver, PrivateSink, Received
 
@@ -120,12 +120,15 @@ class Silent:
             except OSError:
                 return
             self._accepted.append(sock)
-            nonce = new_nonce()
-            sock.sendall(pack_frame(server_hello(nonce)))
-            hello = FrameReceiver(bytearray(1 << 16))
-            while not hello.done:
-                hello.buffer_updated(sock.recv_into(hello.get_buffer()))
-            sock.sendall(pack_frame(server_proof(nonce, check_client(hello.items, nonce, TOKEN), TOKEN)))
+            self._let_in(sock)
+
+    def _let_in(self, sock: socket.socket) -> None:
+        nonce = new_nonce()
+        sock.sendall(pack_frame(server_hello(nonce)))
+        hello = FrameReceiver(bytearray(1 << 16))
+        while not hello.done:
+            hello.buffer_updated(sock.recv_into(hello.get_buffer()))
+        sock.sendall(pack_frame(server_proof(nonce, check_client(hello.items, nonce, TOKEN), TOKEN)))
 
     def close(self) -> None:
         self._listening.shutdown(socket.SHUT_RDWR)
@@ -152,6 +155,28 @@ def test_one_that_is_silent(workers: list[Worker]) -> None:
         client.close()
     finally:
         silent.close()
+
+
+class Hasty(Silent):
+    """One that answers at once, says that it says no more, and does not read on."""
+
+    def _let_in(self, sock: socket.socket) -> None:
+        super()._let_in(sock)
+        sock.recv(1)
+        sock.sendall(pack_frame([error_fields(SegmentGone("no"))]))
+        sock.shutdown(socket.SHUT_WR)
+
+
+def test_one_that_does_not_read(workers: list[Worker]) -> None:
+    """What it said counts; it is given up in time though there is always something to be read."""
+    hasty = Hasty()
+    try:
+        client = DataClient(TOKEN, timeout=0.5)
+        (outcome,) = client.get(hasty.address, [("x" * (32 << 20), 1)])
+        assert isinstance(outcome, SegmentGone)
+        client.close()
+    finally:
+        hasty.close()
 
 
 def test_one_that_breaks_off(workers: list[Worker], monkeypatch: pytest.MonkeyPatch) -> None:
