@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
-from redist.errors import RedistError, TransferError
+from redist.errors import RedistError, SegmentError, TransferError
 from redist.memory.arena import is_small
 from redist.memory.arena_writer import ArenaWriter, Small, SmallWriter
 from redist.memory.broker_conversation import Answer, Conversation, GrantHolder
@@ -93,7 +93,7 @@ class BrokerClient(GrantHolder):
         SegmentsFull
             If there is no space; then none of them is there.
         TransferError
-            If the worker cannot be reached.
+            If the worker cannot be reached, or ends meanwhile.
         """
         used: list[_Connection] = []
         grants: list[Grant] = []
@@ -127,6 +127,12 @@ class BrokerClient(GrantHolder):
             if small:
                 with contextlib.suppress(RedistError):
                     self.drop([item[:2] for item in small])
+            if (
+                isinstance(error, SegmentError)
+                and grants
+                and not os.path.isdir(os.path.dirname(grants[0].path))
+            ):
+                raise TransferError(f"{self.address}: the worker ended while values were written") from error
             raise
 
     def _undo(

@@ -10,6 +10,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from memory_helpers import Bytes, Loop, store
@@ -64,6 +65,26 @@ def worker(directory: SegmentDirectory, loop: Loop) -> Iterator[Worker]:
 def client(worker: Worker) -> Iterator[BrokerClient]:
     with BrokerClient(worker.address, timeout=10) as made:
         yield made
+
+
+def test_the_worker_ends_between_grant_and_write(
+    worker: Worker, client: BrokerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its directory goes with it: nothing is wrong with the value, which another worker can take."""
+    reserve, path = client._reserve, worker.directory.path
+
+    def and_end(*args: Any) -> Any:
+        grants = reserve(*args)
+        os.rename(path, f"{path}-gone")
+        return grants
+
+    monkeypatch.setattr(client, "_reserve", and_end)
+    try:
+        with pytest.raises(TransferError, match="the worker ended"):
+            client.put([("x", 1, Bytes(b"a" * 100_000))])
+    finally:
+        os.rename(f"{path}-gone", path)
+    wait_until(lambda: client.stat().granted == 0)
 
 
 def test_simple(worker: Worker, client: BrokerClient) -> None:
