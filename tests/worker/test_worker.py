@@ -3,10 +3,14 @@
 import os
 import time
 import traceback
+from types import SimpleNamespace
 
 import pytest
 
 from redist import errors
+from redist.errors import ClientClosed
+from redist.store.copying import not_copied
+from redist_worker.worker import Worker
 from worker.harness import until
 
 pytestmark = pytest.mark.timeout(60)
@@ -365,3 +369,14 @@ def test_a_restart_replaces_the_executors(start, user, client):
     user.restart(timeout=30)
     until(lambda: len(set(worker.descendants()) & before) == 1 and len(worker.descendants()) == 3)
     assert user.submit(lambda: 2).result(timeout=20) == 2
+
+
+def test_what_a_worker_still_has_to_say_when_it_has_ended():
+    """As that a copy could not be made, which it was at when it was told to end."""
+
+    def closed(call):
+        raise ClientClosed("the client is closed")
+
+    worker = object.__new__(Worker)
+    worker.driver = SimpleNamespace(post=closed)
+    worker.post(not_copied(["a"]))

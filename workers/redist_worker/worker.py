@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import hiredis
 
 from redist.ends import REFUSED, RETIRED, UNAVAILABLE
-from redist.errors import ConnectionLost, RedistError, ServerRefused
+from redist.errors import ClientClosed, ConnectionLost, RedistError, ServerRefused
 from redist.memory.broker import Broker
 from redist.memory.data_client import DataClient
 from redist.memory.data_server import DataServer, ip_towards
@@ -336,8 +336,9 @@ class Worker:
     # --- life -------------------------------------------------------------------------------------------------------
 
     def post(self, call: Call) -> None:
-        """Put a call on the worker's lane."""
-        self.driver.post(call)
+        """Put a call on the worker's lane; nothing happens once that is closed, when the server knows that the worker ends."""
+        with contextlib.suppress(ClientClosed):
+            self.driver.post(call)
 
     async def _ask(self, call: Call) -> list[Any]:
         """Send a call on the worker's lane and return its reply."""
