@@ -336,7 +336,7 @@ class Worker:
     # --- life -------------------------------------------------------------------------------------------------------
 
     def post(self, call: Call) -> None:
-        """Put a call on the worker's lane; nothing happens once that is closed, when the server knows that the worker ends."""
+        """Put a call on the worker's lane; nothing happens once that is closed: the server knows that the worker ends."""
         with contextlib.suppress(ClientClosed):
             self.driver.post(call)
 
