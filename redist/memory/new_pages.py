@@ -7,6 +7,7 @@ fills them. Of two threads the one that calls ``pwrite``, for which no page is z
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 from contextlib import suppress
@@ -14,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from redist.memory.huge_pages import populate
+from redist.memory.locks import try_lock
 from redist.memory.pieces import Pieces, helpers
 
 __all__ = ["LEAST_SHARED", "write_shared"]
@@ -43,7 +45,8 @@ def write_shared(fd: int, data: memoryview, offset: int, size: int) -> None:
         with suppress(OSError, ValueError):  # no address space
             mapped = mmap.mmap(fd, size)
         work = partial(_fill, mapped, data, offset, pieces)
-        with helpers(pieces, work, data.nbytes // LEAST_SHARED if mapped else 0):
+        # Who clears up behind a dead worker leaves a locked file its memory: to write where it was taken away may be SIGBUS.
+        with helpers(pieces, work, data.nbytes // LEAST_SHARED if mapped and try_lock(fd) else 0):
             while (piece := pieces.front()) is not None:
                 at, length = piece
                 _pwrite(fd, data[at - offset : at - offset + length], at)
@@ -51,6 +54,7 @@ def write_shared(fd: int, data: memoryview, offset: int, size: int) -> None:
         pieces.stop()  # an interrupt may have come between here and `helpers`
         if mapped is not None:
             _close(mapped)  # at once: the traceback of an error refers to it
+    fcntl.flock(fd, fcntl.LOCK_UN)  # a reader that finds it locked takes it for evicted
     for at, length in pieces.returned:
         _pwrite(fd, data[at - offset : at - offset + length], at)
     _pwrite(fd, data[end - offset :], end)

@@ -12,10 +12,11 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from types import TracebackType
 from typing import Protocol
 
-from redist.errors import SegmentError, SegmentsFull
+from redist.errors import SegmentError
 from redist.memory.descriptors import Descriptor, open_owned
 from redist.memory.headers import Header
 from redist.memory.kept import Kept, keeper
@@ -251,12 +252,10 @@ class SegmentWriter:
 
     def _failed(self, error: OSError) -> SegmentError:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG):
-            return self._full()
+            directory = os.path.dirname(self.path)
+            with suppress(FileNotFoundError):  # its worker ended meanwhile
+                return full_error(directory, self.size, 0, available(directory))
         return SegmentError(f"{self.path}: cannot be written: {error.strerror}")
-
-    def _full(self) -> SegmentsFull:
-        directory = os.path.dirname(self.path)
-        return full_error(directory, self.size, 0, available(directory))
 
 
 def _rest_of(batch: list[memoryview | bytes], written: int) -> list[memoryview | bytes]:

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from memory_helpers import store
 
-from redist.errors import SegmentsFull
+from redist.errors import SegmentError, SegmentsFull
 from redist.memory import huge_pages, new_pages, pieces
 from redist.memory.directory import SegmentDirectory
 from redist.memory.grants import GRANT_FILE
 from redist.memory.headers import Header
 from redist.memory.kept import keeper
+from redist.memory.locks import remove_tree, try_lock
 from redist.memory.new_pages import LEAST_SHARED, write_shared
 from redist.memory.pieces import Pieces, helpers
 from redist.memory.reader import open_segment
@@ -138,6 +139,51 @@ def test_nothing_is_left_of_what_fails(
     assert caught.traceback
     assert not [name for name in os.listdir(directory.path) if name.startswith(GRANT_FILE)]
     directory.grants.cancel(grant, reserved)
+
+
+def test_its_memory_stays_while_helpers_fill_it(parent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its worker was killed, and another one clears up: to write where no memory is any more may be SIGBUS."""
+    os.mkdir(f"{parent}/dead")
+    fd = os.open(f"{parent}/dead/grant", os.O_RDWR | os.O_CREAT, 0o600)
+    removed = threading.Event()
+    took: list[int] = []
+
+    def populate(view: memoryview, at: int, length: int) -> bool:
+        done = huge_pages.populate(view, at, length)
+        if not took:
+            remove_tree(f"{parent}/dead")
+            took.append(os.fstat(fd).st_blocks * 512)
+            removed.set()
+        return done
+
+    pwrite = os.pwrite
+
+    def waiting(fd: int, data: memoryview, at: int) -> int:
+        assert removed.wait(10)
+        return pwrite(fd, data, at)
+
+    monkeypatch.setattr(new_pages, "populate", populate)
+    monkeypatch.setattr(os, "pwrite", waiting)
+    write_shared(fd, memoryview(DATA)[: 8 * MIB], 0, 8 * MIB)
+    assert took[0] >= 2 * MIB
+    with open(f"/proc/self/fd/{fd}", "rb") as reader:
+        assert try_lock(reader.fileno())  # it is not locked any more
+    os.close(fd)
+
+
+def test_full_and_its_directory_gone(small: None, parent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkdir(f"{parent}/dead")
+
+    def full(fd: int, data: memoryview, at: int) -> int:
+        remove_tree(f"{parent}/dead")
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with (
+        pytest.raises(SegmentError, match="cannot be written: full"),
+        SegmentWriter(f"{parent}/dead/grant", Header("x", 1, len(DATA), "bytes", ())) as writer,
+    ):
+        writer.write([DATA])
 
 
 def test_an_interrupt_while_helpers_are_made(
