@@ -173,6 +173,7 @@ def values_of(
     troubles: dict[int, RedistError] = {}
     tried: dict[int, str] = {}
     while rest:
+        before = len(rest)
         fetch = [i for i in rest if not states[i].where]
         found = {i: states[i].where for i in rest if states[i].where}
         rest = []
@@ -221,7 +222,7 @@ def values_of(
             rest.sort()
             # Evicted, moved or being computed again: ask how it stands.
             now, name, trouble = time.monotonic(), decode_key(states[rest[0]].name), troubles.get(rest[0])
-            if until is None:
+            if until is None or len(rest) < before:  # what others took, to be loaded, does not count
                 until = now + (seconds(config.get("client.copies-timeout")) or 0.0)
             if now > until:
                 if trouble is not None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
-from redist import Client, as_completed, gathering
-from redist.errors import ConnectionLost
+from redist import Client, as_completed, config, gathering
+from redist.errors import ConnectionLost, TransferError
+from redist.segments import Trouble
 from redist.session.operations import AskAll, Run, Until
 from redist.session.states import FINISHED
 
@@ -92,3 +95,21 @@ def test_nobody_says_whether_a_copy_is_there_again(client: Client) -> None:
     with pytest.raises(ConnectionLost):
         operation.throw(ConnectionLost("it is away"))
     assert future.result(timeout=10) == bytes(10_000)
+
+
+def test_values_that_take_long_to_load(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers do not wait for ever for who loads the value of another one; that time is not counted."""
+    monkeypatch.setattr("redist.peers.same_host", lambda segments, hostid: False)
+    client._peers.forget()
+    fetch, rounds = client._segments.fetch, []
+
+    def first_alone(client: Client, wanted: Sequence[Any], *options: Any) -> list[Any]:
+        rounds.append(len(wanted))
+        broke = Trouble(TransferError("the data server closed the connection"))
+        return fetch(client, wanted[:1], *options) + [broke] * (len(wanted) - 1)
+
+    monkeypatch.setattr(client._segments, "fetch", first_alone)
+    futures = client.scatter([bytes([i]) * 100_000 for i in range(4)], hash=False)
+    with config.set({"client.copies-timeout": "0 s"}):
+        assert client.gather(futures) == [bytes([i]) * 100_000 for i in range(4)]
+    assert rounds == [4, 3, 2, 1]
