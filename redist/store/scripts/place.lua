@@ -41,20 +41,12 @@ if #choice == 0 then
   return S.refuse_for_good('workers', any and 'no worker is running' or 'none of these workers is running: ' .. concat(a, ', ', BODY + 4))
 end
 table.sort(choice)
--- What is placed ahead may never be used: in steps that share no divisor with the number of workers every one comes first in turn.
-local step, x = count
-repeat
-  local y = count > a[BODY] and #choice or 1
-  x = step
-  while y > 0 do
-    x, y = y, x % y
-  end
-  step = step + (x > 1 and 1 or 0)
-until x == 1
+-- Places ahead may never be used: the next who asks begins with the next worker.
+local step = count > a[BODY] and 1 or count
 local turn = call('HINCRBY', META, 'placed', step) - step
 local answer = { call('HINCRBY', META, 'attempt', count) - count + 1 }
 for i = 1, count do
-  answer[i + 1] = choice[(turn + i) % #choice + 1]
+  answer[i + 1] = choice[(turn + i - 1) % #choice + 1]
 end
 S.keep_answer(answer)
 local reply = S.done(0)
