@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from redist.diagnostics.files import files
+from redist.diagnostics.files import Leftovers, files
 from redist.diagnostics.invariants import Violation, check
 from redist.diagnostics.reading import Fields, Snapshot
 from redist.diagnostics.staying import what_stays
@@ -160,20 +160,21 @@ class _Examination:
         suspects: dict[Violation, float] = {}  # since when each is seen unchanged
         while True:
             snapshot = self._snapshot()
-            found = list(
-                dict.fromkeys([*_judge(snapshot), *self._foreign(), *checksums(snapshot), *files(snapshot)])
-            )
+            of_files = list(files(snapshot, self._now()))
+            left = tuple(str(found) for found in of_files if isinstance(found, Leftovers))
+            wrong = [found for found in of_files if isinstance(found, Violation)]
+            found = list(dict.fromkeys([*_judge(snapshot), *self._foreign(), *checksums(snapshot), *wrong]))
             now = time.monotonic()
             suspects = {violation: suspects.get(violation, now) for violation in found}
             looks += 1
             if not suspects or all(now - since >= patience for since in suspects.values()):
-                return self._report(snapshot, tuple(found), (), looks)
+                return self._report(snapshot, tuple(found), left, looks)
             if now - began >= 2 * patience:
                 # Others write, and what is seen differs from look to look: only what stayed is certain.
                 stayed = tuple(v for v, since in suspects.items() if now - since >= patience)
                 moving = len(suspects) - len(stayed)
                 note = f"{_counted(moving, 'thing')} looked unfinished all the time, since others write; look again later"
-                return self._report(snapshot, stayed, (note,), looks)
+                return self._report(snapshot, stayed, (note, *left), looks)
             time.sleep(min(_PAUSES[min(looks, len(_PAUSES)) - 1], max(0.01, patience / 3)))
 
     def _report(

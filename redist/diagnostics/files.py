@@ -4,24 +4,55 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from redist.diagnostics.namespace import Violation
 from redist.errors import SegmentCorrupt, SegmentError, SegmentGone
 from redist.memory.headers import SPILL_LINK, file_name, find_header, is_file_name, spilled_path
 from redist.memory.host import same_host
+from redist.memory.locks import owner_is_gone
 from redist.memory.payloads import list_payloads
+from redist.store.keys import decode_key
 
 if TYPE_CHECKING:
     from redist.diagnostics.reading import Fields, Snapshot
     from redist.memory.headers import Header
 
-__all__ = ["files"]
+__all__ = ["Leftovers", "files"]
 
 
-def files(snapshot: Snapshot) -> Iterator[Violation]:
-    """Compare the payload files of living workers on this host with the keys that they are for."""
+class Leftovers(NamedTuple):
+    """Payloads that no key has any more, of a worker that cannot drop them: it is dead, or does not answer."""
+
+    who: str
+    path: str
+    names: Sequence[str]
+    dead: bool
+
+    def __str__(self) -> str:
+        count = len(self.names)
+        more = f" and {count - 1:,} more" if count > 1 else ""
+        whose = "is dead, and left" if self.dead else "is past its lease, and has"
+        end = (
+            "they go when it is started again under its name, or with its directory"
+            if self.dead
+            else "it drops them when it is heard of again"
+        )
+        return f"{self.who} {whose} payloads that no key needs in {self.path} ({decode_key(self.names[0])!r}{more}): {end}"
+
+
+def files(snapshot: Snapshot, now: float) -> Iterator[Violation | Leftovers]:
+    """Compare the payload files of workers on this host with the keys that they are for.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        The namespace.
+    now : float
+        Milliseconds of the server's clock.
+    """
+    leases = snapshot.zrange("leases")
     for ordinal, worker, path in _workers_here(snapshot):
         who = f"worker {worker.get('name', '')} (caller:{ordinal})"
         expected = {
@@ -48,14 +79,22 @@ def files(snapshot: Snapshot) -> Iterator[Violation]:
             )
         for entry in sorted(expected.keys() & there):
             yield from _not_whole(snapshot, expected[entry], f"{path}/{entry}", entry, small)
+        dead = owner_is_gone(path)
+        idle = dead or leases.get(ordinal, now) < now
+        left: list[str] = []
         for entry in sorted(there - expected.keys()):
             try:
                 header = small.get(entry) or find_header(f"{path}/{entry}")
             except SegmentError as error:
                 yield Violation("files", f"{path}/{entry}", f"is no payload: {error}")
                 continue
+            if idle:
+                left.append(header.name)
+                continue
             where = f"a place in an arena of {path}" if entry in small else f"the file {path}/{entry}"
             yield Violation("files", header.name, f"has {where}, which {who} is not known to have")
+        if left:
+            yield Leftovers(who, path, left, dead)
 
 
 def _not_whole(

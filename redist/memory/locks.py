@@ -24,6 +24,7 @@ __all__ = [
     "dead_directories",
     "default_parent",
     "lock_if_free",
+    "owner_is_gone",
     "remove_dead",
     "remove_empty_parent",
     "remove_file",
@@ -177,6 +178,15 @@ def lock_if_free(path: str) -> int | None:
         pass
     os.close(fd)
     return None
+
+
+def owner_is_gone(path: str) -> bool:
+    """Tell whether the worker of a segment directory is gone; False where the directory is, or is none of ours."""
+    fd = lock_if_free(path)
+    if fd is None:
+        return False
+    os.close(fd)
+    return True
 
 
 def try_lock(fd: int) -> bool:

@@ -190,6 +190,42 @@ def test_small_payloads_and_keys_belong_together(
     assert "there is no file" in str(report)
 
 
+@pytest.mark.parametrize("small", [False, True])
+def test_a_dead_worker_cannot_drop_what_nobody_needs(
+    world: World, point: Endpoint, tmp_path: Path, small: bool
+) -> None:
+    """It is broken only where the worker lives, which drops what it is told to."""
+    directory = SegmentDirectory.create(str(tmp_path / "segments"))
+    world.client("ada")
+    worker_of(world, directory)
+    for name in ("lone", "other"):
+        if small:
+            assert directory.put_small(Header(name, 9, 100, "bytes", ()), memoryview(b"x" * 100))
+        else:
+            write_payload(directory, name, 9, b"y" * 50)
+    assert rules(examine(point, patience=PATIENCE)) == ["files"]
+
+    directory.close(remove=False)
+    report = examine(point, patience=PATIENCE)
+    assert report.healthy, str(report)
+    (note,) = (note for note in report.notes if "and 1 more" in note)
+    assert "worker w (caller:2) is dead" in note
+    assert directory.path in note
+
+
+def test_a_worker_that_does_not_answer_cannot_drop_what_nobody_needs(
+    world: World, point: Endpoint, directory: SegmentDirectory
+) -> None:
+    w = worker_of(world, directory)
+    write_payload(directory, "lone", 9, b"y" * 50)
+    world.command("ZADD", "leases", 1000, str(w.ordinal))
+    report = examine(point, patience=PATIENCE)
+    assert report.healthy, str(report)
+    assert any("w (caller:1) is past its lease" in note and "'lone'" in note for note in report.notes)
+    world.command("ZADD", "leases", int(time.time() * 1000) + 60_000, str(w.ordinal))
+    assert rules(examine(point, patience=PATIENCE)) == ["files"]
+
+
 def test_a_damaged_arena(world: World, point: Endpoint, directory: SegmentDirectory) -> None:
     worker_of(world, directory)
     assert directory.put_small(Header("a", 1, 100, "bytes", ()), memoryview(b"x" * 100))
