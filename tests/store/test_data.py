@@ -87,6 +87,8 @@ def test_a_value_for_a_worker_that_is_gone(world: World, client: Caller, worker:
     client.ok(C.commit([C.Value("a", 1, attempt, ordinal, 10, "int")]))
     client.listen_up()
     assert client.told["a"].type == "DataLost"
+    # nobody knows its name any more
+    assert f"went with a worker that is gone, caller:{ordinal}, and".encode() in client.told["a"].value
 
 
 def test_a_value_without_a_reference_leaves_nothing(world: World, client: Caller, worker: Caller) -> None:
@@ -256,7 +258,7 @@ def test_a_damaged_copy_that_is_all_there_was(world: World, client: Caller, work
     assert {n: client.told[n].type for n in "ab"} == dict.fromkeys("ab", "DataLost")
     assert client.told["a"].value == (
         b"!DataLost\0the data of a is lost: its last copy went with its file on worker w (/a/path: too short), and nothing "
-        b"can compute it again"
+        b"can compute it again: scatter or publish it again, or have copies kept (replicas=2)"
     )
     scatter(client, worker, "a")
     assert "spoilt" not in world.record("a")
@@ -314,6 +316,8 @@ def test_a_copy_that_cannot_be_read_and_is_all_there_was(
     x.turn([C.Result("b", b.attempt, "missing", 0, "", f"a\n{b.deps[0][1]}".encode())])
     client.listen_up()
     assert {n: client.told[n].type for n in "ab"} == dict.fromkeys("ab", "DataLost")
+    assert b"went with worker w (the copy could not be read), and nothing" in client.told["a"].value
+    assert client.told["a"].value.endswith(b"have copies kept (replicas=2)")
 
 
 def test_a_lost_container_is_revived_from_what_only_it_pinned(

@@ -109,7 +109,7 @@ while i <= #a do
       end
       S.unset(name, h, 'lost', 'cause', 'spoilt')
       if worker > 0 and call('HEXISTS', P .. 'workers', int(worker)) == 0 then
-        S.set(name, h, 'state', 'released', 'nbytes', int(nbytes), 'type', kind, 'lost', 'worker ' .. int(worker))
+        S.set(name, h, 'state', 'released', 'nbytes', int(nbytes), 'type', kind, 'lost', S.went_with(int(worker)))
         S.later('revive ' .. name)
       else
         S.remember(name, h, int(attempt), int(worker), int(nbytes), kind, value, names)

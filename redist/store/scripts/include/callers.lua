@@ -143,13 +143,19 @@ function S.gone_executors(w)
   end
 end
 
+-- With whom a copy went, in the words of `DataLost` and of the field `lost`.
+function S.went_with(w, reason)
+  local record = S.caller(w)
+  local who = record and record.name and 'worker ' .. record.name or 'a worker that is gone, caller:' .. w
+  return sub(reason and format('%s (%s)', who, reason) or who, 1, COMPACT)
+end
+
 -- Give up a worker: its executors, then the copies it had.
 function S.gone_worker(w, reason)
-  local record = S.caller(w)
   strike_executors(w)
   strike('workers', w)
   call('HDEL', P .. 'hosts', w)
-  call('HSET', P .. 'caller:' .. w, 'lost', sub(format('worker %s (%s)', record and record.name or w, reason), 1, COMPACT))
+  call('HSET', P .. 'caller:' .. w, 'lost', S.went_with(w, reason))
   S.later('strip 0 ' .. w)
   if call('EXISTS', P .. 'short') == 1 then
     S.later('look_anew 0 ' .. w)

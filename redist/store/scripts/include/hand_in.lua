@@ -8,7 +8,7 @@ local function report_missing(value)
   for name, w, attempt in string.gmatch(value, '([^\n]+)\n(%d+)%.(%d+)') do
     local h = rec(name)
     if h and h['w:' .. w] == attempt then
-      S.lose(name, h, w, 'worker ' .. w .. ' (the copy could not be read)')
+      S.lose(name, h, w, S.went_with(w, 'the copy could not be read'))
     end
   end
 end

@@ -5,6 +5,9 @@
 -- How often the last copy of a value is computed again because its file was damaged or gone.
 local MOST_SPOILT = 3
 
+-- What a user can do about a value that nothing can compute again.
+local NOTHING = 'nothing can compute it again: scatter or publish it again, or have copies kept (replicas=2)'
+
 -- The value of a record is lost for good.
 local function lost(name, h, what, why)
   S.err(name, h, 'DataLost', format('!DataLost\0the data of %s is lost: its last copy went%s, and %s', name, what, why))
@@ -16,7 +19,7 @@ local function rerun(name, h, verb)
     if recovering then
       call('RPUSH', P .. 'deferred', verb .. name)
     else
-      lost(name, h, h.lost and ' with ' .. h.lost or '', 'nothing can compute it again')
+      lost(name, h, h.lost and ' with ' .. h.lost or '', NOTHING)
     end
     return 2
   end
@@ -191,7 +194,7 @@ function S.lose(name, h, worker, what, why)
   elseif why and h.data and spoilt > MOST_SPOILT then
     lost(name, h, format(' with %s (%s)', what, why), format('that for the %dth time: it is not computed again', spoilt))
   elseif why and not h.data and not recovering then
-    lost(name, h, format(' with %s (%s)', what, why), 'nothing can compute it again')
+    lost(name, h, format(' with %s (%s)', what, why), NOTHING)
   else
     S.later('revive ' .. name)
   end
