@@ -30,6 +30,8 @@ LEAST = 4 << 20
 _MADV_COLLAPSE = 25
 #: An error where writing would be SIGBUS.
 _MADV_POPULATE_WRITE = 23
+#: that nobody knows
+_NO_ADVICE = 9999
 _FAILED = ctypes.c_void_p(-1).value
 _MAP_FIXED = 0x10
 _MOST_ALIGNED = 2 << 20
@@ -235,9 +237,9 @@ def populate(view: memoryview, at: int, length: int) -> bool:
     Returns
     -------
     bool
-        False if there is none, or the kernel does not know the call (Linux 5.14).
+        False if there is none, or the kernel does not know the call (Linux 5.14). An emulator that ignores it does not.
     """
-    return not _libc().madvise(_address(view) + at, length, _MADV_POPULATE_WRITE)
+    return _heeds() and not _libc().madvise(_address(view) + at, length, _MADV_POPULATE_WRITE)
 
 
 def collapse(view: memoryview, at: int, length: int) -> bool:
@@ -299,6 +301,13 @@ def _map_aligned(fd: int, size: int, extent: int, writable: bool, populate: bool
 def _error() -> OSError:
     code = ctypes.get_errno()
     return OSError(code, os.strerror(code))
+
+
+@cache
+def _heeds() -> bool:
+    """Whether advice counts: an emulator of processors ignores what it does not know, where a kernel refuses it."""
+    page = mmap.mmap(-1, mmap.PAGESIZE)
+    return bool(_libc().madvise(_address(memoryview(page)), mmap.PAGESIZE, _NO_ADVICE))
 
 
 @cache

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import itertools
+import mmap
 import os
 import random
 import threading
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +115,16 @@ def test_without_help(small: None, directory: SegmentDirectory, trouble: str) ->
             patched.setattr(threading.Thread, "start", raising(RuntimeError("can't start new thread")))
         path = store(directory, "x", 1, DATA)
     assert bytes(open_segment(path).view) == DATA
+
+
+def test_advice_that_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by an emulator of processors: to fill what there may be no memory for may be SIGBUS."""
+    page = memoryview(mmap.mmap(-1, mmap.PAGESIZE))
+    if not huge_pages.populate(page, 0, len(page)):
+        pytest.skip("the kernel makes no memory ahead")
+    monkeypatch.setattr(huge_pages, "_heeds", cache(huge_pages._heeds.__wrapped__))
+    monkeypatch.setattr(huge_pages._libc(), "madvise", lambda *args: 0)
+    assert not huge_pages.populate(page, 0, len(page))
 
 
 def raising(error: BaseException) -> Callable[..., None]:
