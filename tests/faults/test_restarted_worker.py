@@ -137,6 +137,59 @@ def test_what_was_released_meanwhile_goes(rig: Rig, client: Client) -> None:
     rig.finish()
 
 
+def test_it_says_how_many_payloads_are_still_wanted(rig: Rig, client: Client) -> None:
+    kept, dropped = client.scatter([np.arange(10_000.0), np.arange(20_000.0)], hash=False)
+    victim = rig.workers[0]
+    pids = victim.descendants()
+    victim.kill()
+    wait_until(lambda: not any(map(alive, pids)), PATIENCE)
+    del dropped
+    wait_until(lambda: len(rig.names()) == 1, PATIENCE)
+    heir = rig.worker("w", lease=30.0)
+    wait_until(lambda: "of its 2 payloads 1 are still wanted\n" in heir.text(), PATIENCE)
+    assert len(kept.result(PATIENCE)) == 10_000
+    del kept
+    rig.finish()
+
+
+def test_a_worker_that_comes_back_after_its_lease_says_that_nothing_is_wanted(rig: Rig) -> None:
+    rig.worker("w")
+    rig.ready(1)
+    client = rig.client()
+    data = client.scatter(np.arange(10_000.0), hash=False)
+    path = path_of_payload(rig, data.key)
+    victim = rig.workers[0]
+    pids = victim.descendants()
+    victim.kill()
+    wait_until(lambda: not any(map(alive, pids)) and not rig.hash("workers"), PATIENCE)
+    heir = rig.worker("w")
+    wait_until(lambda: "of its 1 payloads 0 are still wanted: its lease had ended" in heir.text(), PATIENCE)
+    wait_until(lambda: not os.path.exists(path), PATIENCE)
+    with pytest.raises(DataLost, match="publish it again"):
+        data.result(PATIENCE)
+    del data
+    rig.finish()
+
+
+def test_a_worker_whose_lease_ended_while_nobody_was_there_takes_over(rig: Rig) -> None:
+    rig.worker("w")
+    rig.ready(1)
+    with Client(rig.endpoint, timeout=PATIENCE) as first:
+        first.publish_dataset(first.scatter(np.arange(10_000.0), hash=False), name="numbers")
+    victim = rig.workers[0]
+    pids = victim.descendants()
+    victim.kill()
+    (ordinal,) = rig.hash("workers")
+    ends = float(rig.command("ZSCORE", rig.endpoint.prefix + "leases", ordinal)) / 1000
+    wait_until(lambda: not any(map(alive, pids)) and int(rig.command("TIME")[0]) > ends + 1, PATIENCE)
+    heir = rig.worker("w")
+    wait_until(lambda: "of its 1 payloads 1 are still wanted\n" in heir.text(), PATIENCE)
+    client = rig.client()
+    assert len(client.get_dataset("numbers").result(PATIENCE)) == 10_000
+    client.unpublish_dataset("numbers")
+    rig.finish()
+
+
 @pytest.mark.parametrize("newcomers", [0, 3])
 def test_server_and_worker_die_together(own_server: Any, newcomers: int) -> None:
     """The files are all that is left of the data, and the client's Future of it; newcomers do not get in between."""

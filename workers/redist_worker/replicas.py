@@ -8,7 +8,7 @@ import logging
 import math
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import hiredis
@@ -146,6 +146,30 @@ class Replicas:
         self._offer(list(files - believed - young))
         if young:
             self._mending = asyncio.get_running_loop().create_task(self._settle_young(ordinal, young))
+
+    async def tell_wanted(
+        self, ordinal: int, taken: set[Copy], ask: Callable[[Call], Awaitable[object]], *, given_up: bool
+    ) -> None:
+        """Log how many of a predecessor's payloads somebody still wants, once the server has heard of them.
+
+        Parameters
+        ----------
+        ordinal : int
+            The worker's.
+        taken : set of (name, attempt)
+            What the predecessor left.
+        ask : callable
+            Sends a call on the worker's lane and waits for its reply.
+        given_up : bool
+            Whether the server has given the predecessor up.
+        """
+        with contextlib.suppress(
+            RedistError, TimeoutError, hiredis.ReplyError
+        ):  # it is only a line in the log
+            await ask(calls.noop())
+            wanted = len(taken & await asyncio.to_thread(self._believed, ordinal))
+            why = ": its lease had ended, and the server had given it up" if given_up else ""
+            logger.info("of its %d payloads %d are still wanted%s", len(taken), wanted, why)
 
     async def _settle_young(self, ordinal: int, young: set[Copy]) -> None:
         await asyncio.sleep(_JUST_WRITTEN)

@@ -310,6 +310,7 @@ class Worker:
         command = self.side.command
         if await asyncio.to_thread(command, "HEXISTS", f"{prefix}meta", "recovering"):
             await replicas.bring_all()
+        taken = set(home.directory.files)
         # Before its executors go: who gets what they ran shall not look for copies that are not there.
         await replicas.settle(ordinal, kept=ordinal == home.ordinal)
         for member in await asyncio.to_thread(command, "SMEMBERS", f"{prefix}executors:{ordinal}"):
@@ -317,6 +318,7 @@ class Worker:
             self.post(
                 calls.lost_executor(int(member), f"worker {self.name} died with its executors", running)
             )
+        await replicas.tell_wanted(ordinal, taken, self._ask, given_up=ordinal != home.ordinal)
 
     def _executor_options(self, executor: Executor) -> ExecutorOptions:
         return ExecutorOptions(
