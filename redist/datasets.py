@@ -42,7 +42,7 @@ def publish(client: Client, items: dict[Key, Any], override: bool, replicas: int
     """Publish values under names."""
     for name, value in items.items():
         try:
-            with (yield from enclose(client, value)) as enclosed:
+            with (yield from enclose(client, value, f"the dataset {name!r}")) as enclosed:
                 if replicas > 1:
                     yield from keep(client, enclosed.names, replicas)
                 try:

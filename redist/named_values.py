@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from redist.belonging import Borrowing
 from redist.bundling import Bundles
 from redist.current import as_current
+from redist.errors import SerializationError
 from redist.future import Future
 from redist.gathering import result_of
-from redist.protocol import dumps, loads_inline
+from redist.protocol import Payload, dumps, loads_inline
+from redist.protocol.payload import name_in
 from redist.scattering import prepare, store
 from redist.session.lane import Refused
 from redist.session.operations import AskAll, Operation
@@ -24,7 +26,7 @@ from redist.store.replies import parse_states
 if TYPE_CHECKING:
     from redist.client import Client
 
-__all__ = ["DIRECT", "Enclosed", "enclose", "load", "open_up"]
+__all__ = ["DIRECT", "Enclosed", "dump_pair", "enclose", "load", "open_up"]
 
 #: Bytes of a value that is kept with the name itself.
 DIRECT = 64 * 1024
@@ -48,18 +50,35 @@ class Enclosed(NamedTuple):
         self.bundles.release()
 
 
-def enclose(client: Client, value: Any) -> Operation[Enclosed]:
-    """Write a value; a large one becomes a payload like any other, and what is kept refers to it.
+def dump_pair(value: Any, what: str, inline_limit: int, borrowing: Borrowing) -> Payload:
+    """Write the pair of a value itself.
 
     Raises
     ------
+    SerializationError
+        If it cannot be serialized: `what` is, not the pair.
+    """
+    try:
+        return dumps((False, value), inline_limit=inline_limit, name_of=borrowing.name_of)
+    except SerializationError as error:
+        name_in(error, what, value)
+        raise
+
+
+def enclose(client: Client, value: Any, what: str) -> Operation[Enclosed]:
+    """Write a value, `what` for users; a large one becomes a payload like any other, and what is kept refers to it.
+
+    Raises
+    ------
+    SerializationError
+        If it cannot be serialized.
     Refused
         If it holds very many Futures, and the server does not know one; where they are few the call is refused.
     """
     borrowing = Borrowing(client)
-    payload = dumps((False, value), inline_limit=DIRECT, name_of=borrowing.name_of)
+    payload = dump_pair(value, what, DIRECT, borrowing)
     if payload.inline is None and payload.contains:
-        payload = dumps((False, value), inline_limit=_ANY, name_of=borrowing.name_of)
+        payload = dump_pair(value, what, _ANY, borrowing)
     future = None
     if payload.inline is None:
         stored = prepare(client, [value], [None], unique=True, borrowing=borrowing)

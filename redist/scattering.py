@@ -19,11 +19,13 @@ from redist.belonging import Borrowing
 from redist.bundling import Bundles
 from redist.collecting import seldom_collected
 from redist.committing import Told, Written, give_up, heed, tell, tell_on
-from redist.errors import KeyTaken, RedistError, StoreError, TransferError
+from redist.errors import KeyTaken, RedistError, SegmentsFull, SerializationError, StoreError, TransferError
 from redist.future import Future
 from redist.inlining import inline_limit
+from redist.memory.space import format_size
 from redist.placing import place
 from redist.protocol import Payload, dumps
+from redist.protocol.payload import name_in
 from redist.protocol.plain import is_named
 from redist.session.operations import Operation, Run, Until
 from redist.session.states import CANCELLED, ERROR, PENDING, FutureState, Waiter
@@ -64,10 +66,21 @@ def prepare(
     `borrowing` is to live until the values are stored; `bound` gets the record of each reference as it is counted.
     """
     limit = inline_limit()
-    payloads = [
-        value if type(value) is Payload else dumps(value, inline_limit=limit, name_of=borrowing.name_of)
-        for value in values
-    ]
+    payloads: list[Payload] = []
+    try:
+        for value in values:
+            payloads.append(  # noqa: PERF401  # the error names the value by how many were before it
+                value
+                if type(value) is Payload
+                else dumps(value, inline_limit=limit, name_of=borrowing.name_of)
+            )
+    except SerializationError as error:
+        at = len(payloads)
+        name = names[at]
+        if name or len(values) > 1:
+            place = f"of the key {decode_key(name)!r}" if name else f"at index {at}"
+            name_in(error, f"the value {place}", values[at])
+        raise
     chosen = list(_chosen(payloads, names, unique))
     session = client.session
     site = call_site()
@@ -355,12 +368,23 @@ def _put(client: Client, worker: int, batch: list[tuple[str, int, Payload]]) -> 
     peer = client._peers.worker(worker)
     if peer is None:
         raise TransferError(f"the worker {worker} is gone")
-    if peer.here:
-        client._broker_of(peer).put(batch)
-        return
-    for error in client._segments.data_client(client).put(peer.address, batch):
-        if error is not None:
-            raise error
+    try:
+        if peer.here:
+            client._broker_of(peer).put(batch)
+            return
+        for item, error in zip(batch, client._segments.data_client(client).put(peer.address, batch)):
+            if error is not None:
+                batch = [item]
+                raise error
+    except SegmentsFull as error:
+        name, _, payload = max(batch, key=lambda item: item[2].nbytes)
+        which = (
+            "the value"
+            if len(batch) == 1
+            else f"{len(batch)} values, the largest {format_size(payload.nbytes)}"
+        )
+        error.args = (f"{error}; it is for {which} of the key {decode_key(name)!r:.80}",)
+        raise
 
 
 def scatter(

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from redist.belonging import Borrowing
 from redist.coordination.base import Named, Request
 from redist.errors import SerializationError
-from redist.named_values import load
-from redist.protocol import dumps
+from redist.named_values import dump_pair, load
 from redist.protocol.functions import may_hold_futures
 from redist.session.operations import Ask, Operation
 from redist.store.calls import MOST_CONTAINED
@@ -66,7 +65,7 @@ class Pub(Named):
         """
         client = self._bound()
         borrowing = Borrowing(client)
-        payload = dumps((False, msg), inline_limit=_MOST, name_of=borrowing.name_of)
+        payload = dump_pair(msg, f"the message of {self!r}", _MOST, borrowing)
         if payload.inline is None or len(payload.contains) > MOST_CONTAINED:
             raise SerializationError(
                 f"a message of {self!r} takes at most {_MOST} bytes and holds at most {MOST_CONTAINED} Futures: "

@@ -103,7 +103,7 @@ class Queue(Awaitable):
     def _put(self, value: Any, timeout: float | None) -> Operation[None]:
         client = self._open()
         try:
-            enclosed = yield from enclose(client, value)
+            enclosed = yield from enclose(client, value, f"the item for {self!r}")
             request = Request(client, timeout)
             with enclosed, request.leaving():
                 try:

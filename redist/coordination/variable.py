@@ -59,7 +59,7 @@ class Variable(Awaitable):
 
     def _set(self, value: Any, timeout: float | None) -> Operation[None]:
         try:
-            with (yield from enclose(self._bound(), value)) as enclosed:
+            with (yield from enclose(self._bound(), value, f"the value of {self!r}")) as enclosed:
                 call = set_variable(self._wire_name, enclosed.data, enclosed.contains)
                 try:
                     try:

@@ -136,7 +136,8 @@ class NodePacker:
                 whole if len(whole) <= INLINE_LIMIT else dumps(whole), given.objects, payload.contains
             )
         except SerializationError as error:
-            raise SerializationError(f"the task {key!r} of the graph cannot be sent: {error}") from error
+            why = error.__cause__ or error  # not the error itself: its type is the tuple's around the task
+            raise SerializationError(f"the task {key!r} of the graph cannot be sent: {why}") from error
 
     def dumps(self, value: Any, inline_limit: int = INLINE_LIMIT) -> Payload:
         """Serialize a value, looking for Futures."""

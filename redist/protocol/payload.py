@@ -156,6 +156,13 @@ def dumps(obj: Any, *, inline_limit: int = INLINE_LIMIT, name_of: Callable[[Any]
         ) from error
 
 
+def name_in(error: SerializationError, what: str, value: object) -> None:
+    """Have an error of `dumps` say `what` of the user's it is that cannot be serialized, the `value`."""
+    cause = error.__cause__
+    why = str(error) if cause is None else f"{type(cause).__name__}: {cause}"
+    error.args = (f"{what}, of the type {type_name(type(value))}, cannot be serialized: {why}",)
+
+
 def loads_inline(data: bytes | memoryview) -> Any:
     """Return the value of an inline payload.
 

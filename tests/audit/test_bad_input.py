@@ -15,7 +15,18 @@ from typing import Any
 import pytest
 
 import servers
-from redist import Client, Future, LocalCluster, as_completed, fire_and_forget, get_client, wait
+from redist import (
+    Client,
+    Future,
+    LocalCluster,
+    Pub,
+    Queue,
+    Variable,
+    as_completed,
+    fire_and_forget,
+    get_client,
+    wait,
+)
 from redist.errors import (
     ClientClosed,
     ConnectionLost,
@@ -89,6 +100,30 @@ def test_arguments_that_cannot_be_pickled(client: Client, bad: Any) -> None:
         with pytest.raises(SerializationError):
             attempt()
     assert client.list_datasets() == ()
+
+
+def test_the_error_names_what_cannot_be_serialized(client: Client) -> None:
+    lock = (
+        r", of the type _thread\.lock, cannot be serialized: TypeError: cannot pickle '_thread\.lock' object$"
+    )
+    attempts: dict[str, Callable[[], Any]] = {
+        "the value of the key 'lk'": lambda: client.scatter({"a": 1, "lk": LOCK}),
+        "the value at index 57": lambda: client.scatter([*range(57), LOCK, *range(42)]),
+        "the dataset 'x'": lambda: client.publish_dataset(x=LOCK),
+        "the value of <Variable: v>": lambda: Variable("v", client).set(LOCK),
+        "the item for <Queue: q>": lambda: Queue("q", client).put(LOCK),
+        "the message of <Pub: p>": lambda: Pub("p", client=client).put(LOCK),
+        "the result of the task 'rl'": lambda: client.submit(threading.Lock, key="rl").result(10),
+    }
+    for what, attempt in attempts.items():
+        with pytest.raises(SerializationError, match=f"^{what}{lock}"):
+            attempt()
+    with pytest.raises(SerializationError, match=r"^a value of the type _thread\.lock cannot"):
+        client.scatter(LOCK)
+    with pytest.raises(
+        SerializationError, match=r"^the task 't' of the graph cannot be sent: cannot pickle '_thread"
+    ):
+        client.get({"t": (same, LOCK)}, "t")
 
 
 @pytest.mark.parametrize(

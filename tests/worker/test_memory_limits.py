@@ -268,13 +268,17 @@ def test_values_that_fit_one_by_one_fit_together(tmp_path: Path) -> None:
 
 
 def test_too_large_is_refused_at_once(tmp_path: Path) -> None:
-    with small(tmp_path, settings={"wait": "60 s"}) as client:
+    with small(tmp_path, settings={"wait": "60 s", "terminate": False}) as client:
         began = time.monotonic()
         with pytest.raises(
             SegmentsFull, match=r"^worker 'local-0': 190.7\d MiB can never fit into .* 122.07 MiB"
         ):
             client.scatter(make(0, 200 * MB))
         assert time.monotonic() - began < 30
+        with pytest.raises(SegmentsFull, match=r"can never fit .* it is for the value of the key 'big'$"):
+            client.scatter({"small": make(1), "big": make(0, 200 * MB)})
+        with pytest.raises(SegmentsFull, match=r"can never fit .* it is for the result of the task 'made'"):
+            client.submit(make, 0, 200 * MB, key="made").result(60)
         assert check(client.scatter(make(1)).result()) == 1
 
 

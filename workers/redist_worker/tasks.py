@@ -16,6 +16,8 @@ from redist.errors import (
     DeserializationError,
     RedistError,
     Reschedule,
+    SegmentsFull,
+    SerializationError,
     ServerRefused,
     TransferError,
 )
@@ -23,10 +25,11 @@ from redist.inlining import inline_limit
 from redist.protocol.arguments import unpack_arguments
 from redist.protocol.functions import load_function, may_hold_futures
 from redist.protocol.names import type_name
-from redist.protocol.payload import Payload, dumps
+from redist.protocol.payload import Payload, dumps, name_in
 from redist.protocol.specs import unpack_spec
 from redist.protocol.task_errors import pack_error
 from redist.store.calls import MOST_CONTAINED, Result
+from redist.store.keys import decode_key
 from redist.store.replies import HandOut
 from redist_worker.values import Missing, Values
 
@@ -99,7 +102,11 @@ class Tasks:
         finally:
             args = kwargs = function = ()  # type: ignore[assignment]
         try:
-            payload: Payload = dumps(value, inline_limit=self._inline_limit, name_of=_name_of)
+            try:
+                payload: Payload = dumps(value, inline_limit=self._inline_limit, name_of=_name_of)
+            except SerializationError as error:
+                name_in(error, f"the result of the task {decode_key(name)!r}", value)
+                raise
             contains: Sequence[str] = payload.contains
             kept: object = value
             if len(contains) > MOST_CONTAINED:
@@ -107,7 +114,11 @@ class Tasks:
                 kept = value, futures
             inline = payload.inline
             if inline is None:
-                self._broker.put([(name, attempt, payload)])
+                try:
+                    self._broker.put([(name, attempt, payload)])
+                except SegmentsFull as error:
+                    error.args = (f"{error}; it is for the result of the task {decode_key(name)!r:.80}",)
+                    raise
                 inline = b""
             return Result(name, attempt, "memory", payload.nbytes, payload.type, inline, contains), kept
         except BaseException as error:
