@@ -52,7 +52,7 @@ class Client(ClientGraphs, ClientCluster):
         Time to connect, to wait for a worker, and for replies: a call that the server does not answer for so long raises
         `ConnectionLost` or `ServerRefused`, whose ``pending`` says whether it may be applied when the server is back.
     namespace : str, optional
-        Namespace on the server.
+        Namespace on the server, also on one that this client starts. A cluster that is given has its own.
     heartbeat_interval : float or str, optional
         A fifth of the lease, after which a client without a connection is believed gone; default 2 s.
     quota : int or str, optional

@@ -180,7 +180,8 @@ class ClientBase(ClientCore):
             from redist.cluster import LocalCluster
 
             # Its workers start while this client connects.
-            address = self.cluster = LocalCluster(**{"wait": False, **self._cluster_options})
+            options = {"wait": False, "namespace": namespace, **self._cluster_options}
+            address = self.cluster = LocalCluster(**options)
             if address.server is not None:
                 address.server.wait_ready()
         if not isinstance(address, str | Endpoint):
@@ -189,6 +190,11 @@ class ClientBase(ClientCore):
                     f"a Client takes the URL of a server, or a LocalCluster, not {type(address).__name__}: {address!r:.80}"
                 )
             self.cluster, address = address, address.endpoint
+        if isinstance(address, Endpoint) and namespace not in (None, address.namespace):
+            raise ValueError(
+                f"the cluster's namespace is {address.namespace!r}, and its workers serve no other: give "
+                f"namespace={namespace!r} to the cluster, not to its client"
+            )
         where = address if isinstance(address, Endpoint) else endpoint(address, namespace)
         name = self._name or f"Client-{socket.gethostname()}-{os.getpid()}-{os.urandom(2).hex()}"
         details = {"host": socket.gethostname(), "pid": str(os.getpid())}

@@ -23,6 +23,7 @@ from redist.memory.amounts import parse_bytes
 from redist.memory.places import check_spill
 from redist.sizing import check_limit, configured_maxmemory, limit, shape
 from redist.store.connect import Endpoint, endpoint
+from redist.store.keys import check_namespace
 from redist.store.server import EmbeddedServer
 from redist.store.wire import Wire, pack_command
 from redist.timeouts import seconds
@@ -163,6 +164,8 @@ class LocalCluster:
             raise ValueError(
                 "directory and maxmemory are of a server that is started here; do not give an address as well"
             )
+        if namespace is not None:
+            check_namespace(namespace)
         place = os.fspath(spill_dir or "")
         if place or config.get("worker.spill-dir"):
             check_spill(place or config.get("worker.spill-dir"))

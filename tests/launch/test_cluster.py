@@ -215,6 +215,21 @@ def test_as_a_tenant(acl_server: Server, namespace: str) -> None:
         assert "secret" not in " ".join(command)
 
 
+def test_the_namespace_of_a_client_that_starts_its_own() -> None:
+    with Client(n_workers=1, threads_per_worker=1, namespace="other") as client:
+        assert client.namespace == client.cluster.endpoint.namespace == "other"
+        assert client.submit(abs, -1).result(30) == 1
+        with Client(client.cluster, namespace="other", set_as_default=False) as second:
+            assert second.namespace == "other"
+        for where in (client.cluster, client.cluster.endpoint):
+            with pytest.raises(
+                ValueError, match="the cluster's namespace is 'other', and its workers serve no other"
+            ):
+                Client(where, namespace="third", set_as_default=False)
+    with pytest.raises(ValueError, match="namespace 'a b'"):
+        Client(n_workers=0, namespace="a b")
+
+
 def test_no_workers() -> None:
     with LocalCluster(n_workers=0) as cluster:
         assert cluster.workers == {}
@@ -289,6 +304,7 @@ def test_asynchronous() -> None:
         ({"spill_dir": "/nowhere/x"}, SegmentError, "/nowhere/x: there is no directory /nowhere; make it"),
         ({"spill_dir": "/sys/redist"}, SegmentError, "/sys/redist: no spill directory can be made there"),
         ({"address": "nonsense://h"}, ValueError, "unknown scheme"),
+        ({"namespace": "a b"}, ValueError, "namespace 'a b': use 1 to 64 letters"),
         ({"n_workers": 0, "address": "redis://127.0.0.1:1"}, ConnectionLost, "nothing answers"),
         (
             {"n_workers": 1, "resources": {"9": 1}},
