@@ -20,10 +20,16 @@ def page(
     return f"<div><b>{kind}</b> {escape(name)}<table>{cells}</table>{details}{below}</div>"
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return an HTML table."""
-    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
+def table(heads: Sequence[str], rows: Iterable[Sequence[object]], *, figures: int | None = None) -> str:
+    """Return an HTML table; from the column `figures` on there are numbers, which are aligned to the right."""
+    styles = [
+        "" if figures is None or i < figures else " style='text-align:right'" for i in range(len(heads))
+    ]
+    head = "".join(f"<th{style}>{escape(text)}</th>" for text, style in zip(heads, styles))
     body = "".join(
-        "<tr>" + "".join(f"<td>{escape(str(value))}</td>" for value in row) + "</tr>" for row in rows
+        "<tr>"
+        + "".join(f"<td{style}>{escape(str(value))}</td>" for value, style in zip(row, styles))
+        + "</tr>"
+        for row in rows
     )
     return f"<table><tr>{head}</tr>{body}</table>"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from redist.describing import all_names, read_states
+from redist.markup import page, table
 from redist.session.operations import Operation, Run
 
 if TYPE_CHECKING:
@@ -36,6 +37,17 @@ class Usage:
     nbytes: int
     inline: int = 0
     by_worker: dict[str, int] = field(default_factory=dict)
+
+    def _repr_html_(self) -> str:
+        from redist.memory.space import format_size
+
+        facts = [
+            ("Keys", f"{self.keys:,}"),
+            ("On workers", format_size(self.nbytes)),
+            ("In the server", format_size(self.inline)),
+        ]
+        rows = [(name, format_size(nbytes)) for name, nbytes in self.by_worker.items()]
+        return page("Usage", "", facts, below=table(("Worker", "Values"), rows, figures=1) if rows else "")
 
 
 def usage(client: Client) -> Operation[Usage]:

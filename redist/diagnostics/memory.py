@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Memory", "Use", "WorkerMemory", "read_memory"]
 
+#: Columns of names, before those of figures.
+_NAMES = 3
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -120,7 +122,8 @@ class Memory:
             add("worker", worker.name, worker.status, worker.use)
         for host, use in self.hosts.items():
             add("host", host, "", use)
-        add("total", f"{len(self.workers)} workers", "", self.total)
+        count = len(self.workers)
+        add("total", f"{count} worker{'' if count == 1 else 's'}", "", self.total)
         return rows
 
     def __str__(self) -> str:
@@ -128,7 +131,7 @@ class Memory:
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         return "\n".join(
             "  ".join(
-                cell.ljust(width) if i < 3 else cell.rjust(width)
+                cell.ljust(width) if i < _NAMES else cell.rjust(width)
                 for i, (cell, width) in enumerate(zip(row, widths, strict=True))
             ).rstrip()
             for row in rows
@@ -136,7 +139,7 @@ class Memory:
 
     def _repr_html_(self) -> str:
         heads, *rows = self._rows()
-        return table(heads, rows)
+        return table(heads, rows, figures=_NAMES)
 
 
 def _size(nbytes: int) -> str:

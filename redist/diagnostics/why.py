@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from redist.diagnostics.standing import standing
 from redist.errors import RedistError
+from redist.markup import page, table
 from redist.store.keys import BUNDLE, Key, encode_key
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class Holder:
         if self.count != 1:
             text += f" x{self.count}"
         if self.since is not None:
-            text += f", since {time.strftime('%H:%M:%S', time.localtime(self.since))}"
+            text += f", since {_clock(self.since)}"
         return ", ".join([text, *self.detail])
 
 
@@ -163,6 +164,24 @@ class Why:
         ]
         lines += [f"  copy on {copy.name}, {copy.detail[0]}" for copy in self.replicas]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        if self.state == "forgotten":
+            return page("Why", self.name, [("State", "not known: nothing holds it")])
+        facts: list[tuple[str, object]] = [("State", self.standing or self.state)]
+        if not self.holders:
+            facts.append(("Held by", "nothing: it is about to go"))
+        facts += [("Copy on", f"{copy.name}, {copy.detail[0]}") for copy in self.replicas]
+        rows = [
+            (holder.kind, holder.name, holder.count, _clock(holder.since), ", ".join(holder.detail))
+            for holder in self.holders
+        ]
+        heads = ("Held by", "Name", "Count", "Since", "Details")
+        return page("Why", self.name, facts, below=table(heads, rows) if rows else "")
+
+
+def _clock(since: float | None) -> str:
+    return "" if since is None else time.strftime("%H:%M:%S", time.localtime(since))
 
 
 def why(reader: Reader, name: str, ask: Ask | None = None) -> Why:

@@ -8,6 +8,9 @@ from dataclasses import replace
 
 from redist import Client, LocalCluster, showing
 from redist.diagnostics.memory import Memory
+from redist.diagnostics.why import Why
+from redist.memory.space import format_size
+from redist.usage import Usage
 
 
 def test_client(client: Client, cluster: LocalCluster) -> None:
@@ -42,7 +45,30 @@ def test_memory(client: Client, cluster: LocalCluster) -> None:
     assert "&lt;b&gt;" in html
     assert "&lt;i&gt;" in html
     assert "<b>" not in html
+    assert "<td>total</td><td>1 worker</td>" in html
+    assert "1 worker " in str(Memory((worker,)))
+    assert "<td style='text-align:right'>0 B</td>" in html
     assert "<td>total</td><td>0 workers</td>" in Memory(())._repr_html_()
+
+
+def test_why(client: Client) -> None:
+    future = client.submit(abs, -1, key="<k>")
+    assert future.result(10) == 1
+    html = client.why(future)._repr_html_()
+    assert html.startswith("<div><b>Why</b> &lt;k&gt;<table>")
+    assert f"<td>client</td><td>{client.name}</td><td>1</td>" in html
+    assert "Copy on</th><td style='text-align:left'>the server, inline<" in html
+    assert "nothing holds it" in client.why("nothing")._repr_html_()
+    assert "nothing: it is about to go" in Why("x", "memory")._repr_html_()
+
+
+def test_usage(client: Client) -> None:
+    future = client.scatter(bytes(100_000))
+    usage = client.usage()
+    html = usage._repr_html_()
+    assert "Keys</th><td style='text-align:left'>1<" in html
+    assert f"<td style='text-align:right'>{format_size(usage.nbytes)}</td>" in html, future
+    assert "<table" in Usage(0, 0)._repr_html_()
 
 
 def test_datasets(cluster: LocalCluster) -> None:
