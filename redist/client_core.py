@@ -125,9 +125,9 @@ class ClientCore:
         self._wake_releases()
         return state
 
-    def _settle(self) -> None:
+    def _settle(self, timeout: float | None = None) -> None:
         """Return when the server has everything that was submitted and counted so far; a loop stands still meanwhile."""
-        self._driver.call_now(calls.noop())
+        self._driver.call_now(calls.noop(), timeout)
 
     def _wake_releases(self) -> None:
         """Have counts that changed leave soon."""

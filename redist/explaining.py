@@ -37,12 +37,13 @@ def _why(client: Client, name: str) -> Why:
     from redist.diagnostics.why import WireReader
     from redist.diagnostics.why import why as explain
 
-    with contextlib.suppress(
-        RedistError, TimeoutError
-    ):  # of a server that takes no calls all the same can be read
-        client._settle()
+    deadline = time.monotonic() + client._timeout
+    # of a server that takes no calls all the same can be read, in the other half of the time
+    with contextlib.suppress(RedistError, TimeoutError):
+        client._settle(client._timeout / 2)
     reader = WireReader(client._peers.command, client.session.endpoint.prefix)
-    return explain(reader, name, client._inbox.ask)
+    with client._peers.within(deadline):
+        return explain(reader, name, client._inbox.ask)
 
 
 def unfinished(client: Client, states: Iterable[FutureState]) -> Operation[str]:

@@ -245,7 +245,7 @@ class AsyncioDriver(Driver):
                 raise error
         return outcome.replies
 
-    def call_now(self, call: Call) -> list[Any]:
+    def call_now(self, call: Call, timeout: float | None = None) -> list[Any]:
         """Send a call and return its reply; the loop stands still meanwhile. For pickling, which cannot wait.
 
         In a thread that does not run the loop, the thread waits for the loop instead.
@@ -254,11 +254,11 @@ class AsyncioDriver(Driver):
         if self._loop is None or asyncio._get_running_loop() is not self._loop:
             if self._loop is None or not self._loop.is_running():
                 raise RuntimeError("this client belongs to an event loop that does not run")
-            return outside.ask(self, call, self.endpoint.timeout + 1.0)
+            return outside.ask(self, call, timeout or self.endpoint.timeout + 1.0)
         self.session.submissions.announce()
         outcome = Outcome(1)
         entry = self.session.enqueue(call, *outcome.of(0))
-        timeout = self.reply_timeout or self.endpoint.timeout
+        timeout = timeout or self.reply_timeout or self.endpoint.timeout
         try:
             self._stand_still(outcome, timeout)
         except ConnectionLost:

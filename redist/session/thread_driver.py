@@ -177,9 +177,9 @@ class ThreadDriver(Driver, BlockingRunner):
         """
         return self.call_all([call], timeout)[0]
 
-    def call_now(self, call: Call) -> list[Any]:
+    def call_now(self, call: Call, timeout: float | None = None) -> list[Any]:
         """Send a call and return its reply, as an event loop can do it too."""
-        return self.call(call, self.reply_timeout or self.endpoint.timeout)
+        return self.call(call, timeout or self.reply_timeout or self.endpoint.timeout)
 
     def call_all(
         self,

@@ -219,6 +219,31 @@ def test_a_call_that_may_be_applied_is_applied_once(server: EmbeddedServer) -> N
     client.close()
 
 
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_why_waits_for_its_two_answers_no_longer_than_the_timeout(
+    server: EmbeddedServer, how: signal.Signals
+) -> None:
+    client = Client(make_endpoint(server.url, fresh_namespace()), timeout=2.0)
+    kept = client.scatter({"k": 7})
+    if how == signal.SIGKILL:
+        kill(server)
+        wait_until(lambda: not client._driver.links.up)
+    else:
+        os.kill(server.pid, how)
+    error, took = outcome_of(lambda: client.why("k"))
+    assert type(error) is ConnectionLost
+    assert took < 3.0
+    if how == signal.SIGKILL:
+        server.start()
+    else:
+        os.kill(server.pid, signal.SIGCONT)
+    assert client.why("k").state == "memory"
+    del kept
+    wait_until(lambda: client.usage().keys == 0, what="nothing is left")
+    assert is_clean(client)
+    client.close()
+
+
 def test_waits_say_that_the_connection_is_down(server: EmbeddedServer) -> None:
     client = make(server)
     future = client.submit(len, "abc")
