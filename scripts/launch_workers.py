@@ -19,14 +19,20 @@ import sys
 from types import FrameType
 from typing import Any
 
-import click
+try:
+    import click
 
-from redist import config
-from redist.cli.common import parse_address
-from redist.cli.options import URL_HELP, url_argument, worker_options
-from redist.ends import HOPELESS, REFUSED
-from redist.launch import Launcher, WorkerProcess, WorkerSettings, cores
-from redist.timeouts import seconds
+    from redist import config
+    from redist.cli.common import parse_address
+    from redist.cli.options import URL_HELP, url_argument, worker_options
+    from redist.ends import HOPELESS, REFUSED
+    from redist.launch import Launcher, WorkerProcess, WorkerSettings, cores
+    from redist.timeouts import seconds
+except ModuleNotFoundError as missing:
+    sys.exit(
+        f"launch_workers: {missing}: activate the environment that has redist (as `. .venv/bin/activate`), or install "
+        "it with `pip install redist`"
+    )
 
 logger = logging.getLogger("launch_workers")
 

@@ -123,7 +123,8 @@ def without_rights(peer: str, namespace: str, text: str, *, cluster: bool) -> Se
     """Return the error for a user that lacks rights."""
     command = f"redist acl USER --namespace {namespace}{' --cluster' if cluster else ''}"
     return ServerRefused(
-        f"the user lacks rights at {peer}: {text}. `{command}` prints the line that grants what redist needs"
+        f"the user lacks rights at {peer}: {text}. `{command}` prints the line that grants what redist needs;"
+        " or, if the user was made for another namespace, add ?namespace=NAME to the address"
     )
 
 

@@ -190,3 +190,13 @@ def test_a_worker_that_has_to_be_killed(tmp_path: Path) -> None:
     _, log = process.communicate(timeout=30)
     assert process.returncode == 1, log
     assert "SIGTERM: stopping" in log
+
+
+def test_an_environment_without_redist() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-E", "-S", str(SCRIPT)], capture_output=True, text=True, timeout=30
+    )
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    assert "No module named" in line
+    assert "pip install redist" in line
