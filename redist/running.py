@@ -23,7 +23,7 @@ import msgpack
 
 from redist.errors import SerializationError, WorkerGone
 from redist.future import Future
-from redist.protocol import format_bytes, unpack_error
+from redist.protocol import format_bytes, function_label, unpack_error
 from redist.protocol.whole import dump_whole, load_whole
 from redist.session.operations import Ask, Operation, Run, Until
 from redist.session.states import Waiter
@@ -142,7 +142,8 @@ def run(
     on_error: str = "raise",
 ) -> Operation[dict[str, Any] | None]:
     """Run a function in executors; return the results, or None without `wait`."""
-    data = dump_whole((function, args, kwargs), Future._hand_over)
+    what = f"the function {function_label(function)} with its arguments"
+    data = dump_whole((function, args, kwargs), Future._hand_over, what=what)
     if len(data) > MOST_BYTES:
         raise SerializationError(
             f"the function and its arguments take {format_bytes(len(data))}, which is too much for a message: "

@@ -18,7 +18,7 @@ __all__ = ["dump_whole", "load_whole"]
 _KIND = b"message"
 
 
-def dump_whole(obj: Any, hand_over: Reduce | None = None) -> bytes:
+def dump_whole(obj: Any, hand_over: Reduce | None = None, *, what: str = "") -> bytes:
     """Return `obj` as bytes, signed if a secret is in force.
 
     Parameters
@@ -27,6 +27,8 @@ def dump_whole(obj: Any, hand_over: Reduce | None = None) -> bytes:
         Anything that plain pickle or cloudpickle can serialize.
     hand_over : callable, optional
         Reduces a Future to what takes it over; without it a Future is reduced to its bare form.
+    what : str
+        What the error of it says that it is; default: its type.
 
     Raises
     ------
@@ -40,7 +42,7 @@ def dump_whole(obj: Any, hand_over: Reduce | None = None) -> bytes:
         raise
     except Exception as error:
         raise SerializationError(
-            f"{type(obj).__name__} cannot be serialized: {type(error).__name__}: {error}"
+            f"{what or type(obj).__name__} cannot be serialized: {type(error).__name__}: {error}"
         ) from error
 
 

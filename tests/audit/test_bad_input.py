@@ -118,6 +118,10 @@ def test_the_error_names_what_cannot_be_serialized(client: Client) -> None:
     for what, attempt in attempts.items():
         with pytest.raises(SerializationError, match=f"^{what}{lock}"):
             attempt()
+    with pytest.raises(
+        SerializationError, match=r"^the function abs with its arguments cannot be serialized: TypeError"
+    ):
+        client.run(abs, LOCK)
     with pytest.raises(SerializationError, match=r"^a value of the type _thread\.lock cannot"):
         client.scatter(LOCK)
     with pytest.raises(

@@ -280,6 +280,10 @@ def test_too_large_is_refused_at_once(tmp_path: Path) -> None:
         with pytest.raises(SegmentsFull, match=r"can never fit .* it is for the result of the task 'made'"):
             client.submit(make, 0, 200 * MB, key="made").result(60)
         assert check(client.scatter(make(1)).result()) == 1
+        set_apart(client.cluster)
+        with Client(client.cluster, set_as_default=False) as remote:
+            with pytest.raises(SegmentsFull, match=r"can never fit .* it is for the value of the key 'big'$"):
+                remote.scatter({"small": make(1), "big": make(0, 200 * MB)})
 
 
 @pytest.mark.parametrize("executors", [1, 2])
