@@ -300,7 +300,11 @@ class ArenaFiles:
 
     def _move_from(self, path: str) -> None:
         """Give back the file that an arena has left. In this order: see `redist.memory.index`."""
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:  # somebody has removed it
+            self._index().note_move()
+            return
         try:
             os.unlink(path)
             self._index().note_move()

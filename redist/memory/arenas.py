@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TypeAlias
 
 from redist.errors import SegmentCorrupt, SegmentError, SegmentGone, SegmentsFull
@@ -355,6 +355,11 @@ class Arenas:
         """Return the payloads here that the process `writer` has written."""
         with self._mutex:
             numbers = {arena.number for arena in self._arenas.values() if arena.writer == writer}
+            return self.inside(numbers)
+
+    def inside(self, numbers: Collection[int]) -> list[Key]:
+        """Return the payloads here that lie in the arenas of these numbers."""
+        with self._mutex:
             places = list(self._places.items()) if numbers else []
         return [key for key, place in places if place[0] in numbers]
 

@@ -37,6 +37,7 @@ from redist.memory.frames import FrameParser, error_fields, pack_frame
 from redist.memory.headers import footprint
 from redist.memory.host import is_near
 from redist.memory.local_sockets import bind
+from redist.memory.space import waited_error
 
 __all__ = ["Broker"]
 
@@ -236,8 +237,7 @@ class Broker:
                 return
             except SegmentsFull as error:
                 if not again:
-                    text = f"{error}; it waited, and nothing got free: let go of values, or allow more memory or disk"
-                    peer.send([number, error_fields(SegmentsFull(text))])
+                    peer.send([number, error_fields(waited_error(error))])
                     return
             except SegmentError as error:
                 peer.send([number, error_fields(error)])

@@ -27,6 +27,7 @@ from redist.memory.headers import Header, footprint, header_of
 from redist.memory.hello import HELLO_LIMIT, check_client, new_nonce, server_hello, server_proof
 from redist.memory.payloads import open_payload
 from redist.memory.receive import ALIGNMENT, PIECE, STRAIGHT, SegmentSink, Target
+from redist.memory.space import waited_error
 
 __all__ = ["DataServer", "ip_towards"]
 
@@ -337,7 +338,7 @@ class DataServer:
         while True:
             try:
                 return self._sink.start(header)
-            except SegmentsFull:
+            except SegmentsFull as error:
                 limit = self.directory.space.limit
                 need = footprint(header.file_size)
                 if self._make_room is None or (limit and need > limit) or self._closed:
@@ -349,7 +350,7 @@ class DataServer:
                     work.close()
                     again = False
                 if not again:
-                    raise
+                    raise waited_error(error) from error
 
 
 class _Ended(Exception):

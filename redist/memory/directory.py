@@ -476,7 +476,7 @@ class SegmentDirectory:
         return self._lingering.total + self.arenas.files.lingering
 
     def _standing(self) -> Standing:
-        return Standing(self.worker, self.lingering, self.pool.total, self.spill.leaving)
+        return Standing(self.worker, self.lingering, self.pool.total, self.spill.leaving, self.spill.trouble)
 
     def largest(self, count: int = 3) -> list[tuple[str, int]]:
         """Return names and sizes of the largest payloads in memory."""

@@ -10,13 +10,14 @@ import secrets
 from redist.errors import SegmentError
 from redist.memory.locks import BEING_MADE, check_private
 
-__all__ = ["SEGMENT", "SPILL", "check_above", "check_spill", "make_place", "unusable"]
+__all__ = ["FULL", "SEGMENT", "SPILL", "check_above", "check_spill", "make_place", "unusable"]
 
 logger = logging.getLogger("redist.memory")
 
 #: What directories are for, as errors name them.
 SEGMENT, SPILL = "segment", "spill"
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+#: What says that a disk has no room.
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def check_above(place: str, kind: str | None = None) -> None:
@@ -73,6 +74,6 @@ def check_spill(place: str) -> None:
             # the last worker that spilled there may have left meanwhile, and taken the empty place along
             if isinstance(error, FileNotFoundError) and left:
                 continue
-            if error.errno not in _FULL:  # a full disk may have room by the time that it is needed
+            if error.errno not in FULL:  # a full disk may have room by the time that it is needed
                 raise unusable(place, SPILL, error) from error
             return

@@ -35,12 +35,15 @@ class Standing(NamedTuple):
         Bytes of files of dropped values that are to be written again.
     leaving : int
         Bytes that are being written to disk, and are free then.
+    trouble : str
+        Why nothing can go to disk, and what to do; empty if it can.
     """
 
     worker: str = ""
     lingering: int = 0
     pooled: int = 0
     leaving: int = 0
+    trouble: str = ""
 
     def parts(self) -> tuple[tuple[str, int], ...]:
         """Return what takes how many bytes."""
@@ -226,6 +229,8 @@ def full_error(
     holders = [(name, nbytes) for name, nbytes in holders if nbytes]
     if holders:
         text += "; largest: " + ", ".join(f"{name!r:.60} {format_size(nbytes)}" for name, nbytes in holders)
+    if standing.trouble:
+        text += f"; {standing.trouble}"
     return SegmentsFull(text)
 
 

@@ -32,6 +32,7 @@ from redist.memory.arena import ARENA_SIZE, number_in
 from redist.memory.headers import PAGE, SPILL_LINK, footprint, is_file_name
 from redist.memory.locks import (
     LOCK_FILE,
+    is_file_at,
     remove_empty_parent,
     remove_file,
     remove_tree,
@@ -39,7 +40,7 @@ from redist.memory.locks import (
     try_lock,
 )
 from redist.memory.machine import is_in_memory
-from redist.memory.places import make_place
+from redist.memory.places import FULL, make_place
 from redist.memory.space import available, format_size
 
 __all__ = ["SpillDirectory", "spill_parent", "sweep_abandoned"]
@@ -93,6 +94,8 @@ class SpillDirectory:
     limit: int
     #: bytes of memory that are being written to disk
     leaving: int
+    #: why nothing could be spilled at the last try, and what to do; empty since something was
+    trouble: str
 
     def __init__(self, segments: str, parent: str = "", limit: int = 0) -> None:
         self.path = ""
@@ -100,6 +103,8 @@ class SpillDirectory:
         self.used = self.leaving = 0
         self.limit = limit
         self.closing = False
+        self.trouble = ""
+        self._short = False  # whether that is for lack of room
         #: paths and bytes of dropped payloads
         self._gone: list[tuple[str, int]] = []
         self._numbers = itertools.count(1)
@@ -138,15 +143,26 @@ class SpillDirectory:
             elif entry.name.startswith((_WRITING, _GONE)):
                 os.unlink(entry.path)
 
+    def _ensure(self) -> None:
+        """Make the directory, once more if somebody removed it or emptied it, so that its lock is nobody's."""
+        with contextlib.suppress(NotADirectoryError):  # another error says nothing of the directory
+            if self._lock_fd >= 0 and is_file_at(self._lock_fd, os.path.join(self.path, LOCK_FILE)):
+                return
+        before = self.path
+        self._make()
+        if before:
+            logger.warning("%s: somebody has removed this spill directory; it was made again", before)
+
     def _make(self) -> None:
-        if not self.parent:
+        if not self.parent and not self.path:
             raise DiskFull(
                 "nothing can be spilled: the temporary directories are in memory; give a spill directory on a disk"
             )
-        path = os.path.join(self.parent, os.path.basename(self._segments))
+        path = self.path or os.path.join(self.parent, os.path.basename(self._segments))
+        parent = os.path.dirname(path)
         try:
-            make_place(self.parent, log=False)
-            sweep_abandoned(self.parent)
+            make_place(parent, log=False)
+            sweep_abandoned(parent)
             # whoever died while it made the directory has left a part, without a payload
             with contextlib.suppress(FileExistsError):
                 os.mkdir(path, 0o700)
@@ -162,9 +178,11 @@ class SpillDirectory:
             except BaseException:
                 os.close(lock_fd)
                 raise
-        except OSError as error:
-            raise DiskFull(f"{path}: nothing can be spilled there: {error.strerror}") from error
-        self.path, self._lock_fd = path, lock_fd
+        except SegmentError as error:  # it is not ours alone
+            raise DiskFull(f"nothing can be spilled: {error}") from error
+        before, self.path, self._lock_fd = self._lock_fd, path, lock_fd
+        if before >= 0:
+            os.close(before)
 
     def close(self, *, remove: bool = True) -> None:
         """Let go of the directory; with `remove` it goes with all that is in it."""
@@ -186,7 +204,11 @@ class SpillDirectory:
     @property
     def room(self) -> int:
         """How many bytes may still be spilled."""
-        free = available(self.path or (self.parent and _existing(self.parent)) or "/")
+        place = self.path or self.parent
+        try:
+            free = available(_existing(place) if place else "/")
+        except OSError:  # it goes just now, or its disk fails
+            return 0
         return max(0, min(free, self.limit - self.used) if self.limit else free)
 
     # --- payloads ---------------------------------------------------------------------------------------------------
@@ -212,19 +234,31 @@ class SpillDirectory:
         Raises
         ------
         DiskFull
-            If there is no room, or the disk cannot be written.
+            If there is no room, or the disk cannot be written; `trouble` says so from then on.
         """
+        try:
+            return self._write(source, size, file, ranges)
+        except DiskFull as error:
+            self._note(error)
+            raise
+
+    def _note(self, error: DiskFull) -> None:
+        cause = error.__cause__
+        self._short = not isinstance(cause, OSError) or cause.errno in FULL
+        self.trouble = str(error)
+
+    def _write(self, source: int, size: int, file: str, ranges: Sequence[tuple[int, int]] | None) -> str:
         need = size if ranges is None else sum(end - start for start, end in ranges)
         if self.limit and self.used + footprint(need) > self.limit:
             raise DiskFull(
                 f"{self.path or self.parent}: {format_size(self.used)} are spilled of at most {format_size(self.limit)},"
                 f" {format_size(need)} more do not fit"
             )
-        if not self.path:
-            self._make()
-        path = os.path.join(self.path, _WRITING + file)
+        path = ""
         self.leaving += need
         try:
+            self._ensure()
+            path = os.path.join(self.path, _WRITING + file)
             target = self._open(path, _OPEN | os.O_CREAT | os.O_TRUNC)
             try:
                 if ranges is None:
@@ -238,16 +272,18 @@ class SpillDirectory:
             finally:
                 os.close(target)
         except BaseException as error:
-            with contextlib.suppress(OSError):
-                os.unlink(path)
+            if path:
+                self.discard(path)
             if isinstance(error, OSError):
-                raise DiskFull(
-                    f"{self.path}: {format_size(need)} cannot be spilled: {error.strerror}"
-                ) from error
+                raise self._unwritable(error) from error
             raise
         finally:
             self.leaving -= need
         return path
+
+    def _unwritable(self, error: OSError) -> DiskFull:
+        place = self.path or os.path.join(self.parent, os.path.basename(self._segments))
+        return DiskFull(f"{place}: nothing can be spilled there: {error.strerror}; {_mend(error)}")
 
     def _open(self, path: str, flags: int) -> int:
         """Open a file past the page cache if the file system can do that."""
@@ -286,9 +322,23 @@ class SpillDirectory:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def publish(self, written: str, file: str, size: int) -> None:
-        """Give a complete copy its name."""
-        os.rename(written, os.path.join(self.path, file))
+        """Give a complete copy its name.
+
+        Raises
+        ------
+        DiskFull
+            If that cannot be, as when somebody has removed it; nothing of it is left then.
+        """
+        try:
+            os.rename(written, os.path.join(self.path, file))
+        except OSError as error:
+            self.discard(written)
+            full = self._unwritable(error)
+            full.__cause__ = error
+            self._note(full)
+            raise full from error
         self._count(file, footprint(size))
+        self.trouble = ""
 
     def _count(self, file: str, nbytes: int) -> None:
         with self._mutex:
@@ -307,7 +357,7 @@ class SpillDirectory:
         """Count a file no more; return what was counted, None if it was not here."""
         with self._mutex:
             nbytes = self.files.pop(file, None)
-            self.used -= nbytes or 0
+        self._free(nbytes or 0)
         return nbytes
 
     def discard(self, written: str) -> None:
@@ -336,6 +386,21 @@ class SpillDirectory:
     def _free(self, nbytes: int) -> None:
         with self._mutex:
             self.used -= nbytes
+            if nbytes and self._short:
+                self.trouble = ""
+
+    def vanished(self) -> list[str]:
+        """Return the names of files that are counted here and that somebody has removed. Blocks."""
+        counted = list(self.files)
+        if not counted:
+            return []
+        try:
+            found = set(os.listdir(self.path))
+        except (FileNotFoundError, NotADirectoryError):
+            found = set()
+        except OSError:  # that says nothing of the files
+            return []
+        return [file for file in counted if file not in found and file in self.files]
 
     @property
     def untidy(self) -> bool:
@@ -388,6 +453,17 @@ class SpillDirectory:
         finally:
             os.close(source)
         return size
+
+
+def _mend(error: OSError) -> str:
+    """Return what to do about a disk that cannot be written."""
+    if error.errno in FULL:
+        return "free space there, or give a spill directory on a larger disk"
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return "make the directory above it again, or give another spill directory"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "make it writable, or give another spill directory"
+    return "see to that disk, or give another spill directory"
 
 
 def _mapped(source: int, size: int, whole: bool) -> mmap.mmap:

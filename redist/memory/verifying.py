@@ -9,13 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from redist.errors import SegmentCorrupt, SegmentError, SegmentGone
-from redist.memory.headers import find_header
+from redist.memory.arena import number_in
+from redist.memory.headers import file_name, find_header
 from redist.memory.payloads import open_payload
 
 if TYPE_CHECKING:
     from redist.memory.directory import SegmentDirectory
 
-__all__ = ["flaw"]
+__all__ = ["flaw", "vanished"]
 
 
 def flaw(directory: SegmentDirectory, name: str, attempt: int) -> SegmentGone | SegmentCorrupt | None:
@@ -47,3 +48,14 @@ def flaw(directory: SegmentDirectory, name: str, attempt: int) -> SegmentGone | 
     except (SegmentError, OSError):  # as when no more files can be opened
         pass
     return None
+
+
+def vanished(directory: SegmentDirectory) -> list[tuple[str, int]]:
+    """Return the payloads on disk whose files somebody has removed; what moved meanwhile may be among them. Blocks."""
+    files = set(directory.spill.vanished())
+    if not files:
+        return []
+    found = [copy for copy, size in list(directory.large.items()) if not size and file_name(*copy) in files]
+    return found + directory.arenas.inside(
+        {number for file in files if (number := number_in(file)) is not None}
+    )

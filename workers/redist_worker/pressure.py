@@ -11,13 +11,14 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from redist.errors import DiskFull
+from redist.errors import RedistError, SegmentError
 from redist.memory.moving import Mover
 from redist.memory.space import format_size
+from redist.memory.verifying import vanished
 
 if TYPE_CHECKING:
     from redist.memory.directory import SegmentDirectory
@@ -39,14 +40,15 @@ _AT_ONCE = 256 << 20  # bytes that are spilled before it is looked again how muc
 _AT_ONCE_HERE = 8 << 20  # bytes that are given back in the event loop: 0.5 ms
 _AGAIN, _LONGEST_AGAIN = 0.2, 2.0  # s until spilling is tried again after it freed nothing
 _STRAINED = 1.0  # s after the last payload was spilled, in which tasks with dependencies still go first
-_DISK_AGAIN = 5.0  # s until a full disk is tried again
+_DISK_AGAIN, _LONGEST_DISK_AGAIN = 1.0, 30.0  # s until a disk that could not be written is tried again
 _BACK = 0.9  # of the target, to which hot payloads come back
 _BACK_PERIOD = 1.0  # s between two looks for them
 _RESUME = 0.95  # of what pauses, below which executors go on
 _MOST_WAIT = 50.0  # s that a reservation waits in all; who asks gives up after 60
 _TELL_PERIOD = 0.4  # s between two heartbeats that are early since memory changed
 _TELL_CHANGE = 0.02  # of the limit, that is worth one
-_WARN_PERIOD = 60.0
+_WARN_PERIOD = 60.0  # s in which what keeps payloads from disk is told once, also if it comes and goes
+_VANISHED_PERIOD = 1.0  # s between two looks whether somebody has removed files on disk
 _LONG = 5.0  # s of a pause that are worth a warning
 
 
@@ -65,6 +67,8 @@ class Pressure:
         Sends a heartbeat now: `status` or memory have changed.
     surplus : Surplus, optional
         Copies that go before anything is spilled.
+    check : callable, optional
+        Coroutine called with names and attempts of payloads whose files on disk somebody has removed.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class Pressure:
         limits: MemoryLimits,
         tell: Callable[[], None] = lambda: None,
         surplus: Surplus | None = None,
+        check: Callable[[Sequence[tuple[str, int]]], Awaitable[object]] | None = None,
     ) -> None:
         self.executors: Executors | None = None
         self._directory = directory
@@ -81,6 +86,7 @@ class Pressure:
         self._limits = limits
         self._tell = tell
         self._surplus = surplus
+        self._check = check
         stat = os.statvfs(directory.path)
         #: where shared memory is smaller than the limit, payloads have that
         self._room = min(limit, stat.f_blocks * stat.f_frsize)
@@ -91,6 +97,7 @@ class Pressure:
         self._spilling: asyncio.Task[None] | None = None
         self._returning: asyncio.Task[None] | None = None
         self._reaping: asyncio.Task[None] | None = None
+        self._missing: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._paused = self._strained = self._let_through = False
         self._stuck = False  # whether the last try to spill freed nothing
@@ -99,8 +106,9 @@ class Pressure:
         self._since = 0.0  # of the pause
         self._spill_after = 0.0
         self._again = _AGAIN
-        self._warned = 0.0
-        self._looked_back = 0.0
+        self._disk_again = _DISK_AGAIN
+        self._warned: dict[object, float] = {}  # what was told to keep payloads from disk, and when
+        self._looked_back = self._looked_for_missing = 0.0
         self._told: tuple[str, int, int, int] = ("running", 0, 0, 0)
         self._told_at = 0.0
         self._seen = (0, 0, 0)  # at the last look: bytes in memory, on disk and of executors
@@ -164,7 +172,8 @@ class Pressure:
     async def close(self) -> None:
         """Stop looking; what is being moved is given up."""
         self.give_up()
-        tasks = [task for task in (self._spilling, self._returning, self._reaping) if task is not None]
+        started = self._spilling, self._returning, self._reaping, self._missing
+        tasks = [task for task in started if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -200,6 +209,13 @@ class Pressure:
             return
         self.executors.sample(roughly=True)
         now = time.monotonic()
+        if (
+            self._directory.spill.files
+            and now - self._looked_for_missing > _VANISHED_PERIOD
+            and _done(self._missing)
+        ):
+            self._looked_for_missing = now
+            self._missing = asyncio.get_running_loop().create_task(self._look_for_missing())
         if self._limit:
             self._settle()
             self.check()
@@ -321,23 +337,35 @@ class Pressure:
             self._settle()
 
     async def _free(self, need: int) -> int:
-        """Spill until `need` bytes are free; return how many are."""
-        reaped = await self._run(self._directory.reap)
-        if reaped < need:
-            reaped += await self._run(self._directory.trim, need - reaped)
-        if reaped < need and self._surplus is not None:
-            reaped += await self._surplus.drop(need - reaped)
-        if reaped >= need:
-            return reaped
+        """Spill until `need` bytes are free; return how many are. What fails is told once, and tried again later."""
+        freed = 0
         try:
-            return reaped + await self._run(self._mover.make_room, need - reaped)
-        except DiskFull as error:
-            now = time.monotonic()
-            self._spill_after = now + _DISK_AGAIN
-            if now - self._warned > _WARN_PERIOD:
-                self._warned = now
-                logger.warning("%s", error)
-            return reaped
+            freed = await self._run(self._directory.reap)
+            if freed < need:
+                freed += await self._run(self._directory.trim, need - freed)
+            if freed < need and self._surplus is not None:
+                freed += await self._surplus.drop(need - freed)
+            if freed < need:
+                moved = await self._run(self._mover.make_room, need - freed)
+                freed += moved
+                if moved:
+                    self._disk_again = _DISK_AGAIN
+        except (SegmentError, OSError) as error:
+            self._spill_later(error)
+        return freed
+
+    def _spill_later(self, error: SegmentError | OSError) -> None:
+        """Have nothing be spilled for a while, each time for longer."""
+        now = time.monotonic()
+        self._spill_after = now + self._disk_again
+        self._disk_again = min(2 * self._disk_again, _LONGEST_DISK_AGAIN)
+        failed = error.__cause__ or error
+        cause = type(failed), getattr(failed, "errno", None)
+        # One that lasts is not told again; the tries are at most this far from each other.
+        lately = now - self._warned.get(cause, float("-inf")) < _WARN_PERIOD
+        self._warned[cause] = now
+        if not lately and not self._directory.spill.closing:
+            logger.warning("%s; it is tried again, at least each %g s", error, _LONGEST_DISK_AGAIN)
 
     async def make_room(self, need: int) -> bool:
         """Wait until `need` bytes can be reserved; False if they cannot be, though nothing got free for a while.
@@ -363,6 +391,16 @@ class Pressure:
                     return False
                 if not (now >= self._spill_after and await self._free(need - free)):
                     await asyncio.sleep(0.02)
+
+    async def _look_for_missing(self) -> None:
+        """Have payloads forgotten whose files on disk somebody has removed, so that they are made again elsewhere."""
+        missing = await self._run(vanished, self._directory)
+        if not missing or self._check is None or self._directory.spill.closing:
+            return
+        try:
+            await self._check(missing)
+        except RedistError as error:  # as when the worker is not so far yet; it is looked again
+            logger.info("payloads whose files are gone were not told of: %s", error)
 
     def _bring_back(self) -> None:
         if _done(self._returning):

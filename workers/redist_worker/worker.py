@@ -164,8 +164,9 @@ class Worker:
         )
         self._parts.callback(replicas.close)
         surplus = Surplus(home.directory, self._ask)
+        checker = Checker(home.directory)
         self.pressure = pressure = Pressure(
-            home.directory, options.memory_limit, options.memory, self._tell, surplus
+            home.directory, options.memory_limit, options.memory, self._tell, surplus, checker.check
         )
         self._parts.push_async_callback(pressure.close)
 
@@ -175,7 +176,6 @@ class Worker:
 
         fetcher = Fetcher(home.directory, client, on_fetched=fetched, make_room=pressure.make_room)
         self._parts.push_async_callback(fetcher.close)
-        checker = Checker(home.directory)
         broker = Broker(
             home.directory, fetch=fetcher.fetch, on_committed=pressure.committed, on_gone=self._gone,
             make_room=pressure.make_room, check=checker.check,
