@@ -53,16 +53,28 @@ def unfinished(client: Client, states: Iterable[FutureState]) -> Operation[str]:
     if standing or not pending:
         return standing
     restricted = next((state.name for state in pending if state.task is not None and state.task.cls), None)
-    run = Run(_no_worker, (client,)) if restricted is None else Run(_queued, (client, restricted))
+    run = (
+        Run(_no_worker, (client, pending[0].name))
+        if restricted is None
+        else Run(_queued, (client, restricted))
+    )
     why: str = yield run
     return why
 
 
-def _no_worker(client: Client) -> str:
-    """Say that there is no worker; empty if there is one, or if that cannot be told soon. Blocks."""
+def _no_worker(client: Client, name: str) -> str:
+    """Say that there is no worker, or why none takes tasks; empty if one does, or if that cannot be told soon. Blocks."""
+    from redist.diagnostics.memory import cannot_work
+
     with contextlib.suppress(RedistError), client._peers.within(time.monotonic() + _PATIENCE):
-        if not client._peers.fields("workers"):
+        workers = client._peers.fields("workers")
+        if not workers:
             return " (no worker is registered)"
+        why = cannot_work(client._peers, workers) if len(workers) <= _AT_A_TIME else ""
+        state = client._peers.field(f"key:{name}", "state") or b"" if why else b""
+        # a worker that is paused goes on with what it runs
+        if why and not (state.startswith(b"processing") and " not heard of " not in why):
+            return f" ({why})"
     return ""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from redist.markup import table
 if TYPE_CHECKING:
     from redist.store.side import Side
 
-__all__ = ["Memory", "Use", "WorkerMemory", "read_memory"]
+__all__ = ["Memory", "Use", "WorkerMemory", "cannot_work", "read_memory"]
 
 #: Columns of names, before those of figures.
 _NAMES = 3
@@ -71,7 +71,8 @@ class WorkerMemory:
     Attributes
     ----------
     name, address, host, status : str
-        Which, where, and whether it is ``running``, ``paused`` or ``closing``.
+        Which, where, and whether it is ``running``, ``paused``, ``closing``, or ``late``: it was not heard of for longer
+        than its lease, and is given up as soon as somebody looks.
     use : Use
         What it uses.
     executors : dict
@@ -153,21 +154,64 @@ def _size(nbytes: int) -> str:
 
 def read_memory(side: Side) -> Memory:
     """Read what the workers said last; they do so every 2 s, and within a second of a change that counts."""
-    found = []
-    for ordinal in side.fields("workers"):
+    now = _now(side)
+    records = (side.fields(f"caller:{ordinal}") for ordinal in side.fields("workers"))
+    found = (_worker(record, now) for record in records if record.get("inc"))
+    return Memory(tuple(sorted(found, key=lambda worker: worker.name)))
+
+
+def cannot_work(side: Side, ordinals: Iterable[str]) -> str:
+    """Say why none of these workers takes tasks: what is wrong with the first; empty if one of them does."""
+    now = _now(side)
+    first, count = "", 0
+    for ordinal in ordinals:
         record = side.fields(f"caller:{ordinal}")
         if not record.get("inc"):
             continue
-        try:
-            metrics = json.loads(record.get("metrics") or "{}")
-        except ValueError:
-            metrics = {}
-        said = {name: int(metrics.get(name, 0)) for name in (one.name for one in fields(Use))}
-        said["limit"] = int(record.get("memory_limit") or 0)
-        status = record.get("status", "running").replace("strained", "running")
-        executors = {
-            str(one.get("name", "")): int(one.get("unmanaged", 0)) for one in metrics.get("executors", ())
-        }
-        name, address, host = (record.get(key, "") for key in ("name", "address", "host"))
-        found.append(WorkerMemory(name, address, host, status, Use(**said), executors))
-    return Memory(tuple(sorted(found, key=lambda worker: worker.name)))
+        worker, silent = _worker(record, now), _silent(record, now)
+        if worker.status == "late":
+            why = f"was not heard of for {silent:.0f} s: its lease has run out"
+        elif worker.status == "paused":
+            use = worker.use
+            why = f"is paused: memory {_size(use.memory)}" + (f" of {_size(use.limit)}" if use.limit else "")
+        elif worker.status != "running":
+            why = f"is {worker.status}"
+        elif silent > _lease(record) / 2:  # it says something every 2 s, a fifth of it
+            why = f"was not heard of for {silent:.0f} s"
+        else:
+            return ""
+        first, count = first or f"worker {worker.name} {why}", count + 1
+    more = f"; nor do{'es' if count == 2 else ''} {count - 1:,} more take tasks" if count > 1 else ""
+    return f"{first}{more}"
+
+
+def _now(side: Side) -> float:
+    """Return the time of the server's clock, s."""
+    seconds, micros = side.command("TIME")
+    return int(seconds) + int(micros) / 1e6
+
+
+def _silent(record: Mapping[str, str], now: float) -> float:
+    """Return for how many seconds a worker was not heard of."""
+    return now - int(record.get("seen") or 1000 * now) / 1000
+
+
+def _lease(record: Mapping[str, str]) -> float:
+    return int(record.get("lease") or 0) / 1000
+
+
+def _worker(record: Mapping[str, str], now: float) -> WorkerMemory:
+    try:
+        metrics = json.loads(record.get("metrics") or "{}")
+    except ValueError:
+        metrics = {}
+    said = {name: int(metrics.get(name, 0)) for name in (one.name for one in fields(Use))}
+    said["limit"] = int(record.get("memory_limit") or 0)
+    status = record.get("status", "running").replace("strained", "running")
+    if _silent(record, now) > _lease(record) > 0:
+        status = "late"
+    executors = {
+        str(one.get("name", "")): int(one.get("unmanaged", 0)) for one in metrics.get("executors", ())
+    }
+    name, address, host = (record.get(key, "") for key in ("name", "address", "host"))
+    return WorkerMemory(name, address, host, status, Use(**said), executors)
