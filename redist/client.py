@@ -391,7 +391,8 @@ class Client(ClientGraphs, ClientCluster):
         hash : bool
             Whether equal values are one key; otherwise each gets a key of its own.
         timeout : float or str, optional
-            Time to wait for a worker, and for each reply of the server; default: the client's.
+            Time to wait for a worker, and for each reply of it and of the server; default: the client's, for a worker that
+            does not answer until its lease has ended or for a minute.
         replicas : int
             How many workers are to have each value that is not small, on several hosts if there are some. The number is kept
             when workers die; while there are fewer workers, they all have it.
@@ -404,6 +405,8 @@ class Client(ClientGraphs, ClientCluster):
         ------
         NoWorkers
             If there was no worker for large values in time.
+        WorkerUnreached
+            If the worker that was to have a value has died, or did not answer in time, and no other one came.
         ConnectionLost, ServerRefused
             If the server did not reply in time. Nothing is kept then: what it may yet take in is released behind that.
         """

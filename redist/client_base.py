@@ -7,10 +7,11 @@ import socket
 from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from redist import config, current, describing, scattering
+from redist import config, current, describing
 from redist.callbacks import Callbacks, close_behind, weakly
 from redist.client_core import ClientCore
 from redist.dask_options import check_client_options, check_flags
+from redist.dropping import wait_for_drops
 from redist.errors import ClientClosed
 from redist.events import Topics
 from redist.explaining import Inbox
@@ -332,7 +333,7 @@ class ClientBase(ClientCore):
         current.unregister(self._me)
         if hasattr(self, "_peers"):
             if os.getpid() == self._pid:
-                scattering.wait_for_drops(self._me, _LAST_DROPS)
+                wait_for_drops(self._me, _LAST_DROPS)
             self._peers.close()
             self._segments.close()
         for broker in self._brokers.values():

@@ -255,3 +255,15 @@ class DiskFull(SegmentError):
 
 class TransferError(RedistError, ConnectionError):
     """A payload could not be fetched from, or sent to, another host."""
+
+
+class WorkerUnreached(TransferError):
+    """A value could not be put into a worker's memory: it has died, or does not answer; the message names both.
+
+    Attributes
+    ----------
+    waited : float
+        Seconds for which it was waited for.
+    """
+
+    waited = 0.0

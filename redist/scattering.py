@@ -10,8 +10,9 @@ import contextlib
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from math import inf
-from threading import Lock, Thread, current_thread
+from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from redist import replicating
@@ -19,7 +20,18 @@ from redist.belonging import Borrowing
 from redist.bundling import Bundles
 from redist.collecting import seldom_collected
 from redist.committing import Told, Written, give_up, heed, tell, tell_on
-from redist.errors import KeyTaken, RedistError, SegmentsFull, SerializationError, StoreError, TransferError
+from redist.describing import workers_changed
+from redist.dropping import drop_soon
+from redist.errors import (
+    KeyTaken,
+    NoWorkers,
+    RedistError,
+    SegmentsFull,
+    SerializationError,
+    StoreError,
+    TransferError,
+    WorkerUnreached,
+)
 from redist.future import Future
 from redist.inlining import inline_limit
 from redist.memory.space import format_size
@@ -27,8 +39,9 @@ from redist.placing import place
 from redist.protocol import Payload, dumps
 from redist.protocol.payload import name_in
 from redist.protocol.plain import is_named
+from redist.reaching import reaching
 from redist.session.operations import Operation, Run, Until
-from redist.session.states import CANCELLED, ERROR, PENDING, FutureState, Waiter
+from redist.session.states import CANCELLED, ERROR, PENDING, Condition, FutureState
 from redist.store.calls import MOST_CONTAINED
 from redist.store.keys import decode_key, encode_key
 from redist.submitting import call_site, integer, worker_names
@@ -36,12 +49,14 @@ from redist.submitting import call_site, integer, worker_names
 if TYPE_CHECKING:
     from redist.client import Client
 
-__all__ = ["Item", "prepare", "scatter", "store", "store_soon", "wait_for_drops"]
+__all__ = ["Item", "prepare", "scatter", "store", "store_soon"]
 
 #: Values, and bytes of more than one, that are written together, while the ones before them are made known.
 _PART, _PART_BYTES = 2000, 64 << 20
 #: s that what was given up may go on to be written, before it is dropped
 _LONGEST_WRITE = 300.0
+#: Workers that are tried at least if the caller says no timeout; s between two; s for a reply that is asked for at the end.
+_TRIES, _PAUSE, _GRACE = 3, 0.2, 0.5
 
 
 class Item(NamedTuple):
@@ -194,7 +209,7 @@ def store(
                     yield from heed(client, told, timeout, sent)
         finally:  # also when a Ctrl-C comes meanwhile
             give_up(client, [state for state, _ in todo], sent, error)
-            _drop_soon(client, writing, [item for item in placed if item[0] not in sent])
+            drop_soon(client, writing.give_up, [item for item in placed if item[0] not in sent])
         raise
     finally:
         bundles.release()
@@ -233,45 +248,6 @@ class _Writing:
             self._running.release()
 
 
-def _drop_soon(client: Client, writing: _Writing | None, placed: Sequence[tuple[str, int, int]]) -> None:
-    """Have workers drop payloads (name, attempt, worker) that nobody will make known, in a thread of its own.
-
-    `writing` is given up before; without it nothing writes them any more.
-    """
-    if placed:
-        drop = Thread(target=_drop, args=(client, writing, placed), name="redist-drop", daemon=True)
-        client._drops.add(drop)
-        drop.start()
-
-
-def wait_for_drops(client: Client, timeout: float) -> None:
-    """Wait until nothing is left to be dropped; before the client's connections to workers are closed."""
-    until = time.monotonic() + timeout
-    for drop in list(client._drops):
-        drop.join(max(0.0, until - time.monotonic()))
-
-
-def _drop(client: Client, writing: _Writing | None, placed: Sequence[tuple[str, int, int]]) -> None:
-    try:
-        if writing is not None:
-            # A worker forgets at once what it is told to drop: told before it is written, it would keep it.
-            writing.give_up()
-        _drop_placed(client, placed)
-    finally:
-        client._drops.discard(current_thread())
-
-
-def _drop_placed(client: Client, placed: Sequence[tuple[str, int, int]]) -> None:
-    for worker in {item[2] for item in placed}:
-        payloads = [(name, attempt) for name, attempt, where in placed if where == worker]
-        with contextlib.suppress(RedistError, OSError):  # a worker that is gone took them along
-            peer = client._peers.worker(worker)
-            if peer is not None and peer.here:
-                client._broker_of(peer).drop(payloads)
-            elif peer is not None:
-                client._segments.data_client(client).drop(peer.address, payloads)
-
-
 class _Part(NamedTuple):
     """Values that are written together, and what goes for all of them."""
 
@@ -285,9 +261,15 @@ class _Part(NamedTuple):
     placed: list[tuple[str, int, int]]
     writing: _Writing
 
-    def place(self) -> Operation[list[Written]]:
-        """Choose a worker for each."""
+    @property
+    def limit(self) -> float | None:
+        """Seconds that the caller allows for each wait; None if nothing was said of that."""
+        return None if self.timeout == inf else self.timeout
+
+    def place(self, until: float | None = None) -> Operation[list[Written]]:
+        """Choose a worker for each; there are to be some by `until`."""
         client, large, workers, deadline, timeout, places_ahead, placed, _ = self
+        deadline = deadline if until is None else until
         total = sum(payload.nbytes for _, payload in large)
         places = yield from place(client, len(large), total, workers, deadline, timeout, ahead=places_ahead)
         written = [
@@ -296,29 +278,51 @@ class _Part(NamedTuple):
         placed += [(state.name, attempt, worker) for state, _, attempt, worker in written]
         return written
 
-    def put(self, written: list[Written]) -> None:
-        """Write them; blocks."""
+    def put(self, written: list[Written], limit: float | None) -> None:
+        """Write them; each worker may be waited for so long. Blocks."""
         groups: dict[int, list[tuple[str, int, Payload]]] = {}
         for state, payload, attempt, worker in written:
             groups.setdefault(worker, []).append((state.name, attempt, payload))
         for worker, batch in groups.items():
-            self.writing.put(self.client, worker, batch)
+            with reaching(self.client, worker, [name for name, _, _ in batch], limit):
+                self.writing.put(self.client, worker, batch)
 
     def write(self) -> Operation[list[Written]]:
         """Write them into segments; a worker that cannot be reached is replaced by another one."""
-        attempts = 3
-        while True:
-            written = yield from self.place()
-            try:
-                yield Run(self.put, (written,))
-            except TransferError:
-                attempts -= 1
+        written = yield from self.place()
+        try:
+            yield Run(self.put, (written, self.limit))
+        except WorkerUnreached as error:
+            return (yield from self.elsewhere(written, error))
+        return written
+
+    def elsewhere(self, written: list[Written], failed: WorkerUnreached) -> Operation[list[Written]]:
+        """Write them once more: `failed` came of `written`. What was waited then, and here, counts towards the timeout."""
+        client, limit = self.client, self.limit
+        left = client._timeout if limit is None else limit
+        tries = 1
+        try:
+            while True:
+                left -= failed.waited
                 self.give_up(written)
-                if attempts == 0:
-                    raise
-                yield Until(Waiter(1), 0.2)
-            else:
-                return written
+                # without a timeout of its own, who was given up late is replaced all the same
+                if left <= 0 and (limit is not None or tries == _TRIES):
+                    raise failed
+                began, seen = time.monotonic(), client._workers_seen
+                yield Until(Condition(partial(workers_changed, client, seen)), _PAUSE)
+                try:
+                    written = yield from self.place(began + max(0.0, left))
+                except NoWorkers as error:
+                    raise NoWorkers(f"{error}. Before: {failed}") from None
+                left -= time.monotonic() - began
+                tries = min(tries + 1, _TRIES)
+                try:
+                    yield Run(self.put, (written, None if limit is None else max(_GRACE, left)))
+                    return written
+                except WorkerUnreached as error:
+                    failed = error
+        finally:
+            del failed  # else it would keep this frame, and this frame it, and both the Futures
 
     def give_up(self, written: list[Written]) -> None:
         """Have workers drop what was to be written and did not all arrive: one got its part, or could not say so."""
@@ -326,7 +330,7 @@ class _Part(NamedTuple):
         self.placed[:] = [item for item in self.placed if item not in given_up]
         self.client._peers.forget()
         self.client._places.forget()
-        _drop_soon(self.client, None, [*given_up])
+        drop_soon(self.client, None, [*given_up])
 
 
 class _Ahead:
@@ -341,7 +345,7 @@ class _Ahead:
 
     def _put(self) -> None:
         try:
-            self._part.put(self._written)
+            self._part.put(self._written, self._part.limit)
         except BaseException as error:
             self._error = error
 
@@ -354,13 +358,12 @@ class _Ahead:
         error = yield Run(self._joined)
         if error is None:
             return self._written
-        if not isinstance(error, TransferError):
-            try:
+        try:
+            if not isinstance(error, WorkerUnreached):
                 raise error
-            finally:
-                del error  # else it would keep this frame, and this frame it, and both the Futures
-        self._part.give_up(self._written)
-        return (yield from self._part.write())
+            return (yield from self._part.elsewhere(self._written, error))
+        finally:
+            del error  # else it would keep this frame, and this frame it, and both the Futures
 
 
 def _put(client: Client, worker: int, batch: list[tuple[str, int, Payload]]) -> None:

@@ -11,6 +11,7 @@ import itertools
 import os
 import select
 import socket
+import struct
 import threading
 import weakref
 from collections.abc import Sequence
@@ -45,6 +46,7 @@ from redist.memory.headers import Header, footer_of
 from redist.memory.index import Index
 from redist.memory.kept import keeper
 from redist.memory.local_sockets import address_of
+from redist.memory.patience import least, wait
 from redist.memory.writer import PayloadLike, SegmentWriter, header_for
 
 __all__ = ["BrokerClient"]
@@ -252,6 +254,8 @@ class BrokerClient(GrantHolder):
             return connection, connection.ask(kind, items, timeout)
         except TransferError:
             if not reused or not connection.broken:
+                if kind in (RESERVE, ARENA):
+                    connection.hang_up()  # what may yet be granted returns with it
                 raise
         finally:
             self._give(connection)
@@ -260,6 +264,10 @@ class BrokerClient(GrantHolder):
         used.append(connection)
         try:
             return connection, connection.ask(kind, items, timeout)
+        except TransferError:
+            if kind in (RESERVE, ARENA):
+                connection.hang_up()
+            raise
         finally:
             self._give(connection)
 
@@ -275,7 +283,7 @@ class BrokerClient(GrantHolder):
         return None
 
     def _connect(self) -> _Connection:
-        connection = _Connection(self.address)
+        connection = _Connection(self.address, self.timeout)
         with self._mutex:
             self._all.add(connection)
         return connection
@@ -326,12 +334,12 @@ class _Arenas:
 class _Connection:
     """One connection; a request at a time, one-way messages from any thread in between."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, timeout: float) -> None:
         self.address = address
         self.broken = False
         self._mutex = threading.Lock()
         self._conversation = Conversation(address)
-        self._socket = _connect(address)
+        self._socket = _connect(address, timeout)
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
 
@@ -353,14 +361,32 @@ class _Connection:
             if self.broken:
                 raise TransferError(f"{self.address}: the connection to the worker broke")
             try:
-                self._socket.sendall(frame)
+                self._send(frame)
+            except TransferError:
+                self.hang_up()
+                raise
             except OSError as error:
                 self.broken = True
                 raise TransferError(f"{self.address}: the worker cannot be reached: {error}") from error
             except BaseException:
-                # an interrupt inside sendall leaves half a frame behind
+                # an interrupt meanwhile leaves half a frame behind
                 self.hang_up()
                 raise
+
+    def _send(self, frame: bytes) -> None:
+        """Send a frame; one that a stopped worker does not read is waited for as its answer would be."""
+        left = memoryview(frame)
+        while left:
+            try:
+                left = left[self._socket.send(left, socket.MSG_DONTWAIT) :]
+            except BlockingIOError:
+                poll = select.poll()
+                poll.register(self._socket, select.POLLOUT)
+                timeout = least(None)
+                if not wait(poll, timeout):
+                    raise TransferError(
+                        f"{self.address}: the worker did not read within {timeout:g} s"
+                    ) from None
 
     def ask(self, kind: int, items: Sequence[Any], timeout: float | None) -> list[Any]:
         """Send a request and return its answer; raise the error that the answer carries."""
@@ -369,14 +395,14 @@ class _Connection:
         return self._receive(number, timeout).get()
 
     def _receive(self, number: int, timeout: float | None) -> Answer:
-        milliseconds = None if timeout is None else max(0, int(timeout * 1000))
+        timeout = least(timeout)
         while True:
             answer = self._answer_to(number)
             if answer is not None:
                 return answer
             # polled before recv: a blocked recv is woken when the worker reads the request
-            if not self._poll.poll(milliseconds):
-                raise TransferError(f"{self.address}: the worker did not answer within {timeout} s")
+            if not wait(self._poll, timeout):
+                raise TransferError(f"{self.address}: the worker did not answer within {timeout:.3g} s")
             try:
                 data = self._socket.recv(65536)
                 if not data:
@@ -411,8 +437,13 @@ class _Connection:
         self._socket.close()
 
 
-def _connect(address: str) -> socket.socket:
+def _connect(address: str, timeout: float) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # a stopped worker accepts nobody, and some time its backlog is full
+    limit = max(0.001, least(timeout) or 0.0)
+    sock.setsockopt(
+        socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(limit), int(limit % 1 * 1e6))
+    )
     try:
         with address_of(address) as short:
             sock.connect(short)

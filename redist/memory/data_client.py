@@ -21,6 +21,7 @@ from redist.memory.exchanges import Exchange, exchange_all
 from redist.memory.frames import pack_frame
 from redist.memory.hello import HELLO_LIMIT, check_server, client_hello, new_nonce
 from redist.memory.holders import HolderPlan, split_address
+from redist.memory.patience import least
 from redist.memory.receive import PIECE, FrameReceiver, PayloadReceiver, PrivateSink, Received, Sink
 from redist.memory.writer import PayloadLike
 
@@ -173,13 +174,17 @@ class DataClient:
         """
         request = pack_frame(put_request(items))
         connection = self._take(address)
+        timeout = least(self.timeout)
         try:
             accepted: list[RedistError | None] | None = None
             if connection is not None:
+                connection.socket.settimeout(timeout)
                 try:
                     accepted = outcomes_of(connection.ask([request]))
-                except OSError:
+                except OSError as error:
                     connection.close()  # it broke while it was idle
+                    if isinstance(error, TimeoutError):
+                        raise
             if connection is None or accepted is None:
                 connection = self._open(address)
                 accepted = outcomes_of(connection.ask([request]))
@@ -193,6 +198,7 @@ class DataClient:
             if isinstance(error, OSError | SegmentCorrupt):
                 raise _transfer_error(address, error) from error
             raise
+        connection.socket.settimeout(self.timeout)
         self._give(connection)
         return outcomes
 
@@ -219,7 +225,7 @@ class DataClient:
 
     def _open(self, address: str) -> _Connection:
         """Return a new connection on which the server let us in."""
-        connection = _Connection(address, self._context(address), self.timeout)
+        connection = _Connection(address, self._context(address), least(self.timeout))
         try:
             connection.greet(self.token)
         except BaseException:
@@ -328,7 +334,7 @@ class _Get:
 class _Connection:
     """A blocking connection to a data server."""
 
-    def __init__(self, address: str, tls: ssl.SSLContext | None, timeout: float) -> None:
+    def __init__(self, address: str, tls: ssl.SSLContext | None, timeout: float | None) -> None:
         self.address = address
         self.since = time.monotonic()
         self.scratch = bytearray(PIECE)

@@ -12,8 +12,9 @@ import pytest
 
 from redist import Client, Future, LocalCluster, scattering
 from redist.belonging import Borrowing
+from redist.dropping import wait_for_drops
 from redist.errors import SegmentsFull, TransferError
-from redist.scattering import prepare, store, wait_for_drops
+from redist.scattering import prepare, store
 from servers import wait_until
 
 
