@@ -234,12 +234,14 @@ class _Writing:
         self._running = Lock()
         self._given_up = False
 
-    def put(self, client: Client, worker: int, batch: list[tuple[str, int, Payload]]) -> None:
+    def put(
+        self, client: Client, worker: int, batch: list[tuple[str, int, Payload]], timeout: float | None
+    ) -> None:
         """Write payloads, unless it was given up; see `_put`."""
         with self._running:
             if self._given_up:
                 raise TransferError("the value is not wanted any more")
-            _put(client, worker, batch)
+            _put(client, worker, batch, timeout)
 
     def give_up(self) -> None:
         """Have nothing more be written, and return when nothing is."""
@@ -285,7 +287,9 @@ class _Part(NamedTuple):
             groups.setdefault(worker, []).append((state.name, attempt, payload))
         for worker, batch in groups.items():
             with reaching(self.client, worker, [name for name, _, _ in batch], limit):
-                self.writing.put(self.client, worker, batch)
+                # less for room: a worker that answers that it has none is not given up
+                room = None if limit is None else limit - min(1.0, limit / 4)
+                self.writing.put(self.client, worker, batch, room)
 
     def write(self) -> Operation[list[Written]]:
         """Write them into segments; a worker that cannot be reached is replaced by another one."""
@@ -366,14 +370,16 @@ class _Ahead:
             del error  # else it would keep this frame, and this frame it, and both the Futures
 
 
-def _put(client: Client, worker: int, batch: list[tuple[str, int, Payload]]) -> None:
-    """Write payloads into the segments of `worker`; blocks."""
+def _put(
+    client: Client, worker: int, batch: list[tuple[str, int, Payload]], timeout: float | None = None
+) -> None:
+    """Write payloads into the segments of `worker`; blocks, on this host at most `timeout` seconds for lack of room."""
     peer = client._peers.worker(worker)
     if peer is None:
         raise TransferError(f"the worker {worker} is gone")
     try:
         if peer.here:
-            client._broker_of(peer).put(batch)
+            client._broker_of(peer).put(batch, timeout)
             return
         for item, error in zip(batch, client._segments.data_client(client).put(peer.address, batch)):
             if error is not None:

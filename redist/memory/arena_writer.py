@@ -155,8 +155,11 @@ class ArenaWriter:
 class Granting(Protocol):
     """Grants arenas, and hears what became of them."""
 
-    def grant(self, count: int) -> list[int]:
-        """Return the numbers of new arenas, at most `count`; raises `SegmentsFull` if there is no space for one."""
+    def grant(self, count: int, until: float | None = None) -> list[int]:
+        """Return the numbers of new arenas, at most `count`; raises `SegmentsFull` if there is no space for one.
+
+        Who waits for space does that until a time of `time.monotonic`, if it is given.
+        """
 
     def open(self, number: int) -> ArenaWriter:
         """Open one of them; raises `SegmentGone` if it was taken back already."""
@@ -187,8 +190,8 @@ class SmallWriter:
         #: granted, and not opened yet
         self._next: list[int] = []
 
-    def put(self, items: Sequence[Small]) -> int:
-        """Write payloads; return how many there was space for.
+    def put(self, items: Sequence[Small], until: float | None = None) -> int:
+        """Write payloads; return how many there was space for, which is waited for as in `Granting.grant`.
 
         Raises
         ------
@@ -209,7 +212,7 @@ class SmallWriter:
                         if tries > _TRIES:
                             break
                         try:
-                            self._writer = self._open(items, done)
+                            self._writer = self._open(items, done, until)
                         except SegmentGone:
                             self._give_back()  # those granted with it went with it
                             continue
@@ -233,13 +236,13 @@ class SmallWriter:
                 raise
         return done
 
-    def _open(self, items: Sequence[Small], done: int) -> ArenaWriter:
+    def _open(self, items: Sequence[Small], done: int, until: float | None) -> ArenaWriter:
         """Open the next arena; several are asked for at once: an answer comes after the worker has heard of all before."""
         if not self._next:
             need = sum(
                 extent(RECORD_HEAD + item[2] + len(item[3])) for item in items[done : done + _MOST_NEEDED]
             )
-            self._next = self._granting.grant(max(1, need // ARENA_SIZE))
+            self._next = self._granting.grant(max(1, need // ARENA_SIZE), until)
         return self._granting.open(self._next.pop(0))
 
     def _let_go(self) -> None:

@@ -435,7 +435,7 @@ class _OwnArenas:
         self._arenas = arenas
         self._largest = largest
 
-    def grant(self, count: int) -> list[int]:
+    def grant(self, count: int, until: float | None = None) -> list[int]:
         return [self._arenas.grant(self, self._largest)]
 
     def open(self, number: int) -> ArenaWriter:

@@ -12,7 +12,8 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
@@ -31,6 +32,7 @@ from redist.memory.broker_messages import (
     STAT,
     STORED,
     Wanted,
+    left,
 )
 from redist.memory.directory import SegmentDirectory
 from redist.memory.frames import FrameParser, error_fields, pack_frame
@@ -91,7 +93,7 @@ class Broker:
         on_committed: Callable[[str, int, int], None] | None = None,
         on_dropped: Callable[[str, int], None] | None = None,
         on_gone: Callable[[int], None] | None = None,
-        make_room: Callable[[int], Awaitable[bool]] | None = None,
+        make_room: Callable[[int], Coroutine[Any, Any, bool]] | None = None,
         check: CheckCall | None = None,
     ) -> None:
         self.directory = directory
@@ -105,7 +107,7 @@ class Broker:
         self._server: asyncio.AbstractServer | None = None
         self._numbers = itertools.count(1)
         self._peers: set[_Peer] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     async def start(self) -> str:
         """Serve; return the path of the socket."""
@@ -154,9 +156,10 @@ class Broker:
     def _obey(self, peer: _Peer, items: list[Any]) -> None:
         kind, number = items[0], items[1]
         if kind == RESERVE:
+            wait = _span(items.pop()) if len(items) % 3 == 0 else None
             wanted = [_wish(*items[at : at + 3]) for at in range(2, len(items), 3)]
             need = sum(footprint(size) for _, _, size in wanted)
-            self._once_there_is_room(peer, number, need, partial(self._grant, peer, number, wanted))
+            self._once_there_is_room(peer, number, need, partial(self._grant, peer, number, wanted), wait)
         elif kind == COMMIT:
             for item in items[2:]:
                 self._commit(peer, _number(item))
@@ -168,7 +171,7 @@ class Broker:
         elif kind == STORED:
             self._stored(peer, _number(items[2]), _number(items[3]), items[4:])
         elif kind == ARENA:
-            self._grant_arenas(peer, number, _number(items[2]))
+            self._grant_arenas(peer, number, _number(items[2]), _span(items[3]) if len(items) > 3 else None)
         elif kind == LEAVE:
             for item in items[2:]:
                 self.directory.arenas.leave(peer, _number(item))
@@ -204,17 +207,19 @@ class Broker:
             answer += (grant, path)
         peer.send(answer)
 
-    def _grant_arenas(self, peer: _Peer, number: int, count: int) -> None:
+    def _grant_arenas(self, peer: _Peer, number: int, count: int, wait: float | None) -> None:
         arenas, largest = self.directory.arenas, self.directory.largest
 
         def grant() -> None:
             peer.send([number, None, self.directory.path, *arenas.grant_all(peer, count, largest, peer.pid)])
 
         # one is enough to go on with
-        self._once_there_is_room(peer, number, ARENA_SIZE, grant)
+        self._once_there_is_room(peer, number, ARENA_SIZE, grant, wait)
 
-    def _once_there_is_room(self, peer: _Peer, number: int, need: int, grant: Callable[[], None]) -> None:
-        """Grant now, or when `need` bytes are free; answer the error if they are not for long, or can never be."""
+    def _once_there_is_room(
+        self, peer: _Peer, number: int, need: int, grant: Callable[[], None], wait: float | None
+    ) -> None:
+        """Grant now, or when `need` bytes are free; answer the error if they are not for `wait` s, or can never be."""
         try:
             grant()
         except SegmentsFull as error:
@@ -222,14 +227,20 @@ class Broker:
             if self._make_room is None or (limit and need > limit):
                 peer.send([number, error_fields(error)])
             else:
-                self._spawn(self._grant_later(peer, number, need, grant))
+                until = None if wait is None else time.monotonic() + wait
+                self._spawn(self._grant_later(peer, number, need, grant, until))
         except SegmentError as error:
             peer.send([number, error_fields(error)])
 
-    async def _grant_later(self, peer: _Peer, number: int, need: int, grant: Callable[[], None]) -> None:
+    async def _grant_later(
+        self, peer: _Peer, number: int, need: int, grant: Callable[[], None], until: float | None
+    ) -> None:
         assert self._make_room is not None
         while True:
-            again = await self._make_room(need)
+            # Who gives up cancels nothing: what is being moved is moved.
+            making = self._spawn(self._make_room(need))
+            await asyncio.wait([making], timeout=left(until))
+            again = making.done() and not making.cancelled() and not making.exception() and making.result()
             if peer.closed:
                 return
             try:
@@ -308,12 +319,13 @@ class Broker:
                 # it died between renaming the file and saying so
                 self.directory.drop(*key)
 
-    def _spawn(self, work: Any) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
+        return task
 
-    def _finished(self, task: asyncio.Task[None]) -> None:
+    def _finished(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             logger.error("a request on the local socket failed", exc_info=task.exception())
@@ -369,6 +381,14 @@ def _number(item: Any) -> int:
     if type(item) is int:
         return item
     raise SegmentCorrupt(f"not the number of a grant: {item!r:.40}")
+
+
+def _span(item: Any) -> float | None:
+    if item is None:
+        return None
+    if type(item) in (int, float) and item >= 0:
+        return float(item)
+    raise SegmentCorrupt(f"not a number of seconds: {item!r:.40}")
 
 
 def _wish(name: Any, attempt: Any, size: Any) -> tuple[str, int, int]:

@@ -13,6 +13,7 @@ import select
 import socket
 import struct
 import threading
+import time
 import weakref
 from collections.abc import Sequence
 from types import TracebackType
@@ -36,6 +37,7 @@ from redist.memory.broker_messages import (
     Wanted,
     flat,
     grants_of,
+    left,
     outcomes_of,
     sizes_of,
     sources_of,
@@ -82,13 +84,15 @@ class BrokerClient(GrantHolder):
         self._closed = False
         self._small = SmallWriter(_Arenas(self))
 
-    def put(self, items: Sequence[tuple[str, int, PayloadLike]]) -> None:
+    def put(self, items: Sequence[tuple[str, int, PayloadLike]], wait: float | None = None) -> None:
         """Write payloads into the worker's segments: reserve, write, publish, commit.
 
         Parameters
         ----------
         items : sequence of (name, attempt, payload)
             The payloads; `payload` has ``nbytes``, ``type``, ``contains`` and ``chunks()``.
+        wait : float, optional
+            Seconds for which room is waited for at most; as long as the worker waits by default.
 
         Raises
         ------
@@ -97,6 +101,7 @@ class BrokerClient(GrantHolder):
         TransferError
             If the worker cannot be reached, or ends meanwhile.
         """
+        until = None if wait is None else time.monotonic() + wait
         used: list[_Connection] = []
         grants: list[Grant] = []
         published: list[Grant] = []
@@ -112,12 +117,12 @@ class BrokerClient(GrantHolder):
             large.append((header_for(name, attempt, payload), payload))
         try:
             if small:
-                left = {item[:2] for item in small[self._small.put(small) :]}
+                rest = {item[:2] for item in small[self._small.put(small, until) :]}
                 # what no arena can be had for gets a file
-                large += [(header_for(*item), item[2]) for item in items if item[:2] in left] if left else ()
+                large += [(header_for(*item), item[2]) for item in items if item[:2] in rest] if rest else ()
                 if not large:
                     return
-            grants = self._reserve([header for header, _ in large], used)
+            grants = self._reserve([header for header, _ in large], used, until)
             for grant, (_, payload) in zip(grants, large, strict=True):
                 published.append(grant)
                 with SegmentWriter(grant.path, grant.header) as writer:
@@ -175,8 +180,10 @@ class BrokerClient(GrantHolder):
         """
         return self._reserve(headers, [])
 
-    def _reserve(self, headers: Sequence[Header], used: list[_Connection]) -> list[Grant]:
-        connection, answer = self._ask(RESERVE, sizes_of(headers), self.timeout, used)
+    def _reserve(
+        self, headers: Sequence[Header], used: list[_Connection], until: float | None = None
+    ) -> list[Grant]:
+        connection, answer = self._ask(RESERVE, sizes_of(headers, left(until)), self.timeout, used)
         return grants_of(answer, headers, connection)
 
     def fetch(self, wanted: Sequence[Wanted], *, timeout: float | None = None) -> list[RedistError | None]:
@@ -306,9 +313,11 @@ class _Arenas:
         #: over which each arena was granted
         self._connections: dict[int, _Connection] = {}
 
-    def grant(self, count: int) -> list[int]:
+    def grant(self, count: int, until: float | None = None) -> list[int]:
         numbers: list[int]
-        connection, (self._segments, *numbers) = self._client._ask(ARENA, (count,), self._client.timeout)
+        connection, (self._segments, *numbers) = self._client._ask(
+            ARENA, (count, left(until)), self._client.timeout
+        )
         self._connections.update(dict.fromkeys(numbers, connection))
         return numbers
 

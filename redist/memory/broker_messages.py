@@ -3,18 +3,20 @@
 ======== ============================================================== ==========================================
 request  sent                                                           answered
 ======== ============================================================== ==========================================
-RESERVE  [1, id, name, attempt, file size, (the three again)...]         [id, None, grant, path, (the two again)...]
+RESERVE  [1, id, name, attempt, file size, (the three again)..., wait]   [id, None, grant, path, (the two again)...]
 COMMIT   [2, 0, grant...]                                               nothing
 ABORT    [3, 0, grant...]                                               nothing
 FETCH    [4, id, [name, attempt, [address...]]...]                      [id, None, None or [error, text]...]
 STAT     [5, id]                                                        [id, None, files, bytes, limit, used, granted]
 DROP     [6, 0, name, attempt, (the two again)...]                      nothing
-ARENA    [7, id, how many at most]                                      [id, None, segment directory, arena...]
+ARENA    [7, id, how many at most, wait]                                [id, None, segment directory, arena...]
 STORED   [8, 0, arena, offset, name, attempt, length of the record,     nothing
          (the three again)...]
 LEAVE    [9, 0, arena...]                                               nothing
 CHECK    [10, id, name, attempt, (the two again)...]                    [id, None, None or [error, text]...]
 ======== ============================================================== ==========================================
+
+`wait` is for how many seconds room is waited for at most, if there is none: None or missing for as long as the worker waits.
 
 CHECK is for payloads that could not be read: an error is what their worker found wrong with the file, which is dropped then.
 
@@ -26,6 +28,7 @@ records that it is told of are those that lie there from `offset` on.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -89,12 +92,17 @@ def take_back(published: Sequence[Grant]) -> None:
             pass
 
 
-def sizes_of(headers: Sequence[Header]) -> list[Any]:
+def sizes_of(headers: Sequence[Header], wait: float | None = None) -> list[Any]:
     """Return what RESERVE says of payloads."""
     items: list[Any] = []
     for header in headers:
         items += (header.name, header.attempt, header.file_size)
-    return items
+    return [*items, wait]
+
+
+def left(until: float | None) -> float | None:
+    """Return the seconds that are left until a time of `time.monotonic`; None is for ever."""
+    return None if until is None else max(0.0, until - time.monotonic())
 
 
 def grants_of(answer: Sequence[Any], headers: Sequence[Header], connection: object) -> list[Grant]:

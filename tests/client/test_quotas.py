@@ -123,8 +123,8 @@ def test_the_payload_of_a_refused_commit_goes(
     ada, bob = new_client(name="ada"), new_client(name="bob", set_as_default=False)
     put, kept = scattering._put, []
 
-    def slow(client: Client, worker: int, batch: Any) -> None:
-        put(client, worker, batch)
+    def slow(client: Client, worker: int, batch: Any, *rest: Any) -> None:
+        put(client, worker, batch, *rest)
         if client is bob and not kept:
             kept.append(ada.scatter(array(2), hash=False))
 

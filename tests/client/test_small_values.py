@@ -146,11 +146,11 @@ def failing_put(monkeypatch: pytest.MonkeyPatch, error: BaseException, times: in
     """Have the second part of a scatter fail `times` times; return the sizes of the parts that were to be written."""
     put, sizes = scattering._put, []
 
-    def fails(client: Client, worker: int, batch: list[Any]) -> None:
+    def fails(client: Client, worker: int, batch: list[Any], *rest: Any) -> None:
         sizes.append(len(batch))
         if 1 < len(sizes) <= 1 + times:
             raise type(error)(*error.args)  # a new one, whose traceback holds no frame for long
-        put(client, worker, batch)
+        put(client, worker, batch, *rest)
 
     monkeypatch.setattr(scattering, "_put", fails)
     monkeypatch.setattr(scattering, "_PART", 100)
@@ -183,11 +183,11 @@ def test_a_worker_that_is_gone_while_a_part_is_written(
 def test_an_interrupt_while_a_part_is_written(one_worker: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     put, begun, go_on = scattering._put, Event(), Event()
 
-    def slow(client: Client, worker: int, batch: list[Any]) -> None:
+    def slow(client: Client, worker: int, batch: list[Any], *rest: Any) -> None:
         if begun.is_set():
             go_on.wait(10)
         begun.set()
-        put(client, worker, batch)
+        put(client, worker, batch, *rest)
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
         Timer(0.1, go_on.set).start()
@@ -218,9 +218,9 @@ class Late:
     def __init__(self, client: Client, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
         put, parts = scattering._put, [0]
 
-        def fails(client: Client, worker: int, batch: list[Any]) -> None:
+        def fails(client: Client, worker: int, batch: list[Any], *rest: Any) -> None:
             parts[0] += 1
-            put(client, worker, batch)
+            put(client, worker, batch, *rest)
             if parts[0] == 2:
                 raise SegmentsFull("no space")
 

@@ -91,11 +91,11 @@ def test_what_a_worker_got_goes_when_it_is_stored_elsewhere(
     put, times = scattering._put, 0
     assert here(client) == 0
 
-    def fails(client: Client, worker: int, batch: Any) -> None:
+    def fails(client: Client, worker: int, batch: Any, *rest: Any) -> None:
         nonlocal times
         times += 1
         if took or times != 2:
-            put(client, worker, batch)
+            put(client, worker, batch, *rest)
         if times == 2:
             raise TransferError("it does not answer")
 
@@ -120,10 +120,10 @@ def test_what_a_worker_got_goes_when_it_is_stored_elsewhere_ahead(
     """The same for a part that is written while the one before it is made known."""
     put, times = scattering._put, 0
 
-    def fails(client: Client, worker: int, batch: Any) -> None:
+    def fails(client: Client, worker: int, batch: Any, *rest: Any) -> None:
         nonlocal times
         times += 1
-        put(client, worker, batch)
+        put(client, worker, batch, *rest)
         if times == 4:
             raise TransferError("it does not answer")
 

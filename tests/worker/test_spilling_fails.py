@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,23 @@ def test_replaced_by_a_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
     said = capfd.readouterr().err
     assert said.count(f"{spill}: not a directory") == 1
     assert "Traceback" not in said
+
+
+def test_who_puts_waits_no_longer_than_asked(tmp_path: Path) -> None:
+    """The worker would wait for a minute, and cannot spill; this holds for what shares files as well."""
+    spill = tmp_path / "spill"
+    with small(tmp_path, "100 MB", {**QUICK, "wait": "60 s"}) as client:
+        spill.rmdir()
+        spill.write_text("")
+        values: list[Any] = []
+        began = time.monotonic()
+        with pytest.raises(SegmentsFull, match=r"nothing can be spilled.*it waited"):
+            values.extend(client.scatter(make(number), timeout=1) for number in range(20))
+        with pytest.raises(SegmentsFull, match=r"nothing can be spilled.*it waited"):
+            parts = ([small_one(1000 * part + n) for n in range(250)] for part in range(20))
+            values.extend(client.scatter(part, timeout=1) for part in parts)
+        assert time.monotonic() - began < 40
+        spill.unlink()
 
 
 def scattered(client: Client) -> Any:
