@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
-from redist.errors import RedistError, SegmentCorrupt, SegmentError, SegmentsFull
+from redist.errors import RedistError, SegmentCorrupt, SegmentError, SegmentsFull, TransferError
 from redist.memory.arena import ARENA_SIZE
 from redist.memory.broker_messages import (
     ABORT,
@@ -105,6 +105,7 @@ class Broker:
         self._make_room = make_room
         self._check = check
         self._server: asyncio.AbstractServer | None = None
+        self._refusing = False
         self._numbers = itertools.count(1)
         self._peers: set[_Peer] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -134,6 +135,18 @@ class Broker:
                 pass
             self.address = ""
 
+    async def grant_no_more(self, seconds: float) -> None:
+        """Refuse whoever wants to write anything here; return when what was granted is written, after `seconds` at most."""
+        self._refusing = True
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while True:
+            self.directory.arenas.seal_idle(0.0)  # which their writers may go on to write
+            left = any(peer.grants for peer in self._peers) or self.directory.arenas.open
+            if not left or loop.time() > until:
+                return
+            await asyncio.sleep(0.01)
+
     def disconnect(self, pid: int) -> None:
         """Close the connections of a process that died; children it forked may hold them open."""
         for peer in list(self._peers):
@@ -155,7 +168,9 @@ class Broker:
 
     def _obey(self, peer: _Peer, items: list[Any]) -> None:
         kind, number = items[0], items[1]
-        if kind == RESERVE:
+        if self._refusing and kind in (RESERVE, ARENA):
+            peer.send([number, error_fields(TransferError("the worker is about to end"))])
+        elif kind == RESERVE:
             wait = _span(items.pop()) if len(items) % 3 == 0 else None
             wanted = [_wish(*items[at : at + 3]) for at in range(2, len(items), 3)]
             need = sum(footprint(size) for _, _, size in wanted)

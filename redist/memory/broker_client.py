@@ -258,23 +258,27 @@ class BrokerClient(GrantHolder):
             connection = self._connect()
         used.append(connection)
         try:
-            return connection, connection.ask(kind, items, timeout)
+            answer = connection.ask(kind, items, timeout)
         except TransferError:
             if not reused or not connection.broken:
                 if kind in (RESERVE, ARENA):
                     connection.hang_up()  # what may yet be granted returns with it
                 raise
+        else:
+            return connection, answer.get()
         finally:
             self._give(connection)
         # it broke while it was idle, as when the worker was restarted: once more, on a new one
         connection = self._connect()
         used.append(connection)
         try:
-            return connection, connection.ask(kind, items, timeout)
+            answer = connection.ask(kind, items, timeout)
         except TransferError:
             if kind in (RESERVE, ARENA):
                 connection.hang_up()
             raise
+        else:
+            return connection, answer.get()
         finally:
             self._give(connection)
 
@@ -397,11 +401,11 @@ class _Connection:
                         f"{self.address}: the worker did not read within {timeout:g} s"
                     ) from None
 
-    def ask(self, kind: int, items: Sequence[Any], timeout: float | None) -> list[Any]:
-        """Send a request and return its answer; raise the error that the answer carries."""
+    def ask(self, kind: int, items: Sequence[Any], timeout: float | None) -> Answer:
+        """Send a request and return its answer."""
         number, message = self._conversation.request(kind, items)
         self.send(message)
-        return self._receive(number, timeout).get()
+        return self._receive(number, timeout)
 
     def _receive(self, number: int, timeout: float | None) -> Answer:
         timeout = least(timeout)

@@ -85,6 +85,8 @@ class DataServer:
         #: bytes sent and received since the start
         self.sent = 0
         self.received = 0
+        #: whether payloads are refused that remote clients want to put
+        self.refusing = False
         self.token = token
         self._tls = tls
         self._transfers = transfers
@@ -229,7 +231,12 @@ class DataServer:
         if kind == GET:
             self._send(connection.socket, _pairs(items))
         elif kind == PUT:
-            self._receive(connection, [header_of(fields, "a request") for fields in items[1:]])
+            headers = [header_of(fields, "a request") for fields in items[1:]]
+            if self.refusing:
+                error = TransferError("the worker is about to end")
+                connection.socket.sendall(pack_frame([error_fields(error)] * len(headers)))
+            else:
+                self._receive(connection, headers)
         elif kind == DROP:
             dropped = _pairs(items)
             self.directory.drop_all(dropped)

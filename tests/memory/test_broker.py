@@ -87,6 +87,29 @@ def test_the_worker_ends_between_grant_and_write(
     wait_until(lambda: client.stat().granted == 0)
 
 
+def test_nothing_more_is_granted_before_the_worker_ends(worker: Worker, client: BrokerClient) -> None:
+    """What was granted is waited for; who has an arena does not go on to write it."""
+    client.put([("small", 1, Bytes(b"s" * 8000))])
+    (grant,) = client.reserve([Header("large", 2, 100_000)])
+    future = asyncio.run_coroutine_threadsafe(worker.broker.grant_no_more(10.0), worker.loop.loop)
+    wait_until(lambda: worker.broker._refusing and not worker.directory.arenas.open)
+    for name, size in (("small", 8000), ("large", 100_000)):
+        with pytest.raises(TransferError, match="about to end"):
+            client.put([(name, 3, Bytes(b"x" * size))])
+    assert not future.done()
+    with SegmentWriter(grant.path, grant.header) as writer:
+        writer.write([bytes(100_000)])
+        writer.publish(grant.final_path)
+    client.commit([grant])
+    future.result(10)
+    assert sorted(worker.directory.files) == [("large", 2), ("small", 1)]
+
+
+def test_it_ends_though_somebody_does_not_write(worker: Worker, client: BrokerClient) -> None:
+    client.reserve([Header("large", 2, 100_000)])
+    worker.loop.run(worker.broker.grant_no_more(0.05))
+
+
 def test_simple(worker: Worker, client: BrokerClient) -> None:
     client.put([("x", 1, Bytes(b"hello", contains=("y",))), ("y", 2, Bytes(b"a" * 100_000, pieces=7))])
     assert bytes(open_segment(worker.directory.path_of("x", 1)).view) == b"hello"

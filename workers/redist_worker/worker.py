@@ -52,6 +52,7 @@ logger = logging.getLogger("redist.worker")
 _STARTS = 0.5  # s that a server has which is started together with its workers
 _GOODBYE = 1.0  # s that the server has to answer the last call
 _HAND_OVER = 3.0  # s that others get to bring payloads, at least
+_LAST_WRITES = 1.0  # s that clients get to finish what they write
 _ANSWER = 5.0  # s that it has to answer
 _LAST_SWEEP = 2.0  # s that the last worker of a host takes for what dead ones left
 _FIRST_ANSWER = 1.0  # s that the server has to answer when a worker ends
@@ -468,6 +469,9 @@ class Worker:
         await self.executors.stop(self.options.grace)
         if self._orphaned or not self.session.lane.connected:
             return
+        # Clients may not have heard yet that it closes: nothing is to come behind the last look at what only it has.
+        self._bearers[1].refusing = True
+        await self._broker.grant_no_more(_LAST_WRITES)
         seconds = max(until - loop.time(), _HAND_OVER)
         try:
             work = hand_over(self.driver, self.session.ordinal, seconds, _FIRST_ANSWER)
