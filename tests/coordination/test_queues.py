@@ -84,6 +84,7 @@ def test_a_batch_that_is_given_up_goes_back(client: Client, ask: Ask) -> None:
 
 def test_a_full_queue(client: Client, new_client: NewClient, ask: Ask) -> None:
     queue = Queue("x", maxsize=1)
+    assert queue.qsize() == 0  # it is open: whoever opens it first says how long it is
     theirs = Queue("x", client=new_client(set_as_default=False))
     theirs.put(1)
     with pytest.raises(TimeoutError, match="full"):
@@ -217,7 +218,9 @@ Queue("x").get()
 
 def test_close(client: Client, new_client: NewClient, ask: Ask) -> None:
     other = new_client(set_as_default=False)
-    queue, theirs = Queue("x", maxsize=2), Queue("x", client=other)
+    queue = Queue("x", maxsize=2)
+    assert queue.qsize() == 0  # it is open
+    theirs = Queue("x", client=other)
     second = Queue("x")
     queue.put(1)
     queue.close()
