@@ -26,6 +26,8 @@ ROWS = 1_000_000
 SIZES = {"1 KB": 1_000, "64 KB": 64_000, "1 MB": 1_000_000, "200 MB": 200_000_000, "1 GB": 1_000_000_000}
 #: s in which a system gets to free what was let go, as any program gives it between two values
 PAUSE = 0.1
+#: s after which memory that was let go has gone back to the operating system
+SETTLES = 12.0
 
 
 def put_fresh(system: System) -> Numbers:
@@ -223,6 +225,7 @@ def peak(system: System) -> Numbers:
                 total += (kib["Pss"] - kib["Pss_Shmem"]) * 1024
         return total
 
+    time.sleep(SETTLES)
     before, most = used(), 0
     ended = threading.Event()
 
