@@ -9,7 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,8 @@ logger = logging.getLogger("redist.cluster")
 
 #: Longest time between two looks at what has registered, should a message be lost, in seconds.
 _LOOK = 0.25
+#: s that `scale` waits for workers that are about to register, or to end
+_SETTLES = 5.0
 
 
 class LocalCluster:
@@ -385,13 +387,25 @@ class LocalCluster:
             n = max(n, math.ceil(cores / self.threads))
         if n < 0:
             raise ValueError(f"{n} workers: a number from 0")
-        names = list(self._running().workers)
+        names = list(self._running().workers if self.asynchronous else self._settled())
         if n < len(names):
             self.stop_workers(reversed(names[n:]))
         elif n > len(names):
             self.start_workers(n - len(names))
             if not self.asynchronous:
                 self._wait_for_workers(self.timeout)
+
+    def _settled(self) -> dict[str, WorkerProcess]:
+        """Return the workers, once each is registered or has ended: what retired is forgotten before its process ends."""
+        launcher = self._running()
+        deadline = time.monotonic() + _SETTLES
+        with suppress(RedistError), closing(self._looks(deadline, self.timeout)) as looks:
+            for wire in looks:
+                registered = {name.decode() for name in wire.call("HVALS", f"{self.endpoint.prefix}workers")}
+                unclear = [w for w in self.workers.values() if w.name not in registered and not w.hopeless]
+                if not unclear or time.monotonic() > deadline:
+                    break
+        return launcher.workers
 
     def _memory_of_each(self) -> int:
         each = int(self._settings.memory_limit) if self._settings.memory_limit.isdigit() else 0

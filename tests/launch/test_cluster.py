@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import psutil
@@ -15,7 +16,7 @@ from redist import get_worker
 from redist.client import Client
 from redist.cluster import LocalCluster
 from redist.errors import ConnectionLost, NotOffered, RedistError, SegmentError
-from redist.launch import log_level
+from redist.launch import Launcher, WorkerProcess, log_level
 from redist.sizing import shape
 from redist.store.connect import endpoint
 from redist.waiting import wait
@@ -115,6 +116,26 @@ def test_scale(cluster: LocalCluster) -> None:
     wait_until(lambda: members(cluster) == {"local-0", "local-1"})
     with pytest.raises(ValueError, match="-1 workers"):
         cluster.scale(-1)
+
+
+def test_scale_behind_a_worker_that_retired(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose process is still there when the server has forgotten it."""
+    died, gone = Launcher._died, threading.Event()
+
+    def late(launcher: Launcher, worker: WorkerProcess, now: float) -> None:
+        gone.wait(10)
+        died(launcher, worker, now)
+
+    with LocalCluster(n_workers=2, threads_per_worker=1) as cluster, Client(cluster) as client:
+        monkeypatch.setattr(Launcher, "_died", late)
+        retired = next(iter(cluster.workers))
+        client.retire_workers(names=[retired])
+        wait_until(lambda: len(client.scheduler_info()["workers"]) == 1)
+        threading.Timer(0.5, gone.set).start()
+        cluster.scale(2)
+        assert len(cluster.workers) == 2
+        assert retired not in cluster.workers
+        assert len(client.scheduler_info()["workers"]) == 2
 
 
 def test_scale_to_what_is_no_number(cluster: LocalCluster) -> None:
