@@ -401,7 +401,8 @@ class LocalCluster:
         deadline = time.monotonic() + _SETTLES
         with suppress(RedistError), closing(self._looks(deadline, self.timeout)) as looks:
             for wire in looks:
-                registered = {name.decode() for name in wire.call("HVALS", f"{self.endpoint.prefix}workers")}
+                flat = wire.call("HGETALL", f"{self.endpoint.prefix}workers")
+                registered = {name.decode() for name in flat[1::2]}
                 unclear = [w for w in self.workers.values() if w.name not in registered and not w.hopeless]
                 if not unclear or time.monotonic() > deadline:
                     break
