@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,12 @@ def at_last(number: int, gate: str) -> int:
     return number
 
 
+def is_being_told(cluster: LocalCluster, key: str) -> bool:
+    """Whether the server knows a part of what a task needs."""
+    with closing(cluster.endpoint.open()) as wire:
+        return bool(wire.call("HEXISTS", f"{cluster.endpoint.prefix}key:{key}", "linking"))
+
+
 @pytest.mark.parametrize("needs", ["values", "tasks", "tasks that are done"])
 def test_a_task_of_many_parts_of_which_another_told_that_went(
     cluster: LocalCluster,
@@ -205,11 +212,12 @@ def test_a_task_of_many_parts_of_which_another_told_that_went(
         made = second.map(at_last, range(count), gate=str(gate), key=[f"d{i}" for i in range(count)])
         if needs == "tasks that are done":
             wait(made)
+    wait_until(lambda: f"d{count - 1}" in keys_of(cluster), what="all are known")
     theirs = [Future(f"d{i}", first) for i in range(count)]
     with monkeypatch.context() as patch:  # what it would tell further does not come
         patch.setattr(calls, "link", lambda *args, **options: calls.noop())
         begun = first.submit(sum, theirs, key="all")
-        first.list_datasets()
+        wait_until(lambda: is_being_told(cluster, "all"))
     result = second.submit(sum, made, key="all")
     second.list_datasets()
     del made, theirs
