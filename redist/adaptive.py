@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redist import config
 from redist.errors import RedistError
-from redist.launch import cores
+from redist.memory.machine import cores
 from redist.store.side import Side
 from redist.timeouts import seconds
 

@@ -290,15 +290,19 @@ class LocalCluster:
 
     def _missing(self, wire: Any, workers: list[WorkerProcess]) -> list[str]:
         """Return the names of the workers that have not registered, or miss executors."""
-        prefix = self.endpoint.prefix
-        flat = wire.call("HGETALL", f"{prefix}workers")
-        ordinals = {name.decode(): ordinal.decode() for ordinal, name in zip(flat[::2], flat[1::2])}
+        ordinals = self._registered(wire)
+        executors = f"{self.endpoint.prefix}executors:"
         return [
             worker.name
             for worker in workers
             if worker.name not in ordinals
-            or wire.call("SCARD", f"{prefix}executors:{ordinals[worker.name]}") < self._settings.executors
+            or wire.call("SCARD", f"{executors}{ordinals[worker.name]}") < self._settings.executors
         ]
+
+    def _registered(self, wire: Any) -> dict[str, str]:
+        """Return the ordinals of the registered workers by name."""
+        flat = wire.call("HGETALL", f"{self.endpoint.prefix}workers")
+        return {name.decode(): ordinal.decode() for ordinal, name in zip(flat[::2], flat[1::2])}
 
     # --- what there is ----------------------------------------------------------------------------------------------
 
@@ -401,8 +405,7 @@ class LocalCluster:
         deadline = time.monotonic() + _SETTLES
         with suppress(RedistError), closing(self._looks(deadline, self.timeout)) as looks:
             for wire in looks:
-                flat = wire.call("HGETALL", f"{self.endpoint.prefix}workers")
-                registered = {name.decode() for name in flat[1::2]}
+                registered = self._registered(wire)
                 unclear = [w for w in self.workers.values() if w.name not in registered and not w.hopeless]
                 if not unclear or time.monotonic() > deadline:
                     break

@@ -8,7 +8,6 @@ that Ctrl-C does not reach them, and watch a pipe of this process, so that they 
 from __future__ import annotations
 
 import logging
-import math
 import os
 import select
 import signal
@@ -23,7 +22,7 @@ from dataclasses import dataclass, field
 from redist.ends import HOPELESS, RETIRED
 from redist.store.guard import pidfd, wait_for_end
 
-__all__ = ["Launcher", "WorkerProcess", "WorkerSettings", "cores", "import_path", "log_level"]
+__all__ = ["Launcher", "WorkerProcess", "WorkerSettings", "import_path", "log_level"]
 
 #: A worker that dies is started again at once, then after pauses that double, in seconds.
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0
@@ -444,15 +443,3 @@ def import_path() -> str:
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     kept = [entry for entry in [*entries, *given] if entry and not entry.startswith(usual)]
     return os.pathsep.join(dict.fromkeys(kept))
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    count = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    try:
-        with open("/sys/fs/cgroup/cpu.max") as file:
-            quota, period = file.read().split()
-        count = min(count, max(1, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):  # no cgroup, or no limit
-        pass
-    return count

@@ -6,10 +6,9 @@ import math
 import warnings
 
 from redist import config
-from redist.launch import cores
 from redist.memory.amounts import parse_bytes
 from redist.memory.limits import configured_limits, small_limit_warning
-from redist.memory.machine import memory_of_machine
+from redist.memory.machine import cores, memory_of_machine
 
 __all__ = ["check_limit", "configured_maxmemory", "limit", "shape"]
 

@@ -26,7 +26,8 @@ try:
     from redist.cli.common import parse_address
     from redist.cli.options import URL_HELP, url_argument, worker_options
     from redist.ends import HOPELESS, REFUSED
-    from redist.launch import Launcher, WorkerProcess, WorkerSettings, cores
+    from redist.launch import Launcher, WorkerProcess, WorkerSettings
+    from redist.memory.machine import cores
     from redist.timeouts import seconds
 except ModuleNotFoundError as missing:
     sys.exit(

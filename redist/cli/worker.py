@@ -26,7 +26,7 @@ def command(url: str, executors: str | None, namespace: str | None, **options: o
     """
     point = parse_address(url, namespace)
     if executors == "auto":
-        from redist.launch import cores
+        from redist.memory.machine import cores
 
         threads = options["threads"] or config.get("worker.threads")
         executors = str(max(1, cores() // int(str(threads))))

@@ -142,8 +142,8 @@ class Broker:
         until = loop.time() + seconds
         while True:
             self.directory.arenas.seal_idle(0.0)  # which their writers may go on to write
-            left = any(peer.grants for peer in self._peers) or self.directory.arenas.open
-            if not left or loop.time() > until:
+            unwritten = any(peer.grants for peer in self._peers) or self.directory.arenas.open
+            if not unwritten or loop.time() > until:
                 return
             await asyncio.sleep(0.01)
 

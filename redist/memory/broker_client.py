@@ -252,35 +252,22 @@ class BrokerClient(GrantHolder):
     ) -> tuple[_Connection, list[Any]]:
         """Send a request on an idle connection and wait for its answer; `used` gets the connection before that."""
         used = [] if used is None else used
-        connection = self._take()
-        reused = connection is not None
-        if connection is None:
-            connection = self._connect()
-        used.append(connection)
-        try:
-            answer = connection.ask(kind, items, timeout)
-        except TransferError:
-            if not reused or not connection.broken:
-                if kind in (RESERVE, ARENA):
-                    connection.hang_up()  # what may yet be granted returns with it
-                raise
-        else:
-            return connection, answer.get()
-        finally:
-            self._give(connection)
-        # it broke while it was idle, as when the worker was restarted: once more, on a new one
-        connection = self._connect()
-        used.append(connection)
-        try:
-            answer = connection.ask(kind, items, timeout)
-        except TransferError:
-            if kind in (RESERVE, ARENA):
-                connection.hang_up()
-            raise
-        else:
-            return connection, answer.get()
-        finally:
-            self._give(connection)
+        idle = self._take()
+        while True:
+            connection = idle or self._connect()
+            used.append(connection)
+            try:
+                answer = connection.ask(kind, items, timeout)
+            except TransferError:
+                if idle is None or not connection.broken:
+                    if kind in (RESERVE, ARENA):
+                        connection.hang_up()  # what may yet be granted returns with it
+                    raise
+            else:
+                return connection, answer.get()
+            finally:
+                self._give(connection)
+            idle = None  # it broke meanwhile, as when the worker was restarted: once more, on a new one
 
     def _take(self) -> _Connection | None:
         if self._closed:

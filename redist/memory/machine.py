@@ -1,12 +1,13 @@
-"""How much memory there is for this process: the machine's, or what its control group may use."""
+"""How much memory there is for this process, and how many cores: the machine's, or what its control group may use."""
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Iterator
 
-__all__ = ["control_group_limit", "is_in_memory", "memory_of_machine"]
+__all__ = ["control_group_limit", "cores", "is_in_memory", "memory_of_machine"]
 
 _CGROUP = "/sys/fs/cgroup"
 _IN_MEMORY = frozenset({"tmpfs", "ramfs", "hugetlbfs", "devtmpfs"})
@@ -17,6 +18,18 @@ def memory_of_machine() -> int:
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = control_group_limit()
     return min(physical, limit) if limit else physical
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    count = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as file:
+            quota, period = file.read().split()
+        count = min(count, max(1, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # no cgroup, or no limit
+        pass
+    return count
 
 
 def control_group_limit(own: str = "/proc/self/cgroup", mounted: str = _CGROUP) -> int:

@@ -6,10 +6,11 @@ are at their last piece.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+
+from redist.memory.machine import cores
 
 __all__ = ["Pieces", "helpers"]
 
@@ -73,7 +74,7 @@ def helpers(pieces: Pieces, work: Callable[[], object], most: int) -> Iterator[N
     threads: list[threading.Thread] = []
     try:
         with suppress(RuntimeError):  # the system has no more of them, or the interpreter ends
-            for _ in range(min(most, _processors() - 1, _MOST_HELPERS)):
+            for _ in range(min(most, cores() - 1, _MOST_HELPERS)):
                 # noted before it is started: an interrupt may come as soon as it runs
                 threads.append(threading.Thread(target=work, name="redist-memory", daemon=True))
                 threads[-1].start()
@@ -83,10 +84,3 @@ def helpers(pieces: Pieces, work: Callable[[], object], most: int) -> Iterator[N
         for thread in threads:
             with suppress(RuntimeError):  # it was not started, or an interrupt came just then
                 thread.join()
-
-
-def _processors() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS
-        return os.cpu_count() or 1

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from redist.launch import Launcher, WorkerProcess, WorkerSettings, cores, import_path
+from redist.launch import Launcher, WorkerProcess, WorkerSettings, import_path
+from redist.memory.machine import cores
 from servers import alive, wait_until
 
 BODY = """

@@ -35,7 +35,7 @@ DATA = np.random.default_rng(0).integers(0, 256, 20 * MIB + 12_345, np.uint8).to
 @pytest.fixture(autouse=True)
 def processors(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four, wherever this runs."""
-    monkeypatch.setattr(pieces, "_processors", lambda: 4)
+    monkeypatch.setattr(pieces, "cores", lambda: 4)
 
 
 @pytest.fixture
@@ -363,6 +363,6 @@ def test_nobody_takes_any_more() -> None:
 
 
 def test_no_helpers_on_one_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "_processors", lambda: 1)
+    monkeypatch.setattr(pieces, "cores", lambda: 1)
     with helpers(Pieces(0, 10, 1), lambda: pytest.fail("called"), 3):
         pass
