@@ -244,7 +244,7 @@ class SpillDirectory:
 
     def _note(self, error: DiskFull) -> None:
         cause = error.__cause__
-        self._short = not isinstance(cause, OSError) or cause.errno in FULL
+        self._short = cause is None or (isinstance(cause, OSError) and cause.errno in FULL)
         self.trouble = str(error)
 
     def _write(self, source: int, size: int, file: str, ranges: Sequence[tuple[int, int]] | None) -> str:

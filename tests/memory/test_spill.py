@@ -8,6 +8,7 @@ import gc
 import mmap
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from redist.memory.headers import file_name, find_header, spilled_path
 from redist.memory.locks import dead_directories, remove_dead, spilled_by
 from redist.memory.moving import Mover
 from redist.memory.reader import open_segment
-from redist.memory.spill import sweep_abandoned
+from redist.memory.spill import SpillDirectory, sweep_abandoned
 
 SIZES = (1, 4072, 4096, 5000, (1 << 20) + 17, 40 << 20)
 
@@ -448,3 +449,23 @@ def test_readers_never_see_wrong_bytes(spilling: SegmentDirectory, seed: int) ->
     assert all(int(output[1]) > 0 for output in outputs), outputs
     assert mover.moved_out > 0
     assert mover.moved_in > 0
+
+
+def test_why_nothing_goes_to_disk_is_told_though_something_there_is_freed(
+    directory: SegmentDirectory, tmp_path: Path
+) -> None:
+    """As when what vanished with the directory is dropped: that makes no room, since none is short."""
+    (tmp_path / "spill").mkdir()
+    spill = SpillDirectory(directory.path, str(tmp_path / "spill"))
+    path = store(directory, "x", 1, bytes(10_000))
+    with open(path, "rb") as source:
+        spill.publish(spill.write(source.fileno(), 5_000, "first"), "first", 5_000)
+        shutil.rmtree(spill.path)
+        Path(spill.path).write_text("")
+        with pytest.raises(DiskFull, match="nothing can be spilled"):
+            spill.write(source.fileno(), 5_000, "second")
+    before = spill.trouble
+    spill.forget("first")
+    assert spill.trouble == before
+    assert "nothing can be spilled" in before
+    spill.close(remove=False)
