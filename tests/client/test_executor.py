@@ -16,7 +16,7 @@ from typing import Any
 import numpy
 import pytest
 
-from redist import Client, LocalCluster, get_client
+from redist import Client, Event, LocalCluster, get_client
 from redist.executor import ClientExecutor
 from servers import wait_until
 
@@ -354,16 +354,25 @@ def test_an_asynchronous_client(
     asyncio.run(main())
 
 
+def double_behind(gate: Event, x: int) -> int:
+    gate.wait()
+    return double(x)
+
+
 def test_a_callback_that_would_end_the_thread(client: Client) -> None:
     def leave(future: object) -> None:
         raise SystemExit
 
+    gate = Event("callbacks are there", client=client)
     with client.get_executor() as executor:
         for _ in range(3):
-            futures = [executor.submit(double, i) for i in range(5)]
+            # later, it would be called here
+            futures = [executor.submit(double_behind, gate, i) for i in range(5)]
             for future in futures:
                 future.add_done_callback(leave)
+            gate.set()
             assert [future.result(10) for future in futures] == [0, 2, 4, 6, 8]
+            gate.clear()
     wait_until(lambda: not executor_threads(), what="the thread ended")
 
 

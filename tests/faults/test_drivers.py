@@ -13,7 +13,9 @@ import pytest
 from faults.handling import HANDLINGS
 from faults.transport import Event, Fault, Proxy
 from redist.diagnostics.doctor import examine
-from redist.errors import ConnectionLost
+from redist.errors import ConnectionLost, TransferError
+from redist.protocol.arguments import pack_arguments
+from redist.protocol.specs import pack_spec
 from redist.session.links import Links
 from redist.session.session import Session
 from redist.session.states import Condition, FutureState
@@ -265,6 +267,25 @@ def test_server_that_stays_away_fails_no_task() -> None:
     tasks = Tasks(Away(), None, None)  # type: ignore[arg-type]
     result, _ = tasks.execute(HandOut(1, 1, "k", "f" * 24, b"", [], 0))
     assert result.status == "retry"
+
+
+@pytest.mark.parametrize(("of_an_actor", "status"), [(False, "retry"), (True, "memory")])
+def test_a_worker_that_dies_before_it_has_the_result_fails_no_task(of_an_actor: bool, status: str) -> None:
+    """Its executors live a moment longer. A call of an actor may run once: its value is the error."""
+    from redist_worker.tasks import Tasks
+
+    class Dead:
+        def put(self, *args: object) -> None:
+            raise TransferError("the worker cannot be reached: Broken pipe")
+
+    tasks = Tasks(None, None, Dead())  # type: ignore[arg-type]
+    fn = "f" * 24
+    tasks._functions[fn] = lambda: bytes(100_000)
+    if of_an_actor:
+        tasks._of_actors.add(fn)
+    spec = pack_spec(fn, pack_arguments((), {}).data)
+    result, _ = tasks.execute(HandOut(1, 1, "k", fn, spec, [], 0))
+    assert result.status == status
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,11 @@ class Tasks:
                 except SegmentsFull as error:
                     error.args = (f"{error}; it is for the result of the task {decode_key(name)!r:.80}",)
                     raise
+                except TransferError:
+                    # Its worker has died, and this process is about to: no error of the task. A call of an actor runs once.
+                    if task.fn in self._of_actors:
+                        raise
+                    return Result(name, attempt, "retry"), None
                 inline = b""
             return Result(name, attempt, "memory", payload.nbytes, payload.type, inline, contains), kept
         except BaseException as error:
