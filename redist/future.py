@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 from _thread import get_ident, interrupt_main, start_new_thread
 from collections.abc import Callable, Generator
+from contextvars import ContextVar
 from os import getpid
 from threading import main_thread
 from time import sleep
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 __all__ = ["Future"]
 
 T = TypeVar("T")
+
+#: Collects the records of the Futures that a value brings, where whoever loads it asks for that.
+BROUGHT: ContextVar[list[FutureState] | None] = ContextVar("redist_brought", default=None)
 
 
 class Future(Generic[T]):
@@ -292,7 +296,11 @@ def _rebuild(name: str) -> Future[Any]:
     from redist.current import default_client
 
     client = default_client()
-    return Future._of(client._bind(name), client)
+    state = client._bind(name)
+    brought = BROUGHT.get()
+    if brought is not None:
+        brought.append(state)
+    return Future._of(state, client)
 
 
 def _take_over(name: str, token: str, namespace: str, server: str) -> Future[Any]:

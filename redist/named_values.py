@@ -6,25 +6,29 @@ What is kept is one pickle, of a pair: whether what follows is the value itself 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redist.belonging import Borrowing
 from redist.bundling import Bundles
 from redist.current import as_current
-from redist.errors import SerializationError
-from redist.future import Future
+from redist.errors import RedistError, SerializationError
+from redist.future import BROUGHT, Future
 from redist.gathering import result_of
 from redist.protocol import Payload, dumps, loads_inline
 from redist.protocol.payload import name_in
 from redist.scattering import prepare, store
 from redist.session.lane import Refused
-from redist.session.operations import AskAll, Operation
+from redist.session.operations import Ask, AskAll, Operation
+from redist.session.states import PENDING
+from redist.session.submissions import SLICE
 from redist.store import calls
 from redist.store.calls import MOST_CONTAINED
 from redist.store.replies import parse_states
 
 if TYPE_CHECKING:
     from redist.client import Client
+    from redist.session.states import FutureState
 
 __all__ = ["DIRECT", "Enclosed", "dump_pair", "enclose", "load", "open_up"]
 
@@ -119,8 +123,37 @@ def load(client: Client, data: bytes) -> tuple[bool, Any]:
 
 
 def open_up(client: Client, data: bytes) -> Operation[Any]:
-    """Read a value. The Futures in it are counted on the lane by then."""
-    stored, value = load(client, data)
+    """Read a value. The Futures in it are counted on the lane by then, and say how their keys stand.
+
+    Of many only the first `SLICE` say so at once, the others when the server has told it.
+    """
+    brought: list[FutureState] = []
+    token = BROUGHT.set(brought)
+    try:
+        stored, value = load(client, data)
+    finally:
+        BROUGHT.reset(token)
     if stored:
-        value = yield from result_of(client, value._state, None, False, False)
+        return (yield from result_of(client, value._state, None, False, False))
+    yield from _look(client, brought)
     return value
+
+
+def _look(client: Client, states: Sequence[FutureState]) -> Operation[None]:
+    """Note of what is pending here whether it is done, without waiting for the push that says so; in one call."""
+    unknown = {state.name: state for state in states if state.status == PENDING}
+    if not unknown:
+        return
+    with suppress(RedistError):  # the push comes all the same
+        reply = yield Ask(calls.states(list(unknown)[:SLICE]))
+        with client.session.lock:
+            for read in parse_states(reply):
+                state = unknown[read.name]
+                # Somebody waits for it by now: the push calls him.
+                fresh = state.status == PENDING and state.waiters is None
+                if (
+                    fresh
+                    and client.session.states.get(read.name) is state
+                    and read.state in ("memory", "erred")
+                ):
+                    client.session.notifications.read(read)

@@ -204,3 +204,70 @@ def test_futures_in_nested_data_are_found(client: Client) -> None:
     assert data == {"a": [one.key, (two.key, 5)]}
     assert found == {one, two}
     assert pack_data(data, {future.key: future.result() for future in found}) == {"a": [2, (3, 5)]}
+
+
+# --- out of a dataset -----------------------------------------------------------------------------------------------
+
+
+class Hidden:
+    def __init__(self, future: Future[Any]) -> None:
+        self.future = future
+
+
+def fails() -> None:
+    raise ValueError("on purpose")
+
+
+def test_futures_of_a_dataset_say_at_once_how_they_stand(
+    client: Client, new_client: Callable[..., Client], tmp_path: Path
+) -> None:
+    pending = client.submit(when_there, str(tmp_path / "go"))
+    failed = client.submit(fails)
+    ready = client.map(inc, range(20))
+    wait([failed, *ready])
+    for i, future in enumerate(ready):
+        client.publish_dataset([future, Hidden(future)], name=f"d{i}")
+    client.publish_dataset({"pending": pending, "failed": failed}, name="others")
+    reader = new_client()
+    for i in range(20):
+        future, hidden = reader.get_dataset(f"d{i}")
+        assert (future.status, hidden.future.status) == ("finished", "finished")
+        assert repr(future).startswith("<Future: finished, type: int,")
+        del future, hidden
+        reader.unpublish_dataset(f"d{i}")
+    others = reader.get_dataset("others")
+    assert {name: future.status for name, future in others.items()} == {
+        "pending": "pending",
+        "failed": "error",
+    }
+    (tmp_path / "go").touch()
+    assert others["pending"].result(timeout=20) == 7
+    reader.unpublish_dataset("others")
+
+
+def test_futures_of_a_large_dataset(client: Client, new_client: Callable[..., Client]) -> None:
+    """Of very many only the first are asked for, in one call."""
+    numbers = client.scatter(list(range(1200)), hash=False)
+    client.publish_dataset(numbers, name="d")
+    reader = new_client()
+    there = reader.get_dataset("d")
+    assert [future.status for future in there[:500]] == ["finished"] * 500
+    wait_until(lambda: all(future.status == "finished" for future in there))
+    assert reader.gather(there) == list(range(1200))
+    reader.unpublish_dataset("d")
+
+
+def test_futures_of_a_dataset_in_a_loop(cluster: LocalCluster, client: Client) -> None:
+    ready = client.map(inc, range(20))
+    wait(ready)
+    for i, future in enumerate(ready):
+        client.publish_dataset(future, name=f"d{i}")
+
+    async def read() -> None:
+        async with Client(cluster, asynchronous=True) as reader:
+            for i in range(20):
+                future = await reader.get_dataset(f"d{i}")
+                assert future.status == "finished"
+                await reader.unpublish_dataset(f"d{i}")
+
+    asyncio.run(read())
