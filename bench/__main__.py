@@ -98,12 +98,16 @@ def main(rounds: int, figures: list[str], systems: list[str], output: Path | Non
 
 
 def measure(name: str, figures: list[str]) -> Numbers:
-    """Measure the figures on one system, started for it."""
+    """Measure the figures on one system, started for it; for some figures anew."""
     system = SYSTEMS[name]()
     system.start()
     numbers: Numbers = {}
     try:
-        for figure in figures:
+        for index, figure in enumerate(figures):
+            if index and figure in of_payloads.OF_A_NEW_SYSTEM:
+                system.stop()
+                system = SYSTEMS[name]()
+                system.start()
             try:
                 numbers |= FIGURES[figure](system)
             except Unsupported:

@@ -24,6 +24,7 @@ from redist.memory.places import check_spill
 from redist.sizing import check_limit, configured_maxmemory, limit, shape
 from redist.store.connect import Endpoint, endpoint
 from redist.store.keys import check_namespace
+from redist.store.scripts import load
 from redist.store.server import EmbeddedServer
 from redist.store.wire import Wire, pack_command
 from redist.timeouts import seconds
@@ -250,6 +251,7 @@ class LocalCluster:
         try:
             if self.server is not None:
                 self.server.wait_ready()
+                self._prepare_puts()
             self._wait_for_workers(self.timeout if timeout is None else timeout)
         except BaseException:
             self.close()
@@ -271,6 +273,14 @@ class LocalCluster:
                         )
                 if time.monotonic() > deadline:
                     raise RedistError(f"workers not there within {timeout:g} s: {', '.join(missing)}")
+
+    def _prepare_puts(self) -> None:
+        """Do what the first `scatter` would have to wait for while the workers start, which takes longer."""
+        import redist.memory.broker_client  # noqa: F401
+
+        with closing(self.endpoint.open(self.timeout)) as wire:
+            for name in ("place", "commit"):
+                wire.call("SCRIPT", "LOAD", load(name).text)
 
     def _looks(self, deadline: float, timeout: float, *, check: bool = False) -> Generator[Wire, None, None]:
         """Yield a connection to ask now, and again whenever something may have registered, at the `deadline` at last."""
@@ -551,6 +561,7 @@ class LocalCluster:
             try:
                 if self.server is not None:
                     self.server.wait_ready()
+                    self._prepare_puts()
                 self._wait_for_workers(self.timeout)
             except BaseException:
                 self._close(None)

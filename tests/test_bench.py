@@ -46,9 +46,17 @@ def test_the_command(tmp_path: Path) -> None:
         ),
         (
             "payloads",
-            {"LARGE": 2, "REPEATS": 2, "SMALL": 200, "ROWS": 1_000, "PAUSE": 0, "SIZES": {"1 MB": 1_000_000}},
-            ["put-fresh", "put", "get", "get-sum", "task-sum", "frame", "table", "small"],
-            14,
+            {
+                "LARGE": 2,
+                "REPEATS": 2,
+                "SMALL": 200,
+                "ROWS": 1_000,
+                "PAUSE": 1e-4,
+                "STANDS": 0,
+                "SIZES": {"1 MB": 1_000_000},
+            },
+            ["put-fresh", "put-first", "put", "get", "get-sum", "task-sum", "frame", "table", "small"],
+            19,
         ),
         (
             "transfers",

@@ -550,6 +550,7 @@ class SegmentDirectory:
             return
         _living.discard(self)
         self._collapser.close()
+        self.grants.ready.close()
         self.spill.close(remove=remove)
         self.touched.close()
         if remove:
@@ -575,6 +576,7 @@ def _forked() -> None:
         directory._lock_fd = -1
         directory.spill.forked()
         directory._collapser.forked()
+        directory.grants.ready.forked()
         directory._lingering.close()
     _living.clear()
 

@@ -13,6 +13,8 @@ from redist.memory.arenas import Arenas
 from redist.memory.headers import footprint
 from redist.memory.holes import LARGE
 from redist.memory.lingering import Lingering
+from redist.memory.pool import Pooled
+from redist.memory.ready import ReadyMemory
 from redist.memory.space import Space
 
 __all__ = ["GRANT_FILE", "Grants"]
@@ -53,6 +55,8 @@ class Grants:
         self._space = space
         self._lingering = lingering
         self._pool = lingering.pool
+        #: makes memory for what is granted next
+        self.ready = ReadyMemory(self._pool, space)
         self._arenas = arenas
         self._largest = largest
         # a client may still write into a grant of the dead worker whose directory this was
@@ -95,10 +99,7 @@ class Grants:
         """
         if self._lingering.due:
             self._lingering.reap()
-        recycled = [
-            self._pool.take(footprint(size), writer) if size >= LARGE and self._pool.total else None
-            for size in sizes
-        ]
+        recycled = [self._recycled(size, writer) for size in sizes]
         try:
             fresh = sum(footprint(size) for size, file in zip(sizes, recycled) if file is None)
             if fresh:
@@ -115,6 +116,20 @@ class Grants:
                 os.rename(file.path, path)
             granted.append((path, footprint(size) if file is None else file.size))
         return granted
+
+    def _recycled(self, size: int, writer: int) -> Pooled | None:
+        """Return a file whose memory is there, if one fits."""
+        if size < LARGE:
+            return None
+        size = footprint(size)
+        file = None
+        if self._pool.total:
+            file = self._pool.take(size, writer)
+            if file is not None:
+                return file
+            file = self._pool.take_ready(size, self._space.release)
+        self.ready.used(size)
+        return file
 
     def reserve(self, nbytes: int) -> int:
         """Reserve memory for fresh files of `nbytes` bytes, and return how much that is: whole pages.

@@ -22,7 +22,7 @@ from typing import Any
 
 from redist.memory.pieces import Pieces, helpers
 
-__all__ = ["LEAST", "allocate", "are_given", "are_ready", "collapse", "map_file", "populate"]
+__all__ = ["LEAST", "allocate", "are_given", "are_ready", "collapse", "make", "map_file", "populate"]
 
 LEAST = 4 << 20
 """Smallest file, in bytes, that is given huge pages: for smaller ones the call takes longer than what it saves."""
@@ -222,6 +222,24 @@ def _make(address: int, size: int, extent: int) -> int:
         if _libc().madvise(at, 1, _MADV_POPULATE_WRITE):
             return ctypes.get_errno()
     return _collapse(address, size)
+
+
+def make(view: memoryview, at: int, length: int) -> bool:
+    """Make memory of huge pages for a part of a file, however long it takes.
+
+    Parameters
+    ----------
+    view : memoryview
+        All of the file, from `map_file`, writable; nobody else maps it.
+    at, length : int
+        The part, of whole huge pages.
+
+    Returns
+    -------
+    bool
+        False if there is none.
+    """
+    return not _make(_address(view) + at, length, _extent())
 
 
 def populate(view: memoryview, at: int, length: int) -> bool:

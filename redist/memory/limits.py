@@ -7,7 +7,9 @@ from typing import Any
 
 from redist import config
 from redist.errors import ConfigurationError
+from redist.memory.amounts import parse_bytes
 from redist.memory.arena import ARENA_SIZE
+from redist.memory.machine import memory_of_machine
 from redist.memory.space import format_size
 from redist.timeouts import seconds
 
@@ -16,6 +18,8 @@ __all__ = ["MemoryLimits", "configured_limits", "small_limit_warning"]
 _FRACTIONS = ("target", "spill", "pause", "terminate")
 #: What a process that runs tasks has of its own when it is new, at least.
 _OWN = 12 << 20
+#: One in so many bytes of the limit is made ready ahead of large payloads, and at most so many.
+_READY, _MOST_READY = 32, 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,8 @@ class MemoryLimits:
         Seconds that a reservation waits while nothing gets free.
     longest_pause : float
         Seconds in which nothing ran, after which a paused worker's executors take a task all the same.
+    ready : int, optional
+        Bytes that are made ready ahead of the next large payload; default a 32nd of the limit, at most 256 MiB.
     """
 
     target: float = 0.60
@@ -44,6 +50,7 @@ class MemoryLimits:
     terminate: float = 0.95
     wait: float = 10.0
     longest_pause: float = 10.0
+    ready: int | None = None
 
     def __post_init__(self) -> None:
         for name in _FRACTIONS:
@@ -52,6 +59,12 @@ class MemoryLimits:
                 raise ConfigurationError(
                     f"worker.memory.{name} is {value!r:.80}: write a fraction from 0 to 1, or false for never"
                 )
+
+    def ready_of(self, limit: int) -> int:
+        """Return how many bytes are made ready by a worker whose memory limit is `limit` bytes; 0 is no limit."""
+        if self.ready is not None:
+            return self.ready
+        return min(_MOST_READY, (limit or memory_of_machine()) // _READY)
 
 
 def configured_limits() -> MemoryLimits:
@@ -67,6 +80,7 @@ def configured_limits() -> MemoryLimits:
         **{name: 0.0 if value in (None, False) else value for name, value in fractions.items()},
         wait=_span("wait"),
         longest_pause=_span("longest-pause"),
+        ready=_ready(),
     )
 
 
@@ -96,6 +110,16 @@ def small_limit_warning(limit: int, executors: int, limits: MemoryLimits) -> str
             f" tasks: they will take hardly any, as above pause={limits.pause:g} of it; {mend}"
         )
     return None
+
+
+def _ready() -> int | None:
+    value = config.get("worker.memory.ready")
+    if value in (None, "auto"):
+        return None
+    try:
+        return parse_bytes(str(value or 0))
+    except ValueError as error:
+        raise ConfigurationError(f"worker.memory.ready: {error}, or auto") from error
 
 
 def _span(name: str) -> float:

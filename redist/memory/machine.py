@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 
-__all__ = ["control_group_limit", "cores", "is_in_memory", "memory_of_machine"]
+__all__ = ["available_memory", "control_group_limit", "cores", "is_in_memory", "memory_of_machine"]
 
 _CGROUP = "/sys/fs/cgroup"
 _IN_MEMORY = frozenset({"tmpfs", "ramfs", "hugetlbfs", "devtmpfs"})
@@ -18,6 +18,19 @@ def memory_of_machine() -> int:
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = control_group_limit()
     return min(physical, limit) if limit else physical
+
+
+def available_memory() -> int:
+    """Return how many bytes processes can get without others going to swap; 0 where that cannot be seen."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            for line in file:
+                name, _, amount = line.partition(":")
+                if name == "MemAvailable":
+                    return int(amount.split()[0]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return 0
 
 
 def cores() -> int:

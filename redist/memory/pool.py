@@ -4,11 +4,14 @@ A worker drops a payload by renaming its file into the pool. Whoever is granted 
 the processes that wrote them theirs first, since they may have kept a mapping (`redist.memory.kept`). What is pooled
 stays counted as used. It goes back to the system when it has waited for `IDLE` seconds, when there is more than the pool
 may hold, and as soon as memory is short. The kernel takes 0.1 s and more for a GiB, so that is the work of a thread.
+
+One file may be there that nobody wrote yet (`redist.memory.ready`): it is cut to size for whom no other fits.
 """
 
 from __future__ import annotations
 
 import itertools
+import os
 import secrets
 import threading
 import time
@@ -17,16 +20,21 @@ from dataclasses import dataclass
 
 from redist.memory.holes import give_back
 
-__all__ = ["IDLE", "POOL_FILE", "Pool", "Pooled"]
+__all__ = ["IDLE", "POOL_FILE", "READY", "Pool", "Pooled"]
 
 POOL_FILE = "pool-"
 
 IDLE = 10.0
 """Seconds after which an unused file goes back to the system."""
 
+READY = 60.0
+"""The same of the file that is ready for a first value, since there was last need of one."""
+
 #: Bytes of unused files that go back in one call: payloads may have to be moved between two.
 _A_CALL = 256 << 20
 _WASTE = 1.25
+#: A ready file is cut to an eighth at least: a new one is made each time.
+_LEAST_OF_READY = 8
 _NEVER = float("-inf")
 
 
@@ -62,8 +70,20 @@ class Pool:
         self._mutex = threading.Lock()
         # the longest unused first
         self._files: list[Pooled] = []
-        # with those that are being given back
+        # with those that are being given back, or made ready
         self._total = self._going = 0
+        self._ready: Pooled | None = None
+        self._short_until = _NEVER
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a file that nobody wrote yet."""
+        return self._ready is not None
+
+    @property
+    def short(self) -> bool:
+        """Whether memory was short a moment ago."""
+        return time.monotonic() < self._short_until
 
     @property
     def total(self) -> int:
@@ -82,6 +102,48 @@ class Pool:
             else:
                 self._files.insert(0, Pooled(path, size, writer, _NEVER))
             self._total += size
+
+    def expect(self, size: int) -> None:
+        """Count a file of `size` bytes that is being made ready; one that is not made after all by a negative number."""
+        with self._mutex:
+            self._total += size
+            self._going += size
+
+    def add_ready(self, path: str, size: int) -> None:
+        """Take in a file that was expected and that nobody wrote yet; there is no other."""
+        with self._mutex:
+            self._ready = Pooled(path, size, 0, time.monotonic())
+            self._going -= size
+
+    def keep_ready(self) -> None:
+        """Keep such a file for another `READY` seconds."""
+        with self._mutex:
+            if self._ready is not None:
+                self._ready.since = time.monotonic()
+
+    def take_ready(self, size: int, release: Callable[[int], None]) -> Pooled | None:
+        """Take out the file that nobody wrote yet, cut to `size` bytes; None if there is none, or it does not fit.
+
+        Parameters
+        ----------
+        release : callable
+            Told of the bytes that were cut off.
+        """
+        with self._mutex:
+            file = self._ready
+            if file is None or not file.size <= size * _LEAST_OF_READY <= file.size * _LEAST_OF_READY:
+                return None
+            self._ready = None
+        rest = file.size - size
+        try:
+            os.truncate(file.path, size)
+        except OSError:
+            size, rest = file.size, 0
+        release(rest)
+        with self._mutex:
+            self._total -= size + rest
+        file.size = size
+        return file
 
     def take(self, size: int, writer: int) -> Pooled | None:
         """Take out the file that fits best for `size` bytes, one of `writer` if there is one; None if none fits."""
@@ -130,6 +192,14 @@ class Pool:
 
     def _pop(self, until: float, need: int, freed: int, most: float) -> Pooled | None:
         with self._mutex:
+            if need:
+                self._short_until = time.monotonic() + IDLE
+            if (ready := self._ready) is not None and ready.size + freed <= most:
+                over = self._total - self._going > self.cap
+                if freed < need or over or ready.since <= time.monotonic() - READY:
+                    self._ready = None
+                    self._going += ready.size
+                    return ready
             if not self._files:
                 return None
             file = self._files[0]

@@ -32,7 +32,7 @@ class Standing(NamedTuple):
     lingering : int
         Bytes of dropped values that somebody still maps.
     pooled : int
-        Bytes of files of dropped values that are to be written again.
+        Bytes of files that are to be written: those of dropped values, and what is ready for the next one.
     leaving : int
         Bytes that are being written to disk, and are free then.
     trouble : str
@@ -49,7 +49,7 @@ class Standing(NamedTuple):
         """Return what takes how many bytes."""
         return (
             ("lingering (dropped, and free once the arrays that view it are gone)", self.lingering),
-            ("pooled (files that are written again)", self.pooled),
+            ("pooled (files that wait to be written)", self.pooled),
             ("on the way to disk", self.leaving),
         )
 

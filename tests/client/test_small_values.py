@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from redist import Client, LocalCluster, scattering
+from redist import Client, LocalCluster, config, scattering
 from redist.belonging import Borrowing
 from redist.diagnostics.doctor import examine
 from redist.errors import ConnectionLost, SegmentsFull, TransferError
@@ -24,6 +24,13 @@ from redist.scattering import prepare, store
 from redist.session.lane import Refused
 from redist.session.operations import Collect
 from servers import keys_of, wait_until
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_ready() -> Iterator[None]:
+    """Nothing takes memory but values."""
+    with config.set({"worker.memory.ready": 0}):
+        yield
 
 
 def values(count: int) -> list[np.ndarray[Any, Any]]:

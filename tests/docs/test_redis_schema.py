@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from docs.documents import DOCS, UPDATE, Command, blocks_of, check_outputs, run_python, run_shell
+from redist import config
 from redist.diagnostics import invariants
 from redist.diagnostics.doctor import examine
 from redist.diagnostics.reading import KINDS
@@ -48,7 +49,8 @@ def scenario() -> Iterator[dict[str, object]]:
     """The program of the document, at the moment that it describes."""
     (block,) = blocks_of(SCHEMA, "python")
     namespace: dict[str, object] = {"__name__": "scenario"}
-    run_python(SCHEMA, block, namespace)
+    with config.set({"worker.memory.ready": 0}):  # it comes after a second
+        run_python(SCHEMA, block, namespace)
     ada, bob, cluster = namespace["ada"], namespace["bob"], namespace["cluster"]
     endpoint = cluster.endpoint  # type: ignore[attr-defined]
     wire = endpoint.open()

@@ -14,11 +14,10 @@ sys.path.insert(0, os.path.dirname(__file__))
 
 from memory_helpers import Loop
 
+from kernel import gives_huge_pages
 from redist.memory import collapser, huge_pages
 from redist.memory.directory import SegmentDirectory
 from redist.memory.kept import keeper
-
-MIB = 1 << 20
 
 
 @pytest.fixture
@@ -55,25 +54,10 @@ def loop() -> Iterator[Loop]:
 # --- huge pages -----------------------------------------------------------------------------------------------------------
 
 
-def given(parent: str) -> bool:
-    """Whether this kernel gives huge pages at all, to whoever is patient."""
-    path = f"{parent}/probe"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        os.ftruncate(fd, 4 * MIB)
-        view = huge_pages.map_file(fd, 4 * MIB, writable=True)
-        for at in (0, 2 * MIB):
-            view[at] = 1
-        return huge_pages.are_given() and huge_pages.collapse(view, 0, 4 * MIB)
-    finally:
-        os.close(fd)
-        os.unlink(path)
-
-
 @pytest.fixture
 def kernel(parent: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel that gives huge pages, and is given the time for it."""
-    if not given(parent):
+    if not gives_huge_pages(parent):
         pytest.skip("this kernel gives no huge pages: Linux 6.1, and tmpfs without `deny`")
     monkeypatch.setattr(huge_pages, "_SLOW", 10.0)
 

@@ -92,13 +92,15 @@ def test_the_fixture(acl_server: Server, namespace: str) -> None:
 
 
 #: Asked of the server at connect, and done without where they are forbidden; CLIENT SETNAME is granted as a subcommand; the
-#: rest are words of other meaning, and SCAN is the doctor's, who walks the indices where it is forbidden.
+#: rest are words of other meaning, SCAN is the doctor's, who walks the indices where it is forbidden, and SCRIPT is asked
+#: only of a server that was started by who asks.
 NOT_NEEDED = {
     "INFO",
     "SENTINEL",
     "CLIENT",
     "AUTH",
     "SCAN",
+    "SCRIPT",
     "WAIT",
     "DEBUG",
     "TYPE",

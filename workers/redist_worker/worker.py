@@ -252,6 +252,7 @@ class Worker:
         control.look()
         await self.executors.start()
         pressure.start()
+        home.directory.grants.ready.keep(options.memory.ready_of(options.memory_limit))
         logger.info(
             "worker %s at %s is ready, in Redis as caller:%d", self.name, self.address, session.ordinal
         )

@@ -1,0 +1,319 @@
+"""Memory is ready ahead of large values: it is cut to size for the next, is the first to go, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+import numpy as np
+import pytest
+from memory_helpers import forked, store
+from test_huge_pages import huge_bytes
+
+from redist import config
+from redist.errors import ConfigurationError, SegmentsFull
+from redist.memory import huge_pages, pool, ready
+from redist.memory.directory import SegmentDirectory
+from redist.memory.limits import MemoryLimits, configured_limits
+from redist.memory.reader import open_segment
+from servers import wait_until
+
+MIB = 1 << 20
+#: What is ready in these tests, in directories of 64 MiB.
+READY = 16 * MIB
+DATA = np.random.default_rng(0).integers(0, 256, 9 * MIB + 12_345, np.uint8).tobytes()
+
+pytestmark = pytest.mark.usefixtures("asked_anew", "patient", "soon")
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made at once."""
+    monkeypatch.setattr(ready, "_AT_FIRST", 0.0)
+    monkeypatch.setattr(ready, "_SETTLES", 0.0)
+
+
+def make_ready(directory: SegmentDirectory, size: int = READY) -> None:
+    directory.grants.ready.keep(size)
+    wait_until(lambda: directory.pool.ready)
+
+
+def idle(directory: SegmentDirectory) -> bool:
+    """Whether nothing is being made."""
+    return directory.grants.ready._thread is None
+
+
+def uses_some(directory: SegmentDirectory) -> None:
+    """Have a large value take memory where no thread may be started."""
+    directory.grants.ready.used(READY)
+    assert idle(directory)
+
+
+def pool_files(directory: SegmentDirectory) -> list[str]:
+    return [name for name in os.listdir(directory.path) if name.startswith(pool.POOL_FILE)]
+
+
+# --- taken --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_next_large_value_gets_it_and_more_is_made(kernel: None, directory: SegmentDirectory) -> None:
+    make_ready(directory)
+    assert directory.pool.total == directory.space.used == READY
+    inode = os.stat(f"{directory.path}/{pool_files(directory)[0]}").st_ino
+    path = store(directory, "x", 1, DATA)
+    assert os.stat(path).st_ino == inode
+    view = open_segment(path).view
+    assert huge_bytes(view) == 8 * MIB
+    assert bytes(view) == DATA
+    assert directory.files["x", 1] == os.stat(path).st_blocks * 512 < READY
+    wait_until(lambda: directory.pool.ready)
+    assert directory.space.used == directory.files["x", 1] + READY
+
+
+@pytest.mark.parametrize("size", [READY // 8 - 4096, READY + 4096], ids=["small", "large"])
+def test_it_is_not_for_a_value_of_another_size(size: int, kernel: None, directory: SegmentDirectory) -> None:
+    make_ready(directory)
+    ((_, reserved),) = directory.grants.grant([size])
+    assert directory.pool.ready
+    assert directory.space.used == READY + reserved
+    directory.space.release(reserved)
+
+
+def test_a_file_that_was_written_before_is_taken_first(kernel: None, directory: SegmentDirectory) -> None:
+    inode = os.stat(store(directory, "x", 1, DATA)).st_ino
+    directory.drop("x", 1)
+    make_ready(directory)
+    assert os.stat(store(directory, "y", 1, DATA)).st_ino == inode
+    assert directory.pool.ready
+
+
+def test_one_file_is_for_one_of_many(kernel: None, directory: SegmentDirectory) -> None:
+    make_ready(directory)
+    granted = directory.grants.grant([4 * MIB, 4 * MIB])
+    assert [os.path.exists(path) for path, _ in granted] == [True, False]
+    assert directory.space.used - directory.pool.total == 8 * MIB
+    for path, reserved in granted:
+        directory.grants.cancel(path, reserved)
+
+
+# --- given back ---------------------------------------------------------------------------------------------------------
+
+
+def test_it_is_the_first_to_go_where_memory_is_short(kernel: None, directory: SegmentDirectory) -> None:
+    make_ready(directory)
+    store(directory, "x", 1, DATA)
+    directory.drop("x", 1)
+    wait_until(lambda: directory.pool.ready)
+    assert directory.trim(1) == READY
+    assert not directory.pool.ready
+    assert directory.pool.total == directory.space.used > len(DATA)
+
+
+def test_a_value_that_needs_all_memory_gets_it(kernel: None, directory: SegmentDirectory) -> None:
+    make_ready(directory)
+    size = directory.space.limit
+    ((_, reserved),) = directory.grants.grant([size])
+    assert reserved == directory.space.used == size
+    assert not directory.pool.ready
+    directory.space.release(reserved)
+    wait_until(lambda: idle(directory))
+    # nor is any made until memory has not been short for a while
+    store(directory, "x", 1, DATA)
+    wait_until(lambda: idle(directory))
+    assert not directory.pool.ready
+    assert directory.space.used == directory.files["x", 1]
+
+
+def test_it_goes_when_nothing_large_comes(
+    kernel: None, directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_ready(directory)
+    assert directory.reap() == 0
+    monkeypatch.setattr(pool, "READY", 0.0)
+    assert directory.due
+    assert directory.reap() == READY
+    assert directory.space.used == directory.pool.total == 0
+    assert pool_files(directory) == []
+
+
+def test_a_large_value_keeps_it(
+    kernel: None, directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_ready(directory)
+    monkeypatch.setattr(pool, "READY", 0.2)
+    until = time.monotonic() + 0.5
+    while time.monotonic() < until:
+        ((_, reserved),) = directory.grants.grant([READY + 4096])
+        assert directory.reap() == 0
+        directory.space.release(reserved)
+        time.sleep(0.01)
+    wait_until(lambda: directory.reap() == READY)
+
+
+# --- not made -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("why", ["limit", "machine"])
+def test_none_is_made_where_it_is_much(
+    why: str, kernel: None, directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if why == "limit":
+        directory.space.reserve(directory.space.limit - 2 * READY + 4096)
+    else:
+        monkeypatch.setattr(ready, "available_memory", lambda: 15 * READY)
+    before = directory.space.used
+    directory.grants.ready.keep(READY)
+    wait_until(lambda: idle(directory))
+    assert not directory.pool.ready
+    assert directory.space.used == before
+    directory.space.release(before)
+
+
+@pytest.mark.parametrize("made", [0, 1])
+def test_none_stays_where_the_kernel_has_no_more(
+    made: int, kernel: None, directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    make = huge_pages.make
+
+    def fails(view: memoryview, at: int, length: int) -> bool:
+        calls.append(at)
+        return len(calls) <= made and make(view, at, length)
+
+    monkeypatch.setattr(huge_pages, "make", fails)
+    directory.grants.ready.keep(READY)
+    wait_until(lambda: idle(directory))
+    assert len(calls) == made + 1
+    assert directory.space.used == directory.pool.total == 0
+    assert pool_files(directory) == []
+    store(directory, "x", 1, DATA)  # as if nothing had been tried
+
+
+def test_advice_that_is_ignored_makes_none(
+    kernel: None, directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huge_pages, "make", lambda *_: True)
+    directory.grants.ready.keep(READY)
+    wait_until(lambda: idle(directory))
+    assert not directory.pool.ready
+    assert directory.space.used == 0
+
+
+def test_without_huge_pages_none_is_made(directory: SegmentDirectory) -> None:
+    with config.set({"payloads.huge-pages": False}):
+        directory.grants.ready.keep(READY)
+    assert idle(directory)
+    store(directory, "x", 1, DATA)
+    assert idle(directory)
+
+
+def test_others_that_need_memory_meanwhile_stop_it(
+    kernel: None, directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = huge_pages.make
+
+    def slow(view: memoryview, at: int, length: int) -> bool:
+        if not at:
+            directory.space.reserve(directory.space.free() - READY + 4096)
+        return make(view, at, length)
+
+    monkeypatch.setattr(huge_pages, "make", slow)
+    directory.grants.ready.keep(READY)
+    wait_until(lambda: idle(directory))
+    assert not directory.pool.ready
+    assert directory.pool.total == 0
+    directory.space.release(directory.space.used)
+
+
+# --- ended --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("close", ["close", "forked"])
+def test_nothing_is_made_after_the_end(
+    close: str, kernel: None, directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+    make = huge_pages.make
+
+    def slow(view: memoryview, at: int, length: int) -> bool:
+        entered.set()
+        assert go_on.wait(20)
+        return make(view, at, length)
+
+    monkeypatch.setattr(huge_pages, "make", slow)
+    directory.grants.ready.keep(READY)
+    assert entered.wait(20)
+    assert directory.pool.total == directory.space.used == READY
+    if close == "forked":
+        child = forked(lambda: uses_some(directory))
+        assert os.waitpid(child, 0)[1] == 0
+        go_on.set()
+        wait_until(lambda: directory.pool.ready)
+    else:
+        closing = threading.Thread(target=directory.close)
+        closing.start()
+        go_on.set()
+        closing.join(20)
+        assert not closing.is_alive()
+        assert not os.path.exists(directory.path)
+        assert idle(directory)
+
+
+def test_a_successor_removes_it(kernel: None, parent: str) -> None:
+    directory = SegmentDirectory.create(parent, limit=64 << 20)
+    make_ready(directory)
+    directory.close(remove=False)
+    adopted = SegmentDirectory.adopt(directory.path, limit=64 << 20)
+    try:
+        assert pool_files(adopted) == []
+        assert adopted.space.used == 0
+    finally:
+        adopted.close()
+
+
+# --- settings -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("setting", "limit", "size"),
+    [
+        ("auto", 16 << 30, 256 << 20),
+        ("auto", 1 << 30, 32 << 20),
+        (0, 1 << 30, 0),
+        (False, 1 << 30, 0),
+        ("0", 1 << 30, 0),
+        ("100 MiB", 1 << 30, 100 << 20),
+        (1 << 20, 0, 1 << 20),
+    ],
+)
+def test_how_much(setting: object, limit: int, size: int) -> None:
+    with config.set({"worker.memory.ready": setting}):
+        assert configured_limits().ready_of(limit) == size
+
+
+def test_without_a_limit_it_goes_by_the_machine() -> None:
+    assert 0 < MemoryLimits().ready_of(0) <= 256 << 20
+
+
+@pytest.mark.parametrize("setting", ["much", -1, True])
+def test_what_is_no_amount_is_refused(setting: object) -> None:
+    with (
+        config.set({"worker.memory.ready": setting}),
+        pytest.raises(
+            ConfigurationError, match=r"^worker\.memory\.ready: '.*' is no amount of memory: .*, or auto$"
+        ),
+    ):
+        configured_limits()
+
+
+def test_a_full_file_system_makes_none(
+    kernel: None, directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(nbytes: int, *_: object) -> None:
+        raise SegmentsFull("full")
+
+    monkeypatch.setattr(directory.space, "reserve", full)
+    directory.grants.ready.keep(READY)
+    wait_until(lambda: idle(directory))
+    assert pool_files(directory) == []
