@@ -35,7 +35,8 @@ __all__ = ["Future"]
 
 T = TypeVar("T")
 
-#: Collects the records of the Futures that a value brings, where whoever loads it asks for that.
+#: Collects the records of the Futures that a value brings, where whoever loads it asks for that. Not those that there were
+#: already: what the server says of their keys may be news of somebody else's task, with ours refused or still on its way.
 BROUGHT: ContextVar[list[FutureState] | None] = ContextVar("redist_brought", default=None)
 
 
@@ -296,9 +297,10 @@ def _rebuild(name: str) -> Future[Any]:
     from redist.current import default_client
 
     client = default_client()
-    state = client._bind(name)
     brought = BROUGHT.get()
-    if brought is not None:
+    known = client.session.states.get(name) if brought is not None else None
+    state = client._bind(name)
+    if brought is not None and state is not known:
         brought.append(state)
     return Future._of(state, client)
 

@@ -95,7 +95,8 @@ class Exchange:
                     raise ConnectionResetError("the data server closed the connection")
                 self.receiver.buffer_updated(count)
                 self.heard = time.monotonic()
-                if count < len(buffer):  # there was no more
+                # There was no more. TLS gives a record at a time, however many are there.
+                if count < len(buffer) and not isinstance(self.socket, ssl.SSLSocket):
                     return
         except (BlockingIOError, ssl.SSLWantReadError):
             pass

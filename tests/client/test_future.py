@@ -245,6 +245,28 @@ def test_futures_of_a_dataset_say_at_once_how_they_stand(
     reader.unpublish_dataset("others")
 
 
+def test_a_dataset_says_nothing_of_what_was_submitted_here(
+    client: Client, new_client: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key is another function's: its value must not pass for that of ours before we are told."""
+    theirs = client.submit(inc, 1, key="theirs")
+    wait(theirs)
+    client.publish_dataset(theirs, name="d")
+    other = new_client()
+    held: list[tuple[bytes, bytes]] = []
+    on_message = other.session.on_message
+    monkeypatch.setattr(other.session, "on_message", lambda *message: held.append(message))
+    ours = other.submit(fails, key="theirs")
+    there = other.get_dataset("d")
+    assert (ours.status, there.status) == ("pending", "pending")
+    monkeypatch.setattr(other.session, "on_message", on_message)
+    with other.session.lock:
+        for message in held:
+            on_message(*message)
+    wait([ours, there], timeout=20)
+    other.unpublish_dataset("d")
+
+
 def test_futures_of_a_large_dataset(client: Client, new_client: Callable[..., Client]) -> None:
     """Of very many only the first are asked for, in one call."""
     numbers = client.scatter(list(range(1200)), hash=False)

@@ -21,6 +21,7 @@ from redist.errors import RedistError, SegmentGone, TransferError
 from redist.memory import data_server, receive
 from redist.memory.data_client import DataClient
 from redist.memory.directory import SegmentDirectory
+from redist.memory.exchanges import Exchange
 from redist.memory.frames import error_fields, pack_frame
 from redist.memory.hello import check_client, new_nonce, server_hello, server_proof
 from redist.memory.receive import FrameReceiver, PrivateSink, Received
@@ -91,6 +92,32 @@ def test_over_tls(parent: str, loop: Loop, certificate: tuple[str, str]) -> None
     for worker in workers:
         worker.close()
         worker.directory.close()
+
+
+def test_several_records_of_tls_come_in_a_turn(certificate: tuple[str, str]) -> None:  # noqa: F811
+    """Each receive brings one, and is shorter than what it asked for, though more are there."""
+    key, cert = certificate
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    here, there = socket.socketpair()
+    sent = threading.Event()
+
+    def send() -> None:
+        with context.wrap_socket(there, server_side=True) as sender:
+            sender.sendall(pack_frame(["x" * 40_000]))
+            sent.set()
+            sender.recv(1)  # nothing, when the other has closed
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    with ssl.create_default_context(cafile=cert).wrap_socket(here, server_hostname="127.0.0.1") as sock:
+        exchange = Exchange(sock, b"", FrameReceiver(bytearray(1 << 20)))
+        assert sent.wait(10)
+        sock.setblocking(False)
+        exchange.step()
+        assert exchange.done
+        assert exchange.error is None
+    sending.join(10)
 
 
 def test_requests_that_no_socket_buffer_holds(workers: list[Worker]) -> None:
