@@ -153,7 +153,7 @@ class Grants:
     def reap(self) -> int:
         """Give back what nobody maps or uses any more; see `SegmentDirectory.reap`."""
         self._arenas.seal_idle()
-        return self._lingering.reap() + self._lingering.trim()
+        return self._lingering.reap() + self._lingering.trim(int(self.ready.is_much()))
 
     def new_path(self) -> str:
         """Return the path of a new file to be written and then published under `path_of` a payload."""

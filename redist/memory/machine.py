@@ -7,7 +7,14 @@ import os
 import sys
 from collections.abc import Iterator
 
-__all__ = ["available_memory", "control_group_limit", "cores", "is_in_memory", "memory_of_machine"]
+__all__ = [
+    "available_memory",
+    "control_group_limit",
+    "control_group_room",
+    "cores",
+    "is_in_memory",
+    "memory_of_machine",
+]
 
 _CGROUP = "/sys/fs/cgroup"
 _IN_MEMORY = frozenset({"tmpfs", "ramfs", "hugetlbfs", "devtmpfs"})
@@ -21,7 +28,11 @@ def memory_of_machine() -> int:
 
 
 def available_memory() -> int:
-    """Return how many bytes processes can get without others going to swap; 0 where that cannot be seen."""
+    """Return how many bytes this process can get without swap, or an end by the kernel; 0 where that cannot be seen."""
+    return int(max(0, min(_available_in_machine(), control_group_room())))
+
+
+def _available_in_machine() -> int:
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             for line in file:
@@ -55,13 +66,41 @@ def control_group_limit(own: str = "/proc/self/cgroup", mounted: str = _CGROUP) 
     mounted : str
         Where they are mounted.
     """
+    return min((limit for _, limit in _limits(own, mounted)), default=0)
+
+
+def control_group_room(own: str = "/proc/self/cgroup", mounted: str = _CGROUP) -> float:
+    """Return the least that is left in a control group of this process, files aside that it can forget.
+
+    Infinite if none has a limit. The parameters are those of `control_group_limit`.
+    """
+    return min((limit - _used(path) for path, limit in _limits(own, mounted)), default=math.inf)
+
+
+def _limits(own: str, mounted: str) -> list[tuple[str, int]]:
+    """Return the files that limit control groups of a process, and the limits."""
     try:
         with open(own, encoding="utf-8") as file:
             lines = file.read().splitlines()
     except (OSError, UnicodeDecodeError):  # no Linux
-        return 0
-    limits = [limit for line in lines for path in _files(line, mounted) if (limit := _read(path))]
-    return min(limits, default=0)
+        return []
+    return [(path, limit) for line in lines for path in _files(line, mounted) if (limit := _read(path))]
+
+
+def _used(path: str) -> int:
+    """Return the bytes that the control group takes which the file at `path` limits."""
+    group, name = os.path.split(path)
+    first = name == "memory.limit_in_bytes"
+    used = _read(os.path.join(group, "memory.usage_in_bytes" if first else "memory.current"))
+    try:
+        with open(os.path.join(group, "memory.stat"), encoding="ascii") as file:
+            for line in file:
+                word, _, amount = line.partition(" ")
+                if word == ("total_inactive_file" if first else "inactive_file"):
+                    return used - int(amount)
+    except (OSError, ValueError):
+        pass
+    return used
 
 
 def _files(line: str, mounted: str) -> Iterator[str]:

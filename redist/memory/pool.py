@@ -36,6 +36,8 @@ _WASTE = 1.25
 #: A ready file is cut to an eighth at least: a new one is made each time.
 _LEAST_OF_READY = 8
 _NEVER = float("-inf")
+#: s that are waited for who makes a file ready to stop
+_STOPS = 1.0
 
 
 @dataclass(slots=True)
@@ -72,6 +74,9 @@ class Pool:
         self._files: list[Pooled] = []
         # with those that are being given back, or made ready
         self._total = self._going = 0
+        # what is being made ready, and told when it is there or was given up
+        self._making = 0
+        self._made = threading.Condition(self._mutex)
         self._ready: Pooled | None = None
         self._short_until = _NEVER
 
@@ -103,17 +108,41 @@ class Pool:
                 self._files.insert(0, Pooled(path, size, writer, _NEVER))
             self._total += size
 
-    def expect(self, size: int) -> None:
-        """Count a file of `size` bytes that is being made ready; one that is not made after all by a negative number."""
+    def expect(self, size: int) -> bool:
+        """Count a file of `size` bytes that is to be made ready; return False if there is no need or no room for it."""
         with self._mutex:
+            if self._ready is not None or self.short or self._total - self._going + size > self.cap:
+                return False
             self._total += size
             self._going += size
+            self._making = size
+            return True
 
-    def add_ready(self, path: str, size: int) -> None:
-        """Take in a file that was expected and that nobody wrote yet; there is no other."""
+    def give_up(self) -> None:
+        """Count the expected file no more: it is not made after all, and its memory is free."""
         with self._mutex:
-            self._ready = Pooled(path, size, 0, time.monotonic())
-            self._going -= size
+            self._total -= self._making
+            self._settle()
+
+    def add_ready(self, path: str) -> None:
+        """Take in the file that was expected, and that nobody wrote yet."""
+        with self._mutex:
+            self._ready = Pooled(path, self._making, 0, time.monotonic())
+            self._settle()
+
+    def _settle(self) -> None:
+        self._going -= self._making
+        self._making = 0
+        self._made.notify_all()
+
+    def _stop_making(self, *, wait: bool) -> int:
+        """Note that memory is short; `wait` until who makes a file ready has seen it, and return what that gave back."""
+        with self._mutex:
+            self._short_until = time.monotonic() + IDLE
+            making = self._making
+            if wait:
+                self._made.wait_for(lambda: not self._making, _STOPS)
+            return 0 if self._making or self._ready is not None else making
 
     def keep_ready(self) -> None:
         """Keep such a file for another `READY` seconds."""
@@ -171,7 +200,7 @@ class Pool:
         need : int
             See above.
         most : float
-            What would make more bytes than these stays.
+            What would make more bytes than these stays, and nothing is waited for.
 
         Returns
         -------
@@ -179,7 +208,7 @@ class Pool:
             Bytes that went back to the system.
         """
         until = time.monotonic() - IDLE
-        freed = 0
+        freed = self._stop_making(wait=most == float("inf")) if need else 0
         while (file := self._pop(until, need, freed, most)) is not None:
             give_back(file.path)
             release(file.size)
@@ -192,8 +221,6 @@ class Pool:
 
     def _pop(self, until: float, need: int, freed: int, most: float) -> Pooled | None:
         with self._mutex:
-            if need:
-                self._short_until = time.monotonic() + IDLE
             if (ready := self._ready) is not None and ready.size + freed <= most:
                 over = self._total - self._going > self.cap
                 if freed < need or over or ready.since <= time.monotonic() - READY:

@@ -32,7 +32,8 @@ _FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 #: s after the start, in which others have better use for the processors, and s after a large value: many come at once
 _AT_FIRST, _SETTLES = 1.0, 0.1
 _PIECE = 8 << 20
-#: It has to be less than a half of what is free, by the limit, in the file system, and a sixteenth of the machine's.
+#: It has to be less than a half of what is free, by the limit, in the file system, and a sixteenth of what the machine or a
+#: control group has left; it goes when there is less than as much again, or than eight times as much.
 _FREE, _OF_MACHINE = 2, 16
 _NEVER = float("inf")
 
@@ -68,6 +69,10 @@ class ReadyMemory:
             self._pool.keep_ready()
             self._make_in(_SETTLES)
 
+    def is_much(self) -> bool:
+        """Whether what is ready is much beside what is free by now, be it that another worker took that."""
+        return self._pool.ready and not self._fits(self._size // _FREE)
+
     def close(self) -> None:
         """Make nothing more; return when nothing is being made."""
         with self._changed:
@@ -90,11 +95,10 @@ class ReadyMemory:
             self._due = time.monotonic() + seconds
             if self._thread is not None:
                 return  # it looks again when the time is there that it waits for
-            self._thread = thread = threading.Thread(target=self._main, name="redist-ready", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:  # no more threads, or the interpreter ends
-            with self._changed:
+            self._thread = threading.Thread(target=self._main, name="redist-ready", daemon=True)
+            try:
+                self._thread.start()
+            except RuntimeError:  # no more threads, or the interpreter ends
                 self._thread = None
 
     def _main(self) -> None:
@@ -120,21 +124,23 @@ class ReadyMemory:
 
     def _make(self) -> None:
         size = self._size
-        if self._pool.ready or self._pool.short or not self._fits(size):
+        if not self._fits(size) or not self._pool.expect(size):
             return
-        self._space.reserve(size)
-        self._pool.expect(size)
         path = self._pool.new_path()
-        made = False
+        reserved = made = False
         try:
+            # behind that: who subtracts the pool from what is used must not find too much
+            self._space.reserve(size)
+            reserved = True
             made = self._fill(path, size)
         finally:
             if made:
-                self._pool.add_ready(path, size)
+                self._pool.add_ready(path)
             else:
                 give_back(path)
-                self._space.release(size)
-                self._pool.expect(-size)
+                if reserved:
+                    self._space.release(size)
+                self._pool.give_up()
 
     def _fits(self, more: int) -> bool:
         """Whether `more` bytes are little beside what is free."""
@@ -148,7 +154,7 @@ class ReadyMemory:
             view = huge_pages.map_file(fd, size, writable=True)
             for at in range(0, size, _PIECE):
                 begun = time.monotonic()
-                if not huge_pages.make(view, at, _PIECE) or not self._fits(size // _FREE):
+                if not huge_pages.make(view, at, _PIECE) or self._pool.short or not self._fits(size // _FREE):
                     return False
                 with self._changed:
                     self._changed.wait_for(lambda: self._closed, time.monotonic() - begun)

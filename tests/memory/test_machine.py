@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
 import pytest
 
 from redist.memory.amounts import parse_bytes
-from redist.memory.machine import control_group_limit, is_in_memory, memory_of_machine
+from redist.memory.machine import (
+    available_memory,
+    control_group_limit,
+    control_group_room,
+    is_in_memory,
+    memory_of_machine,
+)
 from redist.sizing import limit
 
 
@@ -42,6 +49,49 @@ def test_control_groups(tmp_path: Path, own: str, files: dict[str, str], expecte
 
 def test_no_control_groups(tmp_path: Path) -> None:
     assert control_group_limit(str(tmp_path / "nothing"), str(tmp_path)) == 0
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "expected"),
+    [
+        ("0::/\n", {"memory.max": "max\n", "memory.current": "400\n"}, math.inf),
+        ("0::/\n", {"memory.max": "1000\n", "memory.current": "400\n"}, 600),
+        (
+            "0::/a\n",
+            {
+                "memory.max": "2000",
+                "memory.current": "1900",
+                "memory.stat": "anon 5\nfile 900\ninactive_file 800\nactive_file 100\n",
+                "a/memory.max": "1000",
+                "a/memory.current": "700",
+                "a/memory.stat": "inactive_file 0\n",
+            },
+            300,
+        ),
+        (
+            "4:memory:/x\n",
+            {
+                "memory/x/memory.limit_in_bytes": "600\n",
+                "memory/x/memory.usage_in_bytes": "500\n",
+                "memory/x/memory.stat": "inactive_file 1\ntotal_inactive_file 200\n",
+            },
+            300,
+        ),
+    ],
+)
+def test_what_is_left_in_control_groups(
+    tmp_path: Path, own: str, files: dict[str, str], expected: float
+) -> None:
+    assert control_group_room(*written(tmp_path, own, files)) == expected
+
+
+def test_available_is_what_a_control_group_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("redist.memory.machine.control_group_room", lambda: math.inf)
+    assert 1_000_000 < available_memory() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    monkeypatch.setattr("redist.memory.machine.control_group_room", lambda: 1_000_000)
+    assert available_memory() == 1_000_000
+    monkeypatch.setattr("redist.memory.machine.control_group_room", lambda: -5)
+    assert available_memory() == 0
 
 
 def test_fractions_are_of_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,6 +85,7 @@ def test_it_is_not_for_a_value_of_another_size(size: int, kernel: None, director
 def test_a_file_that_was_written_before_is_taken_first(kernel: None, directory: SegmentDirectory) -> None:
     inode = os.stat(store(directory, "x", 1, DATA)).st_ino
     directory.drop("x", 1)
+    directory.pool.cap = 64 * MIB
     make_ready(directory)
     assert os.stat(store(directory, "y", 1, DATA)).st_ino == inode
     assert directory.pool.ready
@@ -125,6 +128,66 @@ def test_a_value_that_needs_all_memory_gets_it(kernel: None, directory: SegmentD
     assert directory.space.used == directory.files["x", 1]
 
 
+def test_a_value_that_needs_what_is_being_made_gets_it(
+    kernel: None, directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, and no value has to go to disk for it."""
+    entered = threading.Event()
+    make = huge_pages.make
+
+    def tells(view: memoryview, at: int, length: int) -> bool:
+        entered.set()
+        wait_until(lambda: directory.pool.short)
+        return make(view, at, length)
+
+    monkeypatch.setattr(huge_pages, "make", tells)
+    directory.grants.ready.keep(READY)
+    assert entered.wait(20)
+    size = directory.space.limit
+    ((_, reserved),) = directory.grants.grant([size])
+    assert reserved == directory.space.used == size
+    assert directory.pool.total == 0
+    directory.space.release(reserved)
+    wait_until(lambda: idle(directory))
+    assert pool_files(directory) == []
+
+
+def test_who_may_not_wait_has_it_stopped(
+    kernel: None, directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an event loop, which tries again."""
+    entered, go_on = threading.Event(), threading.Event()
+    make = huge_pages.make
+
+    def slow(view: memoryview, at: int, length: int) -> bool:
+        entered.set()
+        assert go_on.wait(20)
+        return make(view, at, length)
+
+    monkeypatch.setattr(huge_pages, "make", slow)
+    directory.grants.at_once = READY
+    directory.grants.ready.keep(READY)
+    assert entered.wait(20)
+    with pytest.raises(SegmentsFull):
+        directory.grants.grant([directory.space.limit])
+    assert directory.pool.total == directory.space.used == READY
+    go_on.set()
+    wait_until(lambda: idle(directory))
+    assert not directory.pool.ready
+    assert directory.pool.total == directory.space.used == 0
+
+
+def test_it_goes_when_others_take_the_memory(
+    kernel: None, directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other workers have the same file system, which holds nothing of theirs that could go instead."""
+    make_ready(directory)
+    assert directory.reap() == 0
+    monkeypatch.setattr(directory.space, "available_on_disk", lambda: READY - 4096)
+    assert directory.reap() == READY
+    assert directory.space.used == directory.pool.total == 0
+
+
 def test_it_goes_when_nothing_large_comes(
     kernel: None, directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +212,29 @@ def test_a_large_value_keeps_it(
         directory.space.release(reserved)
         time.sleep(0.01)
     wait_until(lambda: directory.reap() == READY)
+
+
+def test_what_is_used_beside_the_pool_never_seems_more(
+    kernel: None, directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By that executors are paused."""
+    seen: list[int] = []
+    reserve, release = directory.space.reserve, directory.space.release
+
+    def looked(change: Callable[..., None]) -> Callable[..., None]:
+        def changed(*args: Any) -> None:
+            seen.append(directory.space.used - directory.pool.total)
+            change(*args)
+            seen.append(directory.space.used - directory.pool.total)
+
+        return changed
+
+    monkeypatch.setattr(directory.space, "reserve", looked(reserve))
+    monkeypatch.setattr(directory.space, "release", looked(release))
+    make_ready(directory)
+    assert directory.trim(1) == READY
+    assert len(seen) == 4
+    assert max(seen) == 0
 
 
 # --- not made -----------------------------------------------------------------------------------------------------------
@@ -208,6 +294,16 @@ def test_without_huge_pages_none_is_made(directory: SegmentDirectory) -> None:
     assert idle(directory)
 
 
+def test_none_is_made_where_the_pool_is_full(kernel: None, directory: SegmentDirectory) -> None:
+    """It would be the first to go, and made again for each large value."""
+    store(directory, "x", 1, DATA)
+    directory.drop("x", 1)
+    directory.grants.ready.keep(READY)
+    wait_until(lambda: idle(directory))
+    assert not directory.pool.ready
+    assert directory.pool.total == directory.space.used < READY
+
+
 def test_others_that_need_memory_meanwhile_stop_it(
     kernel: None, directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,6 +354,26 @@ def test_nothing_is_made_after_the_end(
         assert not closing.is_alive()
         assert not os.path.exists(directory.path)
         assert idle(directory)
+
+
+def test_the_end_comes_as_the_thread_is_started(
+    kernel: None, directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[bool] = []
+    closing = threading.Thread(target=lambda: closed.append(directory.grants.ready.close() is None))
+    start = threading.Thread.start
+
+    def slow(thread: threading.Thread) -> None:
+        if thread.name == "redist-ready":
+            start(closing)
+            closing.join(0.1)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", slow)
+    directory.grants.ready.keep(READY)
+    closing.join(20)
+    assert closed == [True]
+    assert idle(directory)
 
 
 def test_a_successor_removes_it(kernel: None, parent: str) -> None:
