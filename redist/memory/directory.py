@@ -61,7 +61,7 @@ from redist.memory.locks import (
 )
 from redist.memory.making import make_directory, write_file
 from redist.memory.pool import POOL_FILE, Pool
-from redist.memory.space import Space, Standing, format_size
+from redist.memory.space import Space, Standing, capacity, format_size
 from redist.memory.spill import SpillDirectory
 from redist.memory.touched import Touched
 
@@ -203,7 +203,9 @@ class SegmentDirectory:
 
     def _take(self, used: int, limit: int, owner: str) -> None:
         self.space.reset(used, limit)
-        self.pool.cap = (limit or self.space.available_on_disk()) // _POOLED
+        # a limit may be more than there is for this worker and others
+        room = min(limit, capacity(self.path)) if limit else self.space.available_on_disk()
+        self.pool.cap = room // _POOLED
         text = f"{owner}\n{os.getpid()}\n".encode()
         os.ftruncate(self._lock_fd, 0)
         os.pwrite(self._lock_fd, text, 0)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from redist.errors import SegmentError, SegmentsFull
 
-__all__ = ["Space", "Standing", "available", "format_size", "full_error", "waited_error"]
+__all__ = ["Space", "Standing", "available", "capacity", "format_size", "full_error", "waited_error"]
 
 _COUNTERS = struct.Struct("<qq")
 

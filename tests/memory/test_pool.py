@@ -171,6 +171,16 @@ def test_the_pool_makes_room(directory: SegmentDirectory) -> None:
     assert directory.space.used == directory.total
 
 
+def test_it_holds_no_more_than_a_part_of_the_file_system(parent: str) -> None:
+    """Others have the same: what one keeps for a while another waits for."""
+    directory = SegmentDirectory.create(parent, limit=1 << 60)
+    try:
+        stat = os.statvfs(parent)
+        assert directory.pool.cap <= stat.f_blocks * stat.f_frsize // 4
+    finally:
+        directory.close()
+
+
 def test_the_pool_is_capped(directory: SegmentDirectory) -> None:
     assert directory.pool.cap == 16 * MIB
     for attempt in range(4):
