@@ -31,6 +31,8 @@ logger = logging.getLogger("redist.memory")
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 #: s after the start, in which others have better use for the processors, and s after a large value: many come at once
 _AT_FIRST, _SETTLES = 1.0, 0.1
+#: s until a kernel is asked again that had no huge pages, or knows no such call
+_REFUSED = 60.0
 _PIECE = 8 << 20
 #: It has to be less than a half of what is free, by the limit, in the file system, and a sixteenth of what the machine or a
 #: control group has left; it goes when there is less than as much again, or than eight times as much.
@@ -55,6 +57,7 @@ class ReadyMemory:
         self._size = 0
         self._changed = threading.Condition()
         self._due = _NEVER
+        self._not_before = 0.0
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -90,9 +93,10 @@ class ReadyMemory:
 
     def _make_in(self, seconds: float) -> None:
         with self._changed:
-            if self._closed or not self._size or self._pool.ready:
+            now = time.monotonic()
+            if self._closed or not self._size or self._pool.ready or now < self._not_before:
                 return
-            self._due = time.monotonic() + seconds
+            self._due = now + seconds
             if self._thread is not None:
                 return  # it looks again when the time is there that it waits for
             self._thread = threading.Thread(target=self._main, name="redist-ready", daemon=True)
@@ -154,13 +158,18 @@ class ReadyMemory:
             view = huge_pages.map_file(fd, size, writable=True)
             for at in range(0, size, _PIECE):
                 begun = time.monotonic()
-                if not huge_pages.make(view, at, _PIECE) or self._pool.short or not self._fits(size // _FREE):
+                if not huge_pages.make(view, at, _PIECE):
+                    break
+                if self._pool.short or not self._fits(size // _FREE):
                     return False
                 with self._changed:
                     self._changed.wait_for(lambda: self._closed, time.monotonic() - begun)
                     if self._closed:
                         return False
-            return os.fstat(fd).st_blocks * 512 >= size  # an emulator of processors ignores the advice
+            made = os.fstat(fd).st_blocks * 512 >= size  # an emulator of processors ignores the advice
+            if not made:
+                self._not_before = time.monotonic() + _REFUSED
+            return made
         finally:
             with contextlib.suppress(OSError):
                 os.close(fd)

@@ -104,6 +104,7 @@ def test_one_file_is_for_one_of_many(kernel: None, directory: SegmentDirectory) 
 
 
 def test_it_is_the_first_to_go_where_memory_is_short(kernel: None, directory: SegmentDirectory) -> None:
+    directory.pool.cap = 64 * MIB
     make_ready(directory)
     store(directory, "x", 1, DATA)
     directory.drop("x", 1)
@@ -274,6 +275,12 @@ def test_none_stays_where_the_kernel_has_no_more(
     assert directory.space.used == directory.pool.total == 0
     assert pool_files(directory) == []
     store(directory, "x", 1, DATA)  # as if nothing had been tried
+    assert idle(directory)  # nor is it tried for each value
+    assert len(calls) == made + 1
+    monkeypatch.setattr(directory.grants.ready, "_not_before", 0.0)  # a while later
+    store(directory, "y", 1, DATA)
+    wait_until(lambda: idle(directory))
+    assert len(calls) == made + 2
 
 
 def test_advice_that_is_ignored_makes_none(
