@@ -70,8 +70,8 @@ class OldGeneration(RedistError):
 class Entry:
     """A call on its way.
 
-    `n` is 0 for an unnumbered one, `sent` says how often it left and may have been applied, `done` whether it was answered.
-    `instead` makes the call that a full server gets in its place.
+    `n` is 0 for an unnumbered one, `sent` says how often it left and may have been applied, `done` whether it was answered,
+    `abandoned` that nobody waits for it any more. `instead` makes the call that a full server gets in its place.
     """
 
     n: int
@@ -81,6 +81,7 @@ class Entry:
     on_error: OnError | None = None
     done: bool = False
     sent: int = 0
+    abandoned: bool = False
     instead: Callable[[], Call] | None = None
 
 
@@ -209,21 +210,27 @@ class Lane:
     def withdraw(self, entry: Entry, *, stays: bool = False) -> bool:
         """Nobody waits for `entry` any more; return whether it may be applied all the same.
 
-        What never left, or was refused, is taken off unless it `stays`; what is unnumbered changes nothing.
+        What never left, or was refused, is taken off unless it `stays`, and what is on its way as soon as it is refused.
+        What is unnumbered changes nothing.
         """
         if not entry.n:
             entry.done = True
             self._loose = [other for other in self._loose if other is not entry]
             return False
-        if (
-            entry.done or entry.sent or stays or entry not in self.unanswered
-        ):  # else it was brought under another number
+        if entry.done or stays or entry not in self.unanswered:  # else it was brought under another number
             return not entry.done
+        if entry.sent:
+            entry.abandoned = True
+            return True
         if self.unanswered[-1] is entry:
             self.n = self.unanswered.pop().n - 1
+        self._take_off(entry)
+        return False
+
+    def _take_off(self, entry: Entry) -> None:
+        """Have a no-op take the number of a call that was not applied."""
         entry.call = calls.noop()
         entry.on_reply = entry.on_error = None
-        return False
 
     def transmit_registration(self, call: Call, on_reply: OnReply, on_error: OnError) -> None:
         """Send a registration, ahead of everything."""
@@ -448,6 +455,10 @@ class Lane:
         for other, sent_in in self._inflight if entry.n else ():
             if other.n >= entry.n and sent_in == self.round:
                 other.sent -= 1  # nothing is applied behind a number that is missing
+        if code in _TRANSIENT or code in _ELSEWHERE:
+            for other in self.unanswered:
+                if other.abandoned and not other.sent:
+                    self._take_off(other)
         if code == "NOSCRIPT":
             self._with_text.add(entry.call.script.sha)
             if entry.n:

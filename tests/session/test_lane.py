@@ -554,6 +554,45 @@ def test_what_was_refused_each_time_is_taken_off(bench: Bench, text: str) -> Non
     assert bench.lane.n == 0
 
 
+@pytest.mark.parametrize("text", ["READONLY You can't write against a read only replica.", "BUSY a script"])
+def test_what_is_refused_after_it_was_given_up_is_taken_off(bench: Bench, text: str) -> None:
+    bench.call("a")
+    bench.call("b")
+    first, second = bench.lane.unanswered
+    assert bench.lane.withdraw(second)
+    assert bench.lane.withdraw(first)
+    bench.call("c")
+    bench.sent()
+    bench.reply(error(text), error(text), error(text))
+    bench.lane.lost()
+    bench.lane.connect()
+    assert bench.sent() == [("", 1), ("", 2), ("c", 3)]
+    bench.reply(OK, OK, OK)
+    assert bench.answers == [("c", b"OK")]
+
+
+def test_what_was_given_up_and_needs_its_script_is_sent_again(bench: Bench) -> None:
+    """That is no refusal: it was told that it may be carried out."""
+    bench.call("a")
+    assert bench.lane.withdraw(bench.lane.unanswered[0])
+    bench.sent()
+    bench.reply(error("NOSCRIPT No matching script."))
+    assert bench.sent() == [("EVAL a", 1)]
+
+
+def test_what_was_given_up_and_sent_twice_stays_when_one_is_refused(bench: Bench) -> None:
+    """The first may have been applied: by its number that is found out."""
+    bench.call("a")
+    bench.lane.lost()
+    bench.lane.connect()
+    assert bench.lane.withdraw(bench.lane.unanswered[0])
+    bench.sent()
+    bench.reply(error("READONLY"))
+    bench.lane.lost()
+    bench.lane.connect()
+    assert bench.sent() == [("a", 1)]
+
+
 def test_what_was_refused_only_after_it_left_unanswered_stays(bench: Bench) -> None:
     bench.call("a")
     bench.lane.lost()
