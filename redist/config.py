@@ -81,8 +81,12 @@ def set(arg: Mapping[str, Any] | None = None, **kwargs: Any) -> Any:  # noqa: A0
     """Change settings, for good or as a context manager: ``set({"client.timeout": "1 m"})``, ``set(client__timeout=60)``."""
     given = {**(arg or {}), **{name.replace("__", "."): value for name, value in kwargs.items()}}
     given = {_canonical(name): value for name, value in given.items()}
-    for name in given:
+    for name, value in given.items():
         _warn_if_unknown(name, 2)
+        if name not in settings() and not isinstance(value, Mapping):
+            within = ", ".join(known for known in settings() if known.startswith(f"{name}."))
+            if within:
+                raise ValueError(f"{name!r} is a section, and {value!r:.80} no mapping: it has {within}")
     import dask.config
 
     _dask()

@@ -19,8 +19,8 @@ def command(url: str, namespace: str | None) -> None:
     """Show bytes in memory and on disk, by worker and by host, at the server at URL.
 
     They are values in memory (managed), memory of the processes that run tasks (unmanaged), values on disk (spilled),
-    dropped values that somebody still maps (lingering), files that wait to be written (pooled), what is being written
-    (granted), and what small values take beyond their own bytes (overhead). They are what workers said last, so
+    dropped values that somebody still maps (lingering), files that wait for the next values (pooled), what is being
+    written (granted), and what small values take beyond their own bytes (overhead). They are what workers said last, so
     up to a heartbeat (2 s) old; a worker that said nothing for longer than its lease is late.
 
     Exits with 1 where there is no such namespace.

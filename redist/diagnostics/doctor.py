@@ -266,11 +266,15 @@ class _Examination:
 
     def _left_behind(self) -> Iterator[str]:
         from redist.memory.locks import dead_directories
+        from redist.memory.space import format_size
 
         ours = f"{self._endpoint.url} {self._endpoint.namespace}\t"
         for dead in dead_directories():
             if dead.owner.startswith(ours):
-                yield f"{dead.path} belonged to a worker that is gone: a restarted one adopts it, others sweep it later"
+                yield (
+                    f"{dead.path} ({format_size(dead.size)}) belonged to a worker that is gone: a restarted one"
+                    " adopts it, others sweep it later"
+                )
 
     def _limits(self) -> Iterator[str]:
         if not self._scan:

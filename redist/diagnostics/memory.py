@@ -36,7 +36,8 @@ class Use:
     lingering : int
         Dropped payloads that somebody still maps.
     pooled : int
-        Files of dropped payloads that wait to be written again; they go as soon as memory is short.
+        Files that wait to be written: those of dropped payloads, and what is ready for the next large one (the setting
+        ``worker.memory.ready``). They go when nobody used them for a while, and as soon as memory is short.
     granted : int
         What was granted and is being written.
     overhead : int
@@ -116,7 +117,8 @@ class Memory:
         rows = [["", "", "", *columns]]
 
         def add(kind: str, name: str, status: str, use: Use) -> None:
-            figures = [_size(getattr(use, column)) for column in columns]
+            limit, *amounts = (_size(getattr(use, column)) for column in columns)
+            figures = [limit if use.limit else "none", *amounts]
             rows.append([kind, name, status, *figures])
 
         for worker in self.workers:

@@ -114,12 +114,12 @@ def small_limit_warning(limit: int, executors: int, limits: MemoryLimits) -> str
 
 def _ready() -> int | None:
     value = config.get("worker.memory.ready")
-    if value in (None, "auto"):
+    if value is None or (isinstance(value, str) and value.strip() == "auto"):
         return None
     try:
-        return parse_bytes(str(value or 0))
+        return 0 if value is False else parse_bytes(str(value))
     except ValueError as error:
-        raise ConfigurationError(f"worker.memory.ready: {error}, or auto") from error
+        raise ConfigurationError(f"worker.memory.ready: {error}, or auto") from None
 
 
 def _span(name: str) -> float:
@@ -127,7 +127,7 @@ def _span(name: str) -> float:
     try:
         span = seconds(value) or 0.0
     except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"worker.memory.{name}: {error}") from error
+        raise ConfigurationError(f"worker.memory.{name}: {error}") from None
     if not span >= 0:
         raise ConfigurationError(
             f"worker.memory.{name} is {value!r:.80}: write a span of time such as '10 s', from 0"

@@ -220,11 +220,14 @@ class DeadDirectory:
         What its worker gave as ``owner``.
     age : float
         Seconds since a payload came or went.
+    size : int
+        Bytes of memory that its files take.
     """
 
     path: str
     owner: str
     age: float
+    size: int
 
 
 def dead_directories(parent: str | None = None) -> list[DeadDirectory]:
@@ -244,12 +247,21 @@ def dead_directories(parent: str | None = None) -> list[DeadDirectory]:
             continue
         try:
             owner = os.pread(lock_fd, 4096, 0).decode("utf-8", "replace").split("\n")[0]
-            found.append(DeadDirectory(entry.path, owner, now - os.stat(entry.path).st_mtime))
+            age = now - os.stat(entry.path).st_mtime
+            found.append(DeadDirectory(entry.path, owner, age, _memory_in(entry.path)))
         except OSError:
             pass
         finally:
             os.close(lock_fd)
     return sorted(found, key=lambda dead: dead.age)
+
+
+def _memory_in(path: str) -> int:
+    taken = 0
+    for entry in os.scandir(path):
+        with contextlib.suppress(FileNotFoundError):
+            taken += entry.stat(follow_symlinks=False).st_blocks * 512
+    return taken
 
 
 def any_living(parent: str) -> bool:

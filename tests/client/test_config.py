@@ -144,6 +144,16 @@ def test_unknown_settings_are_warned_of(tmp_path: Path) -> None:
     ]
 
 
+def test_a_section_is_no_setting(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError,
+        match=r"^'quota' is a section, and '1 MiB' no mapping: it has quota\.client, quota\.namespace$",
+    ):
+        config.set({"quota": "1 MiB"})
+    with config.set({"quota": {"client": "1 MiB"}}):
+        assert config.get("quota.client") == "1 MiB"
+
+
 def test_import_reads_no_settings(tmp_path: Path) -> None:
     assert (
         in_a_process(

@@ -48,6 +48,8 @@ def test_memory(client: Client, cluster: LocalCluster) -> None:
     assert "<td>total</td><td>1 worker</td>" in html
     assert "1 worker " in str(Memory((worker,)))
     assert "<td style='text-align:right'>0 B</td>" in html
+    unlimited = replace(worker, use=replace(worker.use, limit=0))
+    assert str(Memory((unlimited,))).count(" none ") == 3
     assert "<td>total</td><td>0 workers</td>" in Memory(())._repr_html_()
 
 

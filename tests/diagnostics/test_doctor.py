@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -286,11 +287,13 @@ def test_directories_that_dead_workers_left(
     monkeypatch.setattr("redist.memory.locks.default_parent", lambda: str(tmp_path))
     world.client("ada")
     for owner in (f"{point.url} {point.namespace}\tw", "redis://elsewhere default\tw"):
-        SegmentDirectory.create(str(tmp_path), owner=owner).close(remove=False)
+        directory = SegmentDirectory.create(str(tmp_path), owner=owner)
+        (Path(directory.path) / "some").write_bytes(bytes(3 << 20))
+        directory.close(remove=False)
     report = examine(point, patience=PATIENCE)
     assert report.healthy
     assert len(report.notes) == 1
-    assert "belonged to a worker that is gone" in report.notes[0]
+    assert re.search(r" \(3\.\d\d MiB\) belonged to a worker that is gone", report.notes[0])
 
 
 def test_keys_of_another_schema_and_type(world: World, point: Endpoint) -> None:

@@ -351,6 +351,24 @@ def test_one_usage_of_a_worker() -> None:
             assert "\nError: " in ended.stderr
 
 
+def test_a_bad_setting_is_named_as_it_is_written() -> None:
+    _, error = Started("worker", "redis://h", REDIST_WORKER__MEMORY__READY="much").end(None)
+    assert "\nError: worker.memory.ready: 'much' is no amount of memory" in error
+
+
+def test_who_is_started_by_a_cluster_does_not_warn_again() -> None:
+    """Of settings that there are not: the environment of both is the same."""
+    environment = {**os.environ, "REDIST_WORKER__THREAD": "2"}
+    for args, times in (["--memory-limit=much"], 1), (["--memory-limit=much", "--die-with-parent=0"], 0):
+        ended = subprocess.run(
+            [sys.executable, "-m", "redist_worker", "redis://h", *args],
+            capture_output=True,
+            text=True,
+            env=environment,
+        )
+        assert ended.stderr.count("redist has no setting 'worker.thread'") == times
+
+
 def test_the_address_may_be_configured(cluster: LocalCluster) -> None:
     def ended(*args: str, **environment: str) -> tuple[int, str, str]:
         process = Started(*args, **environment).process

@@ -9,6 +9,7 @@ import argparse
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -21,6 +22,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from redist import config
     from redist.timeouts import seconds
+
+    if any(arg.startswith("--die-with-parent") for arg in argv):
+        # who started us has the same settings, and has said so
+        warnings.filterwarnings("ignore", "redist has no setting")
 
     def configured(name: str) -> Any:
         return config.get(f"worker.{name}")
@@ -60,9 +65,11 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong as `redist worker` does, which has the words about the options."""
 
     def error(self, message: str) -> NoReturn:
+        if "." not in message.split(" ", 1)[0]:  # else it begins with the name of a setting
+            message = message[:1].upper() + message[1:]
         sys.stderr.write(
             "Usage: redist worker [OPTIONS] [URL]\nTry 'redist worker --help' for help.\n\n"
-            f"Error: {message[:1].upper()}{message[1:]}\n"
+            f"Error: {message}\n"
         )
         sys.exit(2)
 
