@@ -86,6 +86,17 @@ class Pool:
         return self._ready is not None
 
     @property
+    def ready_size(self) -> int:
+        """Size of that file; 0 if there is none."""
+        file = self._ready
+        return 0 if file is None else file.size
+
+    @property
+    def room(self) -> int:
+        """Bytes that it may hold beside what it holds."""
+        return self.cap - self._total + self._going
+
+    @property
     def short(self) -> bool:
         """Whether memory was short a moment ago."""
         return time.monotonic() < self._short_until
@@ -111,7 +122,7 @@ class Pool:
     def expect(self, size: int) -> bool:
         """Count a file of `size` bytes that is to be made ready; return False if there is no need or no room for it."""
         with self._mutex:
-            if self._ready is not None or self.short or self._total - self._going + size > self.cap:
+            if self._ready is not None or self.short or size > self.room:
                 return False
             self._total += size
             self._going += size

@@ -34,8 +34,8 @@ _AT_FIRST, _SETTLES = 1.0, 0.1
 #: s until a kernel is asked again that had no huge pages, or knows no such call
 _REFUSED = 60.0
 _PIECE = 8 << 20
-#: It has to be less than a half of what is free, by the limit, in the file system, and a sixteenth of what the machine or a
-#: control group has left; it goes when there is less than as much again, or than eight times as much.
+#: It is at most half of what is free, by the limit and in the file system, and a sixteenth of what the machine or a control
+#: group has left; it goes when there is less than as much again, or than eight times as much.
 _FREE, _OF_MACHINE = 2, 16
 _NEVER = float("inf")
 
@@ -62,7 +62,7 @@ class ReadyMemory:
         self._closed = False
 
     def keep(self, size: int) -> None:
-        """Have about `size` bytes ready from now on; none where the kernel gives no huge pages."""
+        """Have at most `size` bytes ready from now on; none where the kernel gives no huge pages."""
         self._size = size // _PIECE * _PIECE if huge_pages.are_given() else 0
         self._make_in(_AT_FIRST)
 
@@ -74,7 +74,7 @@ class ReadyMemory:
 
     def is_much(self) -> bool:
         """Whether what is ready is much beside what is free by now, be it that another worker took that."""
-        return self._pool.ready and not self._fits(self._size // _FREE)
+        return not self._fits(self._pool.ready_size // _FREE)
 
     def close(self) -> None:
         """Make nothing more; return when nothing is being made."""
@@ -127,8 +127,11 @@ class ReadyMemory:
             return False
 
     def _make(self) -> None:
-        size = self._size
-        if not self._fits(size) or not self._pool.expect(size):
+        size = min(
+            self._size, self._pool.room, self._space.free() // _FREE, available_memory() // _OF_MACHINE
+        )
+        size = size // _PIECE * _PIECE
+        if size <= 0 or not self._pool.expect(size):
             return
         path = self._pool.new_path()
         reserved = made = False

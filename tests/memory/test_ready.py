@@ -241,19 +241,23 @@ def test_what_is_used_beside_the_pool_never_seems_more(
 # --- not made -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("why", ["limit", "machine"])
-def test_none_is_made_where_it_is_much(
-    why: str, kernel: None, directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("why", ["limit", "machine", "pool"])
+@pytest.mark.parametrize("part", [2, 8])
+def test_less_or_none_is_made_where_it_would_be_much(
+    part: int, why: str, kernel: None, directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Whole pieces of 8 MiB, of which these tests want two."""
+    most = 2 * READY // part + 4096
     if why == "limit":
-        directory.space.reserve(directory.space.limit - 2 * READY + 4096)
+        directory.space.reserve(directory.space.free() - 2 * most)
+    elif why == "machine":
+        monkeypatch.setattr(ready, "available_memory", lambda: 16 * most)
     else:
-        monkeypatch.setattr(ready, "available_memory", lambda: 15 * READY)
+        directory.pool.cap = most
     before = directory.space.used
     directory.grants.ready.keep(READY)
     wait_until(lambda: idle(directory))
-    assert not directory.pool.ready
-    assert directory.space.used == before
+    assert directory.pool.ready_size == most // (8 * MIB) * 8 * MIB == directory.space.used - before
     directory.space.release(before)
 
 
