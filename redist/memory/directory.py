@@ -478,7 +478,10 @@ class SegmentDirectory:
         return self._lingering.total + self.arenas.files.lingering
 
     def _standing(self) -> Standing:
-        return Standing(self.worker, self.lingering, self.pool.total, self.spill.leaving, self.spill.trouble)
+        spill = self.spill
+        return Standing(
+            self.worker, self.lingering, self.pool.total, spill.leaving, spill.viewed, spill.trouble
+        )
 
     def largest(self, count: int = 3) -> list[tuple[str, int]]:
         """Return names and sizes of the largest payloads in memory."""

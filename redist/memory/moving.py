@@ -44,6 +44,8 @@ class Mover:
     def __init__(self, directory: SegmentDirectory) -> None:
         self.moved_out = 0
         self.moved_in = 0
+        #: bytes that could not be moved out since somebody maps them
+        self._viewed = 0
         self._directory = directory
         #: what is spilled -> when it was last read, and when it was read before since it was spilled, 0 for never
         self._seen: dict[Movable, tuple[int, int]] = {}
@@ -57,7 +59,7 @@ class Mover:
             If the disk has no room for any of them.
         """
         self._directory.tidy()
-        freed = 0
+        freed = self._viewed = 0
         full: DiskFull | None = None
         # Pages are given back while the next payload is written.
         with ThreadPoolExecutor(1, thread_name_prefix="redist-pages") as behind:
@@ -72,6 +74,7 @@ class Mover:
                     full = error
                     if self._directory.spill.room < 1 << 20:
                         break
+        self._directory.spill.viewed = self._viewed if freed < need else 0
         if full is not None and not freed:
             raise full
         return freed
@@ -112,6 +115,7 @@ class Mover:
         try:
             # A file that is mapped frees nothing. Then a lock as readers have it, so that nobody takes the file meanwhile.
             if not try_lock(fd):
+                self._viewed += os.fstat(fd).st_blocks * 512
                 return 0
             fcntl.flock(fd, fcntl.LOCK_SH)
             size = os.fstat(fd).st_size
@@ -157,6 +161,7 @@ class Mover:
         try:
             # Exclusive until it has moved: readers copy meanwhile.
             if not try_lock(fd):
+                self._viewed += os.fstat(fd).st_blocks * 512
                 return 0
             written = directory.spill.write(fd, os.fstat(fd).st_size, file_of(number), ranges(pages))
             freed = directory.arenas.files.leave_memory(number, written, pages)

@@ -35,6 +35,8 @@ class Standing(NamedTuple):
         Bytes of files that are to be written: those of dropped values, and what is ready for the next one.
     leaving : int
         Bytes that are being written to disk, and are free then.
+    viewed : int
+        Bytes of values that could not go to disk at the last try, since arrays of some process view them.
     trouble : str
         Why nothing can go to disk, and what to do; empty if it can.
     """
@@ -43,6 +45,7 @@ class Standing(NamedTuple):
     lingering: int = 0
     pooled: int = 0
     leaving: int = 0
+    viewed: int = 0
     trouble: str = ""
 
     def parts(self) -> tuple[tuple[str, int], ...]:
@@ -51,6 +54,10 @@ class Standing(NamedTuple):
             ("lingering (dropped, and free once the arrays that view it are gone)", self.lingering),
             ("pooled (files that wait to be written)", self.pooled),
             ("on the way to disk", self.leaving),
+            (
+                "kept from the disk by arrays that view them (let go of those, or ask for copy=True)",
+                self.viewed,
+            ),
         )
 
 

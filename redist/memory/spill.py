@@ -94,13 +94,15 @@ class SpillDirectory:
     limit: int
     #: bytes of memory that are being written to disk
     leaving: int
+    #: bytes of memory that could not be written there at the last try, since they are mapped
+    viewed: int
     #: why nothing could be spilled at the last try, and what to do; empty since something was
     trouble: str
 
     def __init__(self, segments: str, parent: str = "", limit: int = 0) -> None:
         self.path = ""
         self.files = {}
-        self.used = self.leaving = 0
+        self.used = self.leaving = self.viewed = 0
         self.limit = limit
         self.closing = False
         self.trouble = ""

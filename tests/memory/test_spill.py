@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from memory_helpers import store
 
-from redist.errors import DiskFull, SegmentError, SegmentGone
+from redist.errors import DiskFull, SegmentError, SegmentGone, SegmentsFull
 from redist.memory.directory import SegmentDirectory
 from redist.memory.headers import file_name, find_header, spilled_path
 from redist.memory.locks import dead_directories, remove_dead, spilled_by
@@ -107,6 +107,22 @@ def test_a_payload_that_was_found_on_disk_keeps_nothing_of_who_read_it(spilling:
         assert read()() is None
     finally:
         gc.enable()
+
+
+def test_an_error_says_that_arrays_keep_values_from_the_disk(spilling: SegmentDirectory) -> None:
+    for i in range(3):
+        store(spilling, f"k{i}", 1, bytes(16 << 20))
+    mapped = [open_segment(spilling.path_of(f"k{i}", 1)) for i in range(2)]
+    mover = Mover(spilling)
+    assert mover.make_room(64 << 20) < 17 << 20
+    with pytest.raises(SegmentsFull) as full:
+        spilling.grants.grant([60 << 20])
+    assert "32.01 MiB kept from the disk by arrays that view them" in str(full.value)
+    del mapped
+    assert mover.make_room(32 << 20) >= 32 << 20
+    assert spilling.space.standing().viewed == 0
+    ((path, reserved),) = spilling.grants.grant([60 << 20])
+    spilling.grants.cancel(path, reserved)
 
 
 def test_what_is_mapped_stays_in_memory(spilling: SegmentDirectory) -> None:
