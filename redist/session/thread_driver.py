@@ -252,16 +252,22 @@ class ThreadDriver(Driver, BlockingRunner):
         """Receive where there is something, and act on it; `mine` is what the calling thread waits for. Under the lock."""
         links = self.links
         push, command = links.push, links.command
-        for fd, _ in events:
-            if push is not None and fd == push.fileno():
-                links.take_pushes()
-            elif command is not None and fd == command.fileno():
-                links.send_rest()
-                links.take_replies()
-            elif fd == self._nudge.reading:
-                self._nudge.drain()
-        links.transmit()
-        self._look(mine)
+        try:
+            for fd, _ in events:
+                if push is not None and fd == push.fileno():
+                    links.take_pushes()
+                elif command is not None and fd == command.fileno():
+                    links.send_rest()
+                    links.take_replies()
+                elif fd == self._nudge.reading:
+                    self._nudge.drain()
+            links.transmit()
+            self._look(mine)
+        except BaseException as error:
+            links.interrupted(
+                error
+            )  # a call may be noted as sent that is not: the next reply would be taken for its
+            raise
 
     def _look(self, mine: Waiter | None = None) -> None:
         """After something was received: wake other threads that have to do with it. Under the lock."""

@@ -26,6 +26,8 @@ OURS = {
     "FuturesCancelledError": redist.CancelledError,
     "CancelledError": concurrent.futures.CancelledError,
     "WorkerStartTimeoutError": TimeoutError,
+    # One of Dask's own, which fails on a busy machine where it connects in vain.
+    "AssertionError": Exception,
 }
 
 

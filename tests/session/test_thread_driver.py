@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from typing import Any
@@ -17,7 +18,7 @@ from redist.session.session import Session
 from redist.session.thread_driver import ThreadDriver
 from redist.store import calls, connect
 from redist.store.connect import Endpoint
-from redist.store.replies import Beat
+from redist.store.replies import Beat, parse_states
 from redist.store.server import EmbeddedServer
 from servers import Server, wait_until
 
@@ -314,6 +315,33 @@ def test_interrupt_in_a_wait(caller: Any, executor: Any) -> None:
     executor.gate.set()
     assert caller.wait(state)
     assert caller.wait(caller.submit("b"))
+
+
+def test_ctrl_c_between_noting_a_call_as_sent_and_sending_it(
+    caller: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By who waits, after something came: the next reply is not taken for that call's."""
+    real = Links.transmit
+    asked: list[Any] = []
+    replies: list[Any] = []
+
+    def struck(self: Links) -> None:
+        main = threading.current_thread() is threading.main_thread()
+        if main and not asked and sys._getframe(1).f_code is ThreadDriver._take.__code__:
+            asked.append(self.session.lane.enqueue(calls.states(["a"]), replies.append, replies.append))
+            self.session.lane.outgoing.clear()
+            raise KeyboardInterrupt
+        real(self)
+
+    monkeypatch.setattr(Links, "transmit", struck)
+    with pytest.raises(KeyboardInterrupt):
+        while True:
+            caller.wait(caller.submit(f"k{time.monotonic()}"))
+    state = caller.submit("a")
+    assert caller.wait(state)
+    wait_until(lambda: replies, what="the call is sent")
+    (found,) = parse_states(replies[0])
+    assert found.name == "a"
 
 
 def test_ctrl_c_twice(caller: Any, executor: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,8 @@ def small(
     """A cluster of one small worker and its client; afterwards nothing is left of either, in memory and on disk."""
     spill = tmp_path / "spill"
     options = {"n_workers": 1, "threads_per_worker": 1, "spill_dir": spill, **options}
-    with config.set({f"worker.memory.{name}": value for name, value in (settings or {}).items()}):
+    settings = {"ready": 0, **(settings or {})}  # nothing takes memory but values
+    with config.set({f"worker.memory.{name}": value for name, value in settings.items()}):
         cluster = LocalCluster(memory_limit=limit, **options)
     with cluster, Client(cluster) as client:
         yield client

@@ -172,7 +172,9 @@ def test_what_workers_and_hosts_say_sums_up_to_what_there_is(tmp_path: Path) -> 
             executors = workers[name]["metrics"]["executors"]
             return (
                 files_in(path),
-                files_in(f"{path}/spill"),
+                files_in(f"{path}/spill")
+                if os.path.exists(f"{path}/spill")
+                else 0,  # it has spilled nothing yet
                 sum(own_pages(each["pid"]) for each in executors),
             )
 
