@@ -21,7 +21,7 @@ from redist.errors import RedistError
 from redist.launch import Launcher, WorkerProcess, WorkerSettings, log_level
 from redist.memory.amounts import parse_bytes
 from redist.memory.places import check_spill
-from redist.sizing import check_limit, configured_maxmemory, limit, shape
+from redist.sizing import check_limit, limit, server_limit, shape
 from redist.store.connect import Endpoint, endpoint
 from redist.store.keys import check_namespace
 from redist.store.scripts import load
@@ -75,8 +75,8 @@ class LocalCluster:
         Address at which workers serve their data to other hosts.
     directory : path, optional
         Where the server keeps its data; it then survives this process.
-    maxmemory : int, optional
-        Bytes at which the server is full; default: a quarter of the memory.
+    maxmemory : int, float or str, optional
+        Bytes at which the server is full, a fraction of the memory, or text such as ``2GiB``; default: a quarter of it.
     restart : bool
         Start workers that die again.
     silence_logs : int or str
@@ -139,7 +139,7 @@ class LocalCluster:
         max_spill: int | str | None = None,
         host: str | None = None,
         directory: str | os.PathLike[str] | None = None,
-        maxmemory: int | None = None,
+        maxmemory: int | float | str | None = None,
         restart: bool = True,
         silence_logs: int | str = logging.WARNING,
         asynchronous: bool = False,
@@ -199,9 +199,7 @@ class LocalCluster:
         self._address, self._namespace = address, namespace
         self.server: EmbeddedServer | None = None
         if address is None:
-            self.server = EmbeddedServer(
-                directory=directory, maxmemory=configured_maxmemory() if maxmemory is None else maxmemory
-            )
+            self.server = EmbeddedServer(directory=directory, maxmemory=server_limit(maxmemory))
         else:
             self.endpoint = endpoint(address, namespace)
         self._adaptive: Adaptive | None = None

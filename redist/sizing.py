@@ -10,7 +10,7 @@ from redist.memory.amounts import parse_bytes
 from redist.memory.limits import configured_limits, small_limit_warning
 from redist.memory.machine import cores, memory_of_machine
 
-__all__ = ["check_limit", "configured_maxmemory", "limit", "shape"]
+__all__ = ["check_limit", "limit", "server_limit", "shape"]
 
 
 def shape(n_workers: int | None, threads: int | None, executors: int) -> tuple[int, int]:
@@ -74,7 +74,17 @@ def check_limit(memory_limit: str, executors: int) -> None:
         warnings.warn(warning, stacklevel=3)
 
 
-def configured_maxmemory() -> int | None:
-    """Return the setting ``server.maxmemory``."""
-    amount = config.get("server.maxmemory")
-    return amount if amount is None or isinstance(amount, int) else parse_bytes(str(amount))
+def server_limit(amount: int | float | str | None) -> int | None:
+    """Return the bytes at which a server is full that is started here: `amount`, or the setting ``server.maxmemory``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no amount of memory.
+    """
+    amount = config.get("server.maxmemory") if amount is None else amount
+    if amount is None or (isinstance(amount, int) and not isinstance(amount, bool)):
+        return amount
+    if isinstance(amount, bool) or not isinstance(amount, float | str):
+        raise TypeError(f"maxmemory is a number of bytes or text such as '2GiB', not {amount!r:.80}")
+    return parse_bytes(str(amount))

@@ -51,7 +51,7 @@ def command(
     of REDIST_PASSWORD, if set, is taken.
     """
     from redist.errors import RedistError
-    from redist.sizing import configured_maxmemory
+    from redist.sizing import server_limit
     from redist.store.server import EmbeddedServer
 
     if port is not None and bind is None:
@@ -61,7 +61,7 @@ def command(
             directory=directory,
             bind=bind,
             port=6379 if port is None and bind is not None else port or 0,
-            maxmemory=configured_maxmemory() if maxmemory is None else parse_bytes(maxmemory),
+            maxmemory=server_limit(maxmemory),
             password=os.environ.get("REDIST_PASSWORD") or None,
             log=None if quiet else sys.stderr,
         )

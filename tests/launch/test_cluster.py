@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -322,6 +323,9 @@ def test_asynchronous() -> None:
         ({"memory_limit": "much"}, ValueError, "'much' is no amount of memory"),
         ({"memory_limit": -1}, ValueError, "-1 is no amount of memory"),
         ({"memory_limit": [1]}, TypeError, "memory_limit is a number of bytes"),
+        ({"maxmemory": "much"}, ValueError, "'much' is no amount of memory"),
+        ({"maxmemory": -1}, ValueError, "maxmemory -1"),
+        ({"maxmemory": [1]}, TypeError, "maxmemory is a number of bytes"),
         ({"spill_dir": "/nowhere/x"}, SegmentError, "/nowhere/x: there is no directory /nowhere; make it"),
         ({"spill_dir": "/sys/redist"}, SegmentError, "/sys/redist: no spill directory can be made there"),
         ({"address": "nonsense://h"}, ValueError, "unknown scheme"),
@@ -448,3 +452,8 @@ def test_it_goes_with_its_owner(body: str, how: signal.Signals | None) -> None:
     process.stdout.close()
     wait_until(lambda: not [pid for pid in pids if alive(pid)], 20)
     wait_until(lambda: not left(paths), what=f"{paths} go")
+
+
+def test_the_limit_of_the_server_may_be_text() -> None:
+    with LocalCluster(n_workers=0, maxmemory="64MiB") as cluster, closing(cluster.endpoint.open()) as wire:
+        assert wire.call("CONFIG", "GET", "maxmemory")[1] == b"67108864"
