@@ -83,10 +83,10 @@ def set(arg: Mapping[str, Any] | None = None, **kwargs: Any) -> Any:  # noqa: A0
     given = {_canonical(name): value for name, value in given.items()}
     for name, value in given.items():
         _warn_if_unknown(name, 2)
-        if name not in settings() and not isinstance(value, Mapping):
-            within = ", ".join(known for known in settings() if known.startswith(f"{name}."))
-            if within:
-                raise ValueError(f"{name!r} is a section, and {value!r:.80} no mapping: it has {within}")
+        if not isinstance(value, Mapping) and (within := _within(name)):
+            raise ValueError(
+                f"{name!r} is a section, and {value!r:.80} no mapping: it has {', '.join(within)}"
+            )
     import dask.config
 
     _dask()
@@ -131,8 +131,12 @@ def _hint(name: str) -> str:
     return f"; did you mean {near[0]!r}?" if near else ", see docs/configuration.md"
 
 
+def _within(section: str) -> list[str]:
+    return [known for known in settings() if known.startswith(f"{section}.")]
+
+
 def _warn_if_unknown(name: str, stacklevel: int) -> None:
-    if name not in settings() and not any(known.startswith(f"{name}.") for known in settings()):
+    if name not in settings() and not _within(name):
         warnings.warn(f"redist has no setting {name!r}{_hint(name)}", stacklevel=stacklevel + 1)
 
 

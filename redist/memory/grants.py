@@ -122,13 +122,10 @@ class Grants:
         if size < LARGE:
             return None
         size = footprint(size)
-        file = None
-        if self._pool.total:
-            file = self._pool.take(size, writer)
-            if file is not None:
-                return file
+        file = self._pool.take(size, writer)
+        if file is None:
             file = self._pool.take_ready(size, self._space.release)
-        self.ready.used(size)
+            self.ready.used(size)
         return file
 
     def reserve(self, nbytes: int) -> int:

@@ -171,7 +171,7 @@ class Pool:
         """
         with self._mutex:
             file = self._ready
-            if file is None or not file.size <= size * _LEAST_OF_READY <= file.size * _LEAST_OF_READY:
+            if file is None or size > file.size or size * _LEAST_OF_READY < file.size:
                 return None
             self._ready = None
         rest = file.size - size
@@ -232,17 +232,21 @@ class Pool:
 
     def _pop(self, until: float, need: int, freed: int, most: float) -> Pooled | None:
         with self._mutex:
-            if (ready := self._ready) is not None and ready.size + freed <= most:
-                over = self._total - self._going > self.cap
-                if freed < need or over or ready.since <= time.monotonic() - READY:
-                    self._ready = None
-                    self._going += ready.size
-                    return ready
+            wanted = freed < need or self.room < 0
+            ready = self._ready
+            if (
+                ready is not None
+                and (wanted or ready.since <= time.monotonic() - READY)
+                and freed + ready.size <= most
+            ):
+                self._ready = None
+                self._going += ready.size
+                return ready
             if not self._files:
                 return None
             file = self._files[0]
             old = file.since <= until and freed < _A_CALL
-            if not (freed < need or self._total - self._going > self.cap or old) or freed + file.size > most:
+            if not (wanted or old) or freed + file.size > most:
                 return None
             self._going += file.size
             return self._files.pop(0)

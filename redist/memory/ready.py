@@ -74,7 +74,8 @@ class ReadyMemory:
 
     def is_much(self) -> bool:
         """Whether what is ready is much beside what is free by now, be it that another worker took that."""
-        return not self._fits(self._pool.ready_size // _FREE)
+        size = self._pool.ready_size
+        return size > 0 and size // _FREE > _little(self._space)
 
     def close(self) -> None:
         """Make nothing more; return when nothing is being made."""
@@ -109,7 +110,7 @@ class ReadyMemory:
         while self._waits():
             try:
                 self._make()
-            except (OSError, SegmentError) as error:
+            except (OSError, MemoryError, SegmentError) as error:
                 logger.debug("no memory is made ready: %s", error)
 
     def _waits(self) -> bool:
@@ -127,9 +128,7 @@ class ReadyMemory:
             return False
 
     def _make(self) -> None:
-        size = min(
-            self._size, self._pool.room, self._space.free() // _FREE, available_memory() // _OF_MACHINE
-        )
+        size = min(self._size, self._pool.room, _little(self._space))
         size = size // _PIECE * _PIECE
         if size <= 0 or not self._pool.expect(size):
             return
@@ -149,10 +148,6 @@ class ReadyMemory:
                     self._space.release(size)
                 self._pool.give_up()
 
-    def _fits(self, more: int) -> bool:
-        """Whether `more` bytes are little beside what is free."""
-        return more * _FREE <= self._space.free() and more * _OF_MACHINE <= available_memory()
-
     def _fill(self, path: str, size: int) -> bool:
         """Make a file of huge pages, working half of the time; False if that cannot be, or others need the memory."""
         fd = os.open(path, _FLAGS, 0o600)
@@ -163,7 +158,7 @@ class ReadyMemory:
                 begun = time.monotonic()
                 if not huge_pages.make(view, at, _PIECE):
                     break
-                if self._pool.short or not self._fits(size // _FREE):
+                if self._pool.short or size // _FREE > _little(self._space):
                     return False
                 with self._changed:
                     self._changed.wait_for(lambda: self._closed, time.monotonic() - begun)
@@ -176,3 +171,8 @@ class ReadyMemory:
         finally:
             with contextlib.suppress(OSError):
                 os.close(fd)
+
+
+def _little(space: Space) -> int:
+    """Return how many bytes are little beside what is free."""
+    return min(space.free() // _FREE, available_memory() // _OF_MACHINE)

@@ -264,9 +264,8 @@ class ThreadDriver(Driver, BlockingRunner):
             links.transmit()
             self._look(mine)
         except BaseException as error:
-            links.interrupted(
-                error
-            )  # a call may be noted as sent that is not: the next reply would be taken for its
+            # A call may be noted as sent that is not: the next reply would be taken for its.
+            links.interrupted(error)
             raise
 
     def _look(self, mine: Waiter | None = None) -> None:

@@ -36,6 +36,21 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ready, "_SETTLES", 0.0)
 
 
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """Whether it is begun, and leave to go on: until then the kernel makes nothing."""
+    entered, go_on = threading.Event(), threading.Event()
+    make = huge_pages.make
+
+    def slow(view: memoryview, at: int, length: int) -> bool:
+        entered.set()
+        assert go_on.wait(20)
+        return make(view, at, length)
+
+    monkeypatch.setattr(huge_pages, "make", slow)
+    return entered, go_on
+
+
 def make_ready(directory: SegmentDirectory, size: int = READY) -> None:
     directory.grants.ready.keep(size)
     wait_until(lambda: directory.pool.ready)
@@ -154,18 +169,10 @@ def test_a_value_that_needs_what_is_being_made_gets_it(
 
 
 def test_who_may_not_wait_has_it_stopped(
-    kernel: None, directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
+    kernel: None, directory: SegmentDirectory, held: tuple[threading.Event, threading.Event]
 ) -> None:
     """As an event loop, which tries again."""
-    entered, go_on = threading.Event(), threading.Event()
-    make = huge_pages.make
-
-    def slow(view: memoryview, at: int, length: int) -> bool:
-        entered.set()
-        assert go_on.wait(20)
-        return make(view, at, length)
-
-    monkeypatch.setattr(huge_pages, "make", slow)
+    entered, go_on = held
     directory.grants.at_once = READY
     directory.grants.ready.keep(READY)
     assert entered.wait(20)
@@ -338,17 +345,9 @@ def test_others_that_need_memory_meanwhile_stop_it(
 
 @pytest.mark.parametrize("close", ["close", "forked"])
 def test_nothing_is_made_after_the_end(
-    close: str, kernel: None, directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
+    close: str, kernel: None, directory: SegmentDirectory, held: tuple[threading.Event, threading.Event]
 ) -> None:
-    entered, go_on = threading.Event(), threading.Event()
-    make = huge_pages.make
-
-    def slow(view: memoryview, at: int, length: int) -> bool:
-        entered.set()
-        assert go_on.wait(20)
-        return make(view, at, length)
-
-    monkeypatch.setattr(huge_pages, "make", slow)
+    entered, go_on = held
     directory.grants.ready.keep(READY)
     assert entered.wait(20)
     assert directory.pool.total == directory.space.used == READY
@@ -434,13 +433,17 @@ def test_what_is_no_amount_is_refused(setting: object) -> None:
         configured_limits()
 
 
-def test_a_full_file_system_makes_none(
-    kernel: None, directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [SegmentsFull("full"), MemoryError()], ids=repr)
+def test_a_failure_makes_none_until_the_next_large_value(
+    error: Exception, kernel: None, directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(nbytes: int, *_: object) -> None:
-        raise SegmentsFull("full")
+        raise error
 
-    monkeypatch.setattr(directory.space, "reserve", full)
-    directory.grants.ready.keep(READY)
-    wait_until(lambda: idle(directory))
-    assert pool_files(directory) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(directory.space, "reserve", full)
+        directory.grants.ready.keep(READY)
+        wait_until(lambda: idle(directory))
+        assert pool_files(directory) == []
+    directory.grants.ready.used(READY)
+    wait_until(lambda: directory.pool.ready)
