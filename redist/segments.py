@@ -247,10 +247,10 @@ class Segments:
         return self._remote
 
     def close(self) -> None:
-        """Close connections, and files from which small payloads were read."""
-        payloads = sys.modules.get("redist.memory.payloads")
-        if payloads is not None:
-            payloads.let_go()
+        """Close connections, and files from which small payloads were read; keep no memory for others."""
+        for module in ("redist.memory.payloads", "redist.memory.private"):
+            if module in sys.modules:
+                sys.modules[module].let_go()
         if self._remote is not None:
             self._remote.close()
             self._remote = None

@@ -10,14 +10,8 @@ from collections.abc import Sequence
 
 from redist.errors import SegmentError, SegmentsFull
 from redist.memory.headers import Header
-from redist.memory.receive import (
-    ALIGNMENT,
-    BLOCK,
-    MOST_SHARED,
-    PayloadReceiver,
-    PrivateSink,
-    allocate,
-)
+from redist.memory.private import BLOCK, allocate
+from redist.memory.receive import ALIGNMENT, MOST_SHARED, PayloadReceiver, PrivateSink
 
 __all__ = ["AdoptingReceiver"]
 

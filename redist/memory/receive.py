@@ -8,10 +8,7 @@ and the others of the request arrive all the same.
 
 from __future__ import annotations
 
-import contextlib
-import mmap
 import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -21,6 +18,7 @@ from redist.memory.arena import is_small
 from redist.memory.directory import SegmentDirectory
 from redist.memory.frames import LENGTH_BYTES, MAX_FRAME, error_of, frame_length, unpack_body
 from redist.memory.headers import Header, header_of
+from redist.memory.private import BLOCK, allocate
 from redist.memory.writer import SegmentWriter
 
 __all__ = [
@@ -43,13 +41,8 @@ STRAIGHT = 96 * 1024
 the sender brings then queues up: 200 MiB came at 3.3 GB/s in pieces of 1 MiB, at 3.7 in pieces of 128 KiB, at 4.0 in pieces
 of 96 KiB, and no faster in pieces of 64 KiB. In a send less is slower: see `redist.memory.data_messages.SEND_STRAIGHT`."""
 
-_BY_NUMPY = 1 << 20
-#: Largest payload, in bytes, that shares a block of private memory with others, and largest block: one huge page, which the
-#: kernel gives in a tenth of the time that as many small ones take.
-MOST_SHARED, BLOCK = 256 << 10, 2 << 20
-#: s that a huge page may take, and s until one is asked for after it took longer. It takes 0.0002 where memory lies ready;
-#: in a virtual machine whose host takes free memory back 0.005, and as many small ones 0.0007.
-_SLOW, _PAUSE = 0.0015, 2.0
+#: Largest payload, in bytes, that shares a block of private memory with others.
+MOST_SHARED = 256 << 10
 ALIGNMENT = 64  # of buffers in payloads, and of payloads in an answer
 
 
@@ -138,37 +131,6 @@ class PrivateSink:
         self._block = self._block[-(-nbytes // ALIGNMENT) * ALIGNMENT :]
         self.shared += nbytes
         return view
-
-
-def allocate(nbytes: int) -> memoryview:
-    """Return memory that begins at a multiple of 64 if it is large."""
-    if nbytes < _BY_NUMPY:
-        return memoryview(bytearray(nbytes))
-    if nbytes == BLOCK:
-        return memoryview(_block())
-    import numpy as np  # whose memory is not zeroed first and comes in huge pages: filled in half of the time
-
-    array: Any = np.empty(nbytes + ALIGNMENT - 1, np.uint8)
-    start = -array.ctypes.data % ALIGNMENT
-    return memoryview(array)[start : start + nbytes]
-
-
-def _block() -> mmap.mmap:
-    """Return a block, of a huge page unless these take long now."""
-    global _no_huge_before
-    block = mmap.mmap(-1, BLOCK, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    begun = time.monotonic()
-    if begun >= _no_huge_before and hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a kernel without them
-            block.madvise(mmap.MADV_HUGEPAGE)
-        block[0] = 0  # takes it
-        ended = time.monotonic()
-        if ended - begun > _SLOW:
-            _no_huge_before = ended + _PAUSE
-    return block
-
-
-_no_huge_before = 0.0
 
 
 class _PrivateTarget:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ from memory_helpers import TOKEN, Loop, store
 from test_transfer import Worker, _received, certificate  # noqa: F401
 
 from redist.errors import RedistError, SegmentGone, TransferError
-from redist.memory import data_server, receive
+from redist.memory import data_server
 from redist.memory.data_client import DataClient
 from redist.memory.directory import SegmentDirectory
 from redist.memory.exchanges import Exchange
@@ -295,30 +294,3 @@ def test_nobody_is_there(workers: list[Worker]) -> None:
     outcomes: list[Received | RedistError] = client.fetch(wanted)
     assert all(isinstance(outcome, TransferError) for outcome in outcomes)
     client.close()
-
-
-def test_blocks_have_small_pages_where_huge_ones_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Anonymous memory of the size of a huge page: one that was touched is there whole."""
-    monkeypatch.setattr(receive, "_no_huge_before", 0.0)
-    monkeypatch.setattr(receive, "_SLOW", 1e6)
-    before = anonymous_huge_pages()
-    blocks = [receive.allocate(receive.BLOCK) for _ in range(4)]
-    huge = anonymous_huge_pages() - before
-    if not huge:
-        pytest.skip("the kernel gives no huge pages to private memory")
-    monkeypatch.setattr(receive, "_SLOW", -1.0)
-    blocks.append(receive.allocate(receive.BLOCK))  # is found to take long
-    before = anonymous_huge_pages()
-    for _ in range(4):
-        blocks.append(receive.allocate(receive.BLOCK))
-        blocks[-1][5] = 1
-    assert anonymous_huge_pages() == before
-    monkeypatch.setattr(receive, "_no_huge_before", 0.0)  # a while later
-    blocks.append(receive.allocate(receive.BLOCK))
-    assert anonymous_huge_pages() > before
-
-
-def anonymous_huge_pages() -> int:
-    """Bytes that this process has."""
-    rollup = Path("/proc/self/smaps_rollup").read_text()
-    return int(rollup.partition("AnonHugePages:")[2].split()[0]) << 10
