@@ -14,9 +14,9 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from typing import Any
 
 from redist.memory import huge_pages
+from redist.memory.copying import copy_shared
 from redist.memory.descriptors import open_owned
 from redist.memory.holes import punch
 from redist.memory.huge_pages import map_file
@@ -29,7 +29,6 @@ MAPPED_FROM = 1 << 20
 _MOST = 32
 _TRIES = 3
 _OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
-_THREAD_BYTES = 32 << 20
 _COPIED = 64 << 10
 
 
@@ -77,28 +76,7 @@ class Kept:
         if chunk.nbytes < _COPIED:
             self.view[offset : offset + chunk.nbytes] = chunk
             return
-        import numpy as np  # whose copies release the GIL
-
-        target: Any = np.frombuffer(self.view, np.uint8, chunk.nbytes, offset)
-        source: Any = np.frombuffer(chunk, np.uint8)
-        parts = min(copy_threads(), chunk.nbytes // _THREAD_BYTES)
-        if parts < 2:
-            np.copyto(target, source)
-            return
-        step = -(-chunk.nbytes // parts)
-        others: list[threading.Thread] = []
-        for at in range(step, chunk.nbytes, step):
-            part = target[at : at + step], source[at : at + step]
-            thread = threading.Thread(target=np.copyto, args=part)
-            try:
-                thread.start()
-            except RuntimeError:  # the system has no more of them, or the interpreter ends
-                np.copyto(*part)
-            else:
-                others.append(thread)
-        np.copyto(target[:step], source[:step])
-        for thread in others:
-            thread.join()
+        copy_shared(self.view[offset : offset + chunk.nbytes], chunk)
 
     def lock(self) -> bool:
         """Make sure that nobody reads the file, and that nobody comes to; False: somebody does."""
@@ -226,14 +204,6 @@ class _Keeper:
         self._start()
         for kept in files:
             kept.close()
-
-
-def copy_threads() -> int:
-    """Return how many threads copy a large value: one for every four processors, four at most.
-
-    A thread alone copies at the speed of a small machine's memory: on two processors two took 0.9 times its rate.
-    """
-    return max(1, min(4, (os.cpu_count() or 1) // 4))
 
 
 keeper = _Keeper()

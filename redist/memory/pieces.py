@@ -1,24 +1,34 @@
 """Work on a range of bytes that several threads share, each taking the next piece.
 
+The kernel has a new thread share the core of who started it, or who waited for its start share that of the thread, for a
+hundred milliseconds and more, though another core is idle. So helpers move by themselves.
+
 Helpers work in memory alone, never by a descriptor: an interrupt may have that closed, and given to another file, while they
 are at their last piece.
 """
 
 from __future__ import annotations
 
+import ctypes
+import os
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 
 from redist.memory.machine import cores
 
 __all__ = ["Pieces", "helpers"]
 
 _MOST_HELPERS = 3
+#: s in which a helper that shares the core of who started it runs, and leaves it: else it would be there for a time slice
+_HEAD_START = 20e-6
 
 
 class Pieces:
-    """A range of which pieces are taken, from its front or its back, until they meet.
+    """A range of which pieces are taken, from its front or its back, until they meet; made by who has `helpers`.
 
     Parameters
     ----------
@@ -35,9 +45,14 @@ class Pieces:
         self.returned = []
         self._begin, self._end, self._step = begin, end, step
         self._mutex = threading.Lock()
+        self._owner = threading.get_ident()
+        self._cores = _cores()
+        #: where the owner took a piece last
+        self._core = _current_core()()
 
     def front(self) -> tuple[int, int] | None:
         """Take the first piece: where it begins, and its size; None if there is none left."""
+        self._part()
         with self._mutex:
             at, size = self._begin, min(self._step, self._end - self._begin)
             self._begin += size
@@ -45,6 +60,7 @@ class Pieces:
 
     def back(self) -> tuple[int, int] | None:
         """Take the last piece."""
+        self._part()
         with self._mutex:
             size = min(self._step, self._end - self._begin)
             self._end -= size
@@ -56,6 +72,15 @@ class Pieces:
             left = self._begin, self._end - self._begin
             self._end = self._begin
             return left
+
+    def _part(self) -> None:
+        """Have a helper leave the core of who made this."""
+        core = _current_core()()
+        if threading.get_ident() == self._owner:
+            self._core = core
+        elif core == self._core and len(self._cores) > 1:
+            with suppress(OSError):  # they were taken away meanwhile
+                os.sched_setaffinity(0, self._cores - {core})  # of this thread alone
 
 
 @contextmanager
@@ -78,9 +103,23 @@ def helpers(pieces: Pieces, work: Callable[[], object], most: int) -> Iterator[N
                 # noted before it is started: an interrupt may come as soon as it runs
                 threads.append(threading.Thread(target=work, name="redist-memory", daemon=True))
                 threads[-1].start()
+        if threads:
+            time.sleep(_HEAD_START)
         yield
     finally:
         pieces.stop()
         for thread in threads:
             with suppress(RuntimeError):  # it was not started, or an interrupt came just then
                 thread.join()
+
+
+def _cores() -> set[int]:
+    """Return the numbers of the cores that this process may use; none where threads cannot choose."""
+    return os.sched_getaffinity(0) if sys.platform == "linux" else set()
+
+
+@cache
+def _current_core() -> Callable[[], int]:
+    """Return what tells the core of the thread that calls it."""
+    found: Callable[[], int] = getattr(ctypes.PyDLL(None), "sched_getcpu", lambda: -1)
+    return found

@@ -17,7 +17,7 @@ import pytest
 from memory_helpers import Bytes, Loop, store
 
 from redist.errors import SegmentError, SegmentGone, SegmentsFull
-from redist.memory import holes, index, kept, lingering, pool
+from redist.memory import copying, holes, index, lingering, pieces, pool
 from redist.memory.broker import Broker
 from redist.memory.broker_client import BrokerClient
 from redist.memory.directory import SegmentDirectory
@@ -434,8 +434,9 @@ def test_a_file_that_is_published_while_its_directory_goes_keeps_its_bytes(
 def test_large_values_are_copied_by_several_threads(
     directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kept, "copy_threads", lambda: 3)
-    monkeypatch.setattr(kept, "_THREAD_BYTES", MIB)
+    monkeypatch.setattr(pieces, "cores", lambda: 4)
+    monkeypatch.setattr(copying, "LEAST_SHARED", MIB)
+    monkeypatch.setattr(copying, "_PIECE", MIB // 4)
     data = np.random.default_rng(3).bytes(8 * MIB + 12_345)
     for attempt in (1, 2):
         put(directory, "x", attempt, data)
@@ -613,8 +614,8 @@ def test_a_large_value_is_copied_where_no_thread_can_be_started(
 ) -> None:
     store(directory, "a", 1, bytes(MIB))
     directory.drop("a", 1)
-    monkeypatch.setattr("redist.memory.kept._THREAD_BYTES", 1 << 16)
-    monkeypatch.setattr("redist.memory.kept.copy_threads", lambda: 4)
+    monkeypatch.setattr(pieces, "cores", lambda: 4)
+    monkeypatch.setattr(copying, "LEAST_SHARED", 1 << 16)
 
     def fails(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
