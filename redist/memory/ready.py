@@ -31,6 +31,9 @@ logger = logging.getLogger("redist.memory")
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 #: s after the start, in which others have better use for the processors, and s after a large value: many come at once
 _AT_FIRST, _SETTLES = 1.0, 0.1
+#: s for which no value is to have come or gone in any worker's directory of the host, which would be written more slowly; s
+#: between two looks; and s that a piece is put off at most
+_QUIET, _LOOK, _PATIENCE = 0.25, 0.05, 0.5
 #: s until a kernel is asked again that had no huge pages, or knows no such call
 _REFUSED = 60.0
 _PIECE = 8 << 20
@@ -149,21 +152,24 @@ class ReadyMemory:
                 self._pool.give_up()
 
     def _fill(self, path: str, size: int) -> bool:
-        """Make a file of huge pages, working half of the time; False if that cannot be, or others need the memory."""
+        """Make a file of huge pages, working half of the time, or less while others are busy.
+
+        False if that cannot be, or others need the memory.
+        """
         fd = os.open(path, _FLAGS, 0o600)
         try:
             os.ftruncate(fd, size)
             view = huge_pages.map_file(fd, size, writable=True)
+            spent = 0.0
             for at in range(0, size, _PIECE):
+                if not self._rests(os.path.dirname(path), size, spent):
+                    return False
                 begun = time.monotonic()
                 if not huge_pages.make(view, at, _PIECE):
                     break
-                if self._pool.short or size // _FREE > _little(self._space):
-                    return False
-                with self._changed:
-                    self._changed.wait_for(lambda: self._closed, time.monotonic() - begun)
-                    if self._closed:
-                        return False
+                spent = time.monotonic() - begun
+            if self._is_needed(size):
+                return False
             made = os.fstat(fd).st_blocks * 512 >= size  # an emulator of processors ignores the advice
             if not made:
                 self._not_before = time.monotonic() + _REFUSED
@@ -171,6 +177,33 @@ class ReadyMemory:
         finally:
             with contextlib.suppress(OSError):
                 os.close(fd)
+
+    def _rests(self, directory: str, size: int, seconds: float) -> bool:
+        """Wait, and on while values are written; False if others need the memory, or at the end."""
+        until = time.monotonic() + _PATIENCE
+        while not self._is_needed(size):
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed, seconds)
+                if self._closed:
+                    return False
+            if time.monotonic() >= until or not _is_written(directory):
+                return True
+            seconds = _LOOK
+        return False
+
+    def _is_needed(self, size: int) -> bool:
+        """Whether others need the memory."""
+        return self._pool.short or size // _FREE > _little(self._space)
+
+
+def _is_written(directory: str) -> bool:
+    """Whether files came, or changed their names, lately: here, or in the directory of another worker of the host."""
+    lately = time.time() - _QUIET
+    try:
+        with os.scandir(os.path.dirname(directory)) as entries:
+            return any(entry.stat().st_mtime > lately for entry in entries)
+    except OSError:
+        return False
 
 
 def _little(space: Space) -> int:

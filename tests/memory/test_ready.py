@@ -34,6 +34,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is made at once."""
     monkeypatch.setattr(ready, "_AT_FIRST", 0.0)
     monkeypatch.setattr(ready, "_SETTLES", 0.0)
+    monkeypatch.setattr(ready, "_QUIET", 0.0)
 
 
 @pytest.fixture
@@ -113,6 +114,71 @@ def test_one_file_is_for_one_of_many(kernel: None, directory: SegmentDirectory) 
     assert directory.space.used - directory.pool.total == 8 * MIB
     for path, reserved in granted:
         directory.grants.cancel(path, reserved)
+
+
+def test_it_is_not_made_while_values_are_written(
+    kernel: None, directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That takes the processors."""
+    looks: list[bool] = []
+
+    def looked(path: str, real: Callable[[str], bool] = ready._is_written) -> bool:
+        looks.append(real(path))
+        return looks[-1]
+
+    make = huge_pages.make
+    made: list[int] = []
+    monkeypatch.setattr(huge_pages, "make", lambda *args: bool(made.append(args[1]) or make(*args)))
+    monkeypatch.setattr(ready, "_is_written", looked)
+    monkeypatch.setattr(ready, "_LOOK", 0.001)
+    monkeypatch.setattr(ready, "_PATIENCE", 1e6)
+    monkeypatch.setattr(ready, "_QUIET", 1e6)
+    directory.grants.ready.keep(READY)
+    wait_until(lambda: len(looks) > 20)
+    assert all(looks)
+    assert not made
+    monkeypatch.setattr(ready, "_QUIET", 0.0)
+    wait_until(lambda: directory.pool.ready)
+    assert made
+
+
+def test_it_is_made_in_the_end_where_values_are_always_written(
+    kernel: None, directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ready, "_QUIET", 1e6)
+    monkeypatch.setattr(ready, "_PATIENCE", 0.01)
+    make_ready(directory)
+
+
+def test_what_waits_to_be_made_gives_way(
+    kernel: None, directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ready, "_QUIET", 1e6)
+    monkeypatch.setattr(ready, "_PATIENCE", 1e6)
+    directory.grants.ready.keep(READY)
+    wait_until(lambda: directory.space.used == READY)
+    size = directory.space.limit
+    ((_, reserved),) = directory.grants.grant([size])
+    assert reserved == directory.space.used == size
+    directory.space.release(reserved)
+    wait_until(lambda: idle(directory))
+
+
+def test_values_of_any_worker_of_the_host_count(
+    directory: SegmentDirectory, parent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ready, "_QUIET", 60.0)
+    store(directory, "x", 1, DATA)
+    other = SegmentDirectory.create(parent, limit=64 * MIB)
+    try:
+        long_ago = time.time() - 1000
+        for each in (directory, other):
+            os.utime(each.path, (long_ago, long_ago))
+        assert not ready._is_written(other.path)
+        store(directory, "x", 2, DATA)
+        assert ready._is_written(other.path)
+    finally:
+        other.close()
 
 
 # --- given back ---------------------------------------------------------------------------------------------------------
