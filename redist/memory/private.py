@@ -7,13 +7,14 @@ was kept.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import mmap
 import os
 import threading
 import time
 import weakref
+from collections import deque
+from contextlib import suppress
 from typing import Any
 
 from redist.memory.machine import memory_of_machine
@@ -55,13 +56,16 @@ class PrivateMemory:
         self._mutex = threading.Lock()
         #: by size, and since when
         self._free: dict[int, list[tuple[float, mmap.mmap]]] = {}
+        #: what came back since then
+        self._returned: deque[tuple[float, mmap.mmap]] = deque()
         self._used = 0.0
         self._thread: threading.Thread | None = None
 
     @property
     def kept(self) -> int:
         """Bytes that nothing views."""
-        return sum(size * len(free) for size, free in list(self._free.items()))
+        returned = sum(len(memory) for _, memory in tuple(self._returned))
+        return returned + sum(size * len(free) for size, free in list(self._free.items()))
 
     def take(self, nbytes: int) -> memoryview:
         """Return memory with anything in it; if it is large it begins at a multiple of 64.
@@ -86,6 +90,7 @@ class PrivateMemory:
         """Keep nothing of what nothing views now."""
         with self._mutex:
             self._free = {}
+            self._returned.clear()
 
     def forked(self) -> None:
         """Begin anew in a forked child; what was lent is viewed there as before."""
@@ -96,6 +101,7 @@ class PrivateMemory:
         with self._mutex:
             self._used = time.monotonic()
             self._be_watched()
+            self._take_in()
             most = nbytes + nbytes // _LEFT_OVER
             size = min(
                 (size for size, free in self._free.items() if nbytes <= size <= most and free), default=0
@@ -103,18 +109,19 @@ class PrivateMemory:
             return self._free[size].pop()[1] if size else None
 
     def _give_back(self, lent: _Lent) -> None:
-        """Keep memory that nothing views; waits for nothing, since this thread may have the lock already."""
+        """Keep memory that nothing views; without the lock, which this thread may have already."""
         self._lent.pop(id(lent), None)
-        if not self._mutex.acquire(blocking=False):
-            return
-        try:
-            size = len(lent.memory)
-            # without the thread nobody would let go of it
-            if self._thread is not None and self.kept + size <= self._most:
-                self._used = time.monotonic()
-                self._free.setdefault(size, []).append((self._used, lent.memory))
-        finally:
-            self._mutex.release()
+        if self.kept + len(lent.memory) <= self._most:
+            self._returned.append((time.monotonic(), lent.memory))
+            if self._thread is None:  # nobody would let go of it
+                self._returned.clear()
+
+    def _take_in(self) -> None:
+        with suppress(IndexError):
+            while True:
+                since, memory = self._returned.popleft()
+                self._used = since
+                self._free.setdefault(len(memory), []).append((since, memory))
 
     def _new(self, nbytes: int) -> mmap.mmap:
         size = _whole(nbytes, BLOCK)
@@ -122,7 +129,7 @@ class PrivateMemory:
             size = _whole(nbytes, mmap.PAGESIZE)
         memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if size >= BLOCK and _HUGE is not None and time.monotonic() >= self._no_huge_before:
-            with contextlib.suppress(OSError):  # a kernel without them
+            with suppress(OSError):  # a kernel without them
                 memory.madvise(_HUGE)
                 self._take_pages(memory)
         return memory
@@ -155,10 +162,13 @@ class PrivateMemory:
             time.sleep(_IDLE / 4)
             with self._mutex:
                 before = time.monotonic() - _IDLE
+                self._take_in()
                 old = self._take_old(before)
                 over = not self._free and self._used < before
                 if over:
                     self._thread = None
+                    self._take_in()  # what came back meanwhile goes with the rest
+                    self._free = {}
             del old  # takes a moment, in which others have the lock
             if over:
                 return
