@@ -27,22 +27,26 @@ def copy_shared(target: memoryview, source: memoryview) -> None:
 
     to: Any = np.frombuffer(target, np.uint8)
     of: Any = np.frombuffer(source, np.uint8)
+    if source.nbytes < LEAST_SHARED:
+        np.copyto(to, of)
+        return
+
+    def copy(at: int, size: int) -> None:
+        np.copyto(to[at : at + size], of[at : at + size])
+
     pieces = Pieces(0, source.nbytes, _PIECE)
     helped = 0
 
     def help_out() -> None:
         nonlocal helped
         while (piece := pieces.back()) is not None:
-            at, size = piece
-            np.copyto(to[at : at + size], of[at : at + size])
+            copy(*piece)
             helped += 1
 
     own = 0
     with helpers(pieces, help_out, source.nbytes // LEAST_SHARED):
         while (piece := pieces.front()) is not None:
-            at, size = piece
-            np.copyto(to[at : at + size], of[at : at + size])
+            copy(*piece)
             own += 1
             if own == _PATIENCE and not helped:
-                at, size = pieces.stop()
-                np.copyto(to[at : at + size], of[at : at + size])
+                copy(*pieces.stop())

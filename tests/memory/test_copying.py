@@ -32,7 +32,7 @@ def test_every_byte_is_copied(small: None) -> None:
     print("seed", seed)
     chosen = random.Random(seed)
     for _ in range(50):
-        source = np.random.default_rng(chosen.randrange(1 << 32)).bytes(chosen.randrange(2 * MIB))
+        source = np.random.default_rng(chosen.randrange(1 << 32)).bytes(chosen.randrange(1, 2 * MIB))
         start = chosen.randrange(100)
         target = bytearray(start + len(source) + 7)
         copy_shared(memoryview(target)[start : start + len(source)], memoryview(source))
